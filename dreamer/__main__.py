@@ -1,0 +1,7 @@
+"""`python -m dreamer`."""
+
+import sys
+
+from dreamer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,221 @@
+"""The agent: acts by filtering, learns from any batch. Owns the optimizer and all learner state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamer.batch import ActionSpec, Batch, Trajectory
+from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
+from dreamer.behavior.imagination import frozen, imagine
+from dreamer.dynamics import DynamicsConfig
+from dreamer.errors import UserError
+from dreamer.nn.optim import LaProp, OptimizerConfig
+from dreamer.nn.struct import Struct
+from dreamer.world_model.world_model import WorldModel, WorldModelConfig
+
+Metrics = dict[str, Float[Tensor, ""]]
+ActionMode = Literal["sample", "mode"]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The agent."""
+
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Dynamics core."""
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """World model around the core."""
+    behavior: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """Actor and critic."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer of everything."""
+    imagination_horizon: Annotated[int, Ge(1)] = 15
+    """Imagined transitions per rollout."""
+    imagination_starts: Annotated[int, Ge(0)] = 0
+    """Rollouts start from this many last rows of each sequence; 0 means from every row."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What acting remembers between observations."""
+
+    state: Struct
+    """Filtered core state, leading axis `[env]`."""
+    action: Float[Tensor, "env action"]
+    """Action vector chosen last."""
+
+
+class Agent(nn.Module):
+    """A Dreamer agent for fixed observation sizes and one action space."""
+
+    def __init__(self, config: AgentConfig, obs_sizes: Mapping[str, int], action: ActionSpec):
+        super().__init__()
+        check_config(config, action)
+        self.config = config
+        self.obs_sizes = dict(obs_sizes)
+        self.action = action
+        self.world_model = WorldModel(config.world_model, config.dynamics, obs_sizes, action.dim)
+        self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
+        self._optimizer: LaProp | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def optimizer(self) -> LaProp:
+        """The optimizer, made on first use so that it lives where the parameters were moved to."""
+        if self._optimizer is None:
+            self._optimizer = LaProp((p for p in self.parameters() if p.requires_grad), self.config.optimizer)
+        return self._optimizer
+
+    # Acting
+
+    def initial_carry(self, num_envs: int) -> Carry:
+        """What acting remembers before the first observation."""
+        action = torch.zeros(num_envs, self.action.dim, device=self.device)
+        return Carry(self.world_model.core.initial_state(num_envs), action)
+
+    @torch.no_grad()
+    def step(
+        self,
+        obs: Mapping[str, Tensor],
+        is_first: Bool[Tensor, "env"],
+        carry: Carry,
+        mode: ActionMode = "sample",
+    ) -> Carry:
+        """Filter one row of every environment and choose actions: acting is observing a sequence of length one.
+
+        `carry.action` must be the action that led to `obs`. The new carry holds the filtered state and the action.
+        """
+        embeds = self.world_model.encoder(obs).unsqueeze(1)
+        core = self.world_model.core
+        state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
+        return Carry(state, self.actor_critic.policy(mode == "sample")(core.features(state)))
+
+    def act(
+        self, obs: Any, is_first: Any = False, state: Carry | None = None, mode: ActionMode = "sample"
+    ) -> tuple[Any, Carry]:
+        """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy vectors).
+
+        A bare array stands for the only key. Vectors with a leading environment axis `[env, size]` are understood too.
+        Pass the returned state to the next call, and `is_first=True` (or `state=None`) at the start of an episode.
+        Returns the environment's action: a float array `[action]` clipped to [-1, 1], or an integer.
+        """
+        if not isinstance(obs, Mapping):
+            obs = {next(iter(self.obs_sizes)): obs}
+        missing = sorted(set(self.obs_sizes) - set(obs))
+        if missing:
+            raise ValueError(f"observation lacks {', '.join(missing)}; the agent was trained on {self.obs_sizes}")
+        arrays = {key: np.asarray(obs[key], np.float32) for key in self.obs_sizes}
+        single = next(iter(arrays.values())).ndim == 1
+        tensors = {key: torch.as_tensor(value[None] if single else value) for key, value in arrays.items()}
+        num_envs = next(iter(tensors.values())).shape[0]
+        first = torch.as_tensor(np.broadcast_to(np.asarray(is_first, bool), (num_envs,)).copy())
+        carry = state if state is not None else self.initial_carry(num_envs)
+        if state is None:
+            first = torch.ones_like(first)
+        carry = self.step({k: v.to(self.device) for k, v in tensors.items()}, first.to(self.device), carry, mode)
+        action = self.env_action(carry.action)
+        return (action[0] if single else action), carry
+
+    def env_action(self, action: Float[Tensor, "env action"]) -> np.ndarray:
+        """Action vectors as the environment takes them: clipped to [-1, 1], or class indices."""
+        if self.action.discrete:
+            return action.argmax(-1).cpu().numpy()
+        return action.clamp(-1, 1).cpu().numpy()
+
+    # Learning
+
+    def update(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
+        """One gradient step on a batch; returns metrics (tensors, no host synchronization) and the new stored states."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total, metrics, packed = self.loss(batch)
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer_metrics = self.optimizer.step()
+        self.actor_critic.update_slow_critic()
+        metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
+        return metrics, packed
+
+    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "batch time packed"]]:
+        """The weighted sum of all loss terms, their metrics, and the filtered states packed for replay."""
+        terms, metrics, packed = self.loss_terms(batch)
+        scales = self.world_model.scales | self.actor_critic.scales
+        if terms.keys() != scales.keys():
+            raise ValueError(f"loss terms {sorted(terms)} differ from configured scales {sorted(scales)}")
+        means = {name: term.mean() for name, term in terms.items()}
+        total = torch.stack([scales[name] * value for name, value in means.items()]).sum()
+        names = {"cont": "continue"}
+        metrics |= {f"loss/{names.get(name, name)}": value.detach() for name, value in means.items()}
+        return total, metrics | {"loss/total": total.detach()}, packed
+
+    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Metrics, Float[Tensor, "batch time packed"]]:
+        """All unreduced, unscaled loss terms by name: the world model's, then the actor-critic's."""
+        world_model, actor_critic = self.world_model, self.actor_critic
+        states = world_model.observe(batch)
+        features = world_model.core.features(states)
+        model_terms, model_metrics = world_model.losses(states, features, batch)
+
+        starts = states.map(lambda x: x[:, -self.config.imagination_starts :]).detach()
+        trajectory = self._imagine(starts.flatten())
+        behavior_terms, returns, behavior_metrics = actor_critic.losses(trajectory)
+
+        rows = features.shape[1] if not self.config.imagination_starts else self.config.imagination_starts
+        bootstrap = returns[:, 0].unflatten(0, (features.shape[0], -1))
+        tail = batch.tail(rows)
+        discount = self.config.world_model.discount
+        replay_term = actor_critic.replay_loss(features[:, -rows:], tail, bootstrap, discount)
+
+        terms = {**model_terms, **behavior_terms, "replay_critic": replay_term}
+        return terms, model_metrics | behavior_metrics, world_model.core.pack(states.detach())
+
+    def _imagine(self, start: Struct) -> Trajectory:
+        policy = self.actor_critic.policy(sample=True)
+        horizon = self.config.imagination_horizon
+        if self.config.behavior.actor_gradient == "reinforce":
+            with torch.no_grad():
+                return imagine(self.world_model, policy, start, horizon)
+        with frozen(self.world_model):
+            return imagine(self.world_model, policy, start, horizon)
+
+    # Saving
+
+    def learner_state(self) -> dict[str, Any]:
+        """Everything learned: parameters, optimizer, normalizer, slow critic."""
+        return {"modules": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_learner_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `learner_state` returned, onto this agent's device."""
+        self.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trainable parameters of each part."""
+        parts = {
+            "encoder": self.world_model.encoder,
+            "dynamics": self.world_model.core,
+            "decoder": self.world_model.decoder,
+            "reward": self.world_model.reward,
+            "continue": self.world_model.cont,
+            "actor": self.actor_critic.actor,
+            "critic": self.actor_critic.critic,
+        }
+        return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
+
+
+def check_config(config: AgentConfig, action: ActionSpec) -> None:
+    """Refuse combinations that cannot learn; raises `UserError` saying what would work."""
+    if config.behavior.actor_gradient == "dynamics":
+        if action.discrete:
+            raise UserError("--agent.behavior.actor-gradient dynamics needs continuous actions; use reinforce")
+        if config.dynamics.latent != "gaussian":
+            raise UserError("--agent.behavior.actor-gradient dynamics needs --latent gaussian; or use reinforce")

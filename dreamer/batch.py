@@ -1,0 +1,110 @@
+"""The data that flows through the agent, and the one convention of time: arrival rows. Read this first.
+
+    t              0         1         2         3          4 (new episode)
+    obs            o0        o1        o2        o3         o0'
+    prev_action    0         a0        a1        a2         0
+    reward         0         r1        r2        r3         0
+    is_first       True      False     False     False      True
+    is_last        False     False     False     True       False
+    is_terminal    False     False     False     True       False     (False when a time limit ended it)
+
+Row t is everything known when o_t arrives, before the policy acts. The filter consumes `prev_action[t]` together with
+`obs[t]`; the reward and continue heads at state s_t predict `reward[t]` and `1 - is_terminal[t]`. Gymnasium's
+`NEXT_STEP` autoreset emits exactly this stream. Nothing downstream shifts an index.
+
+A training window is one context row plus `batch_length` rows. The context row supplies only its stored state, from
+which filtering of the following rows starts; a row with `is_first` starts from the initial state instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+ROW_SCALARS = ("reward", "is_first", "is_last", "is_terminal")
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What a policy must produce: `dim` numbers in [-1, 1], or a one-hot vector of `dim` choices."""
+
+    dim: int
+    discrete: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arrival row of every environment (numpy, leading axis: environment)."""
+
+    obs: dict[str, np.ndarray]
+    """Observation vectors `[env, size]` by key, in alphabetical order of the keys."""
+    prev_action: np.ndarray
+    """Action vectors `[env, action]` that led here; zeros on the first row of an episode."""
+    reward: np.ndarray
+    """Rewards `[env]` received on arrival; 0 on the first row of an episode."""
+    is_first: np.ndarray
+    """First row of an episode, `[env]` bool."""
+    is_last: np.ndarray
+    """Last row of an episode, for whatever reason it ended, `[env]` bool."""
+    is_terminal: np.ndarray
+    """Last row of an episode that the environment itself ended (not a time limit), `[env]` bool."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training sequences on the model's device."""
+
+    obs: dict[str, Float[Tensor, "batch time _"] | UInt8[Tensor, "batch time _ _ _"]]
+    """Observations by key."""
+    prev_action: Float[Tensor, "batch time action"]
+    """Actions that led to each row."""
+    reward: Float[Tensor, "batch time"]
+    """Rewards on arrival."""
+    is_first: Bool[Tensor, "batch time"]
+    """First row of an episode."""
+    is_last: Bool[Tensor, "batch time"]
+    """Last row of an episode."""
+    is_terminal: Bool[Tensor, "batch time"]
+    """Last row of an episode the environment ended."""
+    context: Float[Tensor, "batch packed"]
+    """Stored core state of the row before the sequence, packed by `DynamicsCore.pack`."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device (asynchronously from pinned memory)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked host memory."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def tail(self, rows: int) -> Batch:
+        """The last `rows` rows of every sequence; the context stays that of the full sequence."""
+        return replace(self._map(lambda tensor: tensor[:, -rows:]), context=self.context)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        names = (*ROW_SCALARS, "prev_action", "context")
+        tensors: dict[str, Any] = {name: function(getattr(self, name)) for name in names}
+        return replace(self, obs={key: function(value) for key, value in self.obs.items()}, **tensors)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Imagined rollouts: state 0 is a replayed posterior, states 1..horizon follow the prior alone.
+
+    Entry i of `reward` and `discount` belongs to the *arrival* at state i. `action[:, i]` leads from state i to i + 1.
+    """
+
+    features: Float[Tensor, "start horizon+1 feature"]
+    """Features of the visited states."""
+    action: Float[Tensor, "start horizon action"]
+    """Actions taken."""
+    reward: Float[Tensor, "start horizon+1"]
+    """Predicted rewards."""
+    discount: Float[Tensor, "start horizon+1"]
+    """Predicted continuation probabilities, discount included."""

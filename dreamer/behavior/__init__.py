@@ -1,0 +1,1 @@
+"""Behavior learned purely in imagination: rollouts, returns, actor and critic."""

@@ -1,0 +1,178 @@
+"""Actor and critic, learned from finished imagined trajectories (Dreamer V3 section "Actor-critic learning")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamer.batch import ActionSpec, Batch, Trajectory
+from dreamer.behavior.imagination import frozen
+from dreamer.behavior.returns import ReturnNormalizer, lambda_return, replay_return
+from dreamer.nn.distributions import ActionDistribution, BoundedNormal, OneHot
+from dreamer.nn.layers import MLP, Linear
+from dreamer.world_model.heads import HeadConfig, ScalarHead
+
+Metrics = dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class BehaviorScales:
+    """Weights of the actor-critic's loss terms; the names must equal the names of the terms."""
+
+    actor: Annotated[float, Ge(0)] = 1.0
+    """Policy gradient and entropy."""
+    critic: Annotated[float, Ge(0)] = 1.0
+    """Critic on imagined states."""
+    replay_critic: Annotated[float, Ge(0)] = 0.3
+    """Critic on replayed states; its gradient reaches the world model."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Actor and critic."""
+
+    actor: HeadConfig = field(default_factory=lambda: HeadConfig(layers=3))
+    """Policy network."""
+    critic: HeadConfig = field(default_factory=lambda: HeadConfig(layers=3))
+    """Value network."""
+    actor_gradient: Literal["reinforce", "dynamics"] = "reinforce"
+    """reinforce (V3), or dynamics: back-propagate returns through imagined actions (V1; needs a Gaussian latent)."""
+    entropy: Annotated[float, Ge(0)] = 3e-4
+    """Weight of the policy's entropy, in units of normalized return per nat."""
+    lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
+    """Mixing of multi-step returns."""
+    min_std: Annotated[float, Gt(0)] = 0.1
+    """Smallest standard deviation of continuous actions."""
+    max_std: Annotated[float, Gt(0)] = 1.0
+    """Largest standard deviation of continuous actions."""
+    action_unimix: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of a uniform distribution mixed into discrete policies (0.01 in the paper-era release)."""
+    slow_rate: Annotated[float, Gt(0), Le(1)] = 0.02
+    """Step of the slow critic toward the critic after every update."""
+    slow_scale: Annotated[float, Ge(0)] = 1.0
+    """Weight of the critic's pull toward the slow critic."""
+    return_rate: Annotated[float, Gt(0), Le(1)] = 0.01
+    """Step of the running return percentiles."""
+    scales: BehaviorScales = field(default_factory=BehaviorScales)
+    """Weights of the loss terms."""
+
+
+class Actor(nn.Module):
+    """Policy: features to a distribution over action vectors."""
+
+    def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
+        super().__init__()
+        self.config = config
+        self.discrete = action.discrete
+        self.mlp = MLP(feature_dim, config.actor.units, config.actor.layers)
+        self.output = Linear(self.mlp.out_features, action.dim * (1 if action.discrete else 2), scale=0.01)
+
+    def forward(self, features: Float[Tensor, "*batch feature"]) -> ActionDistribution:
+        """Distribution of the action in states with these features."""
+        params = self.output(self.mlp(features))
+        if self.discrete:
+            return OneHot.from_logits(params, self.config.action_unimix)
+        return BoundedNormal.from_params(*params.chunk(2, -1), self.config.min_std, self.config.max_std)
+
+
+class ActorCritic(nn.Module):
+    """Learns from `Trajectory` values alone: it cannot reach the world model that imagined them."""
+
+    def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
+        super().__init__()
+        self.config = config
+        self.actor = Actor(config, feature_dim, action)
+        self.critic = ScalarHead(config.critic, feature_dim)
+        self.slow_critic = deepcopy(self.critic).requires_grad_(False)
+        self.normalizer = ReturnNormalizer(config.return_rate)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Weight of each loss term by name."""
+        return asdict(self.config.scales)
+
+    def losses(
+        self, trajectory: Trajectory
+    ) -> tuple[dict[str, Float[Tensor, "start"]], Float[Tensor, "start horizon"], Metrics]:
+        """Terms `actor` and `critic` per start state, the lambda-returns, and scalars worth logging.
+
+        With `actor_gradient="dynamics"` the trajectory must carry gradients from rewards and features to actions.
+        """
+        features = trajectory.features.detach()
+        logits = self.critic(features)
+        value = self.critic.mean(logits.detach())
+        weight = torch.cumprod(trajectory.discount.detach(), 1)[:, :-1]
+        policy = self.actor(features[:, :-1])
+        entropy = policy.entropy()
+        if self.config.actor_gradient == "reinforce":
+            target = self._returns(trajectory, value)
+            self.normalizer.update(target)
+            advantage = (target - value[:, :-1]) / self.normalizer.scale
+            gain = policy.log_prob(trajectory.action) * advantage
+        else:
+            with frozen(self.critic):
+                returns = self._returns(trajectory, self.critic.mean(self.critic(trajectory.features)))
+            target = returns.detach()
+            self.normalizer.update(target)
+            advantage = (target - value[:, :-1]) / self.normalizer.scale
+            gain = returns / self.normalizer.scale
+        actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean(1)
+        critic_loss = (weight * self._critic_loss(logits[:, :-1], features[:, :-1], target)).mean(1)
+
+        with torch.no_grad():
+            metrics = {
+                "behavior/return_mean": target.mean(),
+                "behavior/return_scale": self.normalizer.scale,
+                "behavior/value_mean": value.mean(),
+                "behavior/value_error": (value[:, :-1] - target).abs().mean(),
+                "behavior/advantage_std": advantage.std(),
+                "behavior/entropy": entropy.mean(),
+                "behavior/action_abs": trajectory.action.abs().mean(),
+                "behavior/weight_mean": weight.mean(),
+                "behavior/imagined_reward": trajectory.reward[:, 1:].mean(),
+            }
+            if isinstance(policy, BoundedNormal):
+                metrics["behavior/action_std"] = policy.std.mean()
+        return {"actor": actor_loss, "critic": critic_loss}, target, metrics
+
+    def replay_loss(
+        self,
+        features: Float[Tensor, "batch time feature"],
+        batch: Batch,
+        bootstrap: Float[Tensor, "batch time"],
+        discount: float,
+    ) -> Float[Tensor, "batch time-1"]:
+        """Critic loss on replayed states, whose gradient reaches the world model through `features` (section 1.12).
+
+        Rows that end an episode are masked: their successor belongs to another episode.
+        """
+        args = (batch.reward, batch.is_last, batch.is_terminal, bootstrap.detach())
+        target = replay_return(*args, discount, self.config.lambda_)
+        features = features[:, :-1]
+        loss = self._critic_loss(self.critic(features), features.detach(), target)
+        return loss.masked_fill(batch.is_last[:, :-1], 0.0)
+
+    def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
+        return lambda_return(trajectory.reward, trajectory.discount, value, self.config.lambda_)
+
+    def _critic_loss(self, logits: Tensor, features: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy to the target and, as a regularizer, to the slow critic's prediction."""
+        with torch.no_grad():
+            slow_value = self.slow_critic.mean(self.slow_critic(features))
+        return self.critic.loss(logits, target) + self.config.slow_scale * self.critic.loss(logits, slow_value)
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic toward the critic."""
+        torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), self.config.slow_rate)
+
+    def policy(self, sample: bool) -> Callable[[Tensor], Tensor]:
+        """Features to actions, drawn from the policy or its mode."""
+        return lambda features: self.actor(features).sample() if sample else self.actor(features).mode()

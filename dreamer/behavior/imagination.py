@@ -1,0 +1,49 @@
+"""Prior-only rollouts of the policy inside the world model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamer.batch import Trajectory
+from dreamer.nn.struct import Struct
+from dreamer.world_model.world_model import WorldModel
+
+Policy = Callable[[Float[Tensor, "start feature"]], Float[Tensor, "start action"]]
+
+
+def imagine(world_model: WorldModel, policy: Policy, start: Struct, horizon: int) -> Trajectory:
+    """Roll the policy out from `start` (leading axis `[start]`) for `horizon` transitions, by the prior alone.
+
+    Rewards and discounts are predicted on all horizon + 1 states, the start included. Gradients follow the caller's
+    mode: under `torch.no_grad()` nothing is recorded; otherwise they reach the policy through actions and dynamics,
+    and the policy's own input is always stopped (V1, V3).
+    """
+    core = world_model.core
+    state = start
+    features, actions = [core.features(state)], []
+    for _ in range(horizon):
+        action = policy(features[-1].detach())
+        state = core.imagine_step(state, action)
+        actions.append(action)
+        features.append(core.features(state))
+    stacked = torch.stack(features, 1)
+    reward, discount = world_model.predict(stacked)
+    return Trajectory(stacked, torch.stack(actions, 1), reward, discount)
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Record no gradients for the modules' parameters while still passing gradients through their outputs."""
+    params = [param for module in modules for param in module.parameters() if param.requires_grad]
+    for param in params:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in params:
+            param.requires_grad_(True)

@@ -1,0 +1,247 @@
+"""The `dreamer` command: one verb per thing to do."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+import envs
+from dreamer import launch, run
+from dreamer.config import (
+    Config,
+    DeviceName,
+    compose,
+)
+from dreamer.errors import UserError
+from dreamer.experiments.bench import BenchArguments, bench
+from dreamer.experiments.doctor import doctor
+from dreamer.tracking import read
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train an agent in its own imagination."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    """Configuration of the run."""
+    run_dir: Path | None = None
+    """Run folder to make; default runs/<task>_<core>_<size>_seed<seed>_<time>."""
+    resume: Path | None = None
+    """Run folder to go on with, from its newest checkpoint. --steps N extends a finished run."""
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Run folder whose newest checkpoint gives a new run its initial weights."""
+    load: launch.Load = "all"
+    """Which weights --from takes: all, or the world model alone."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Run episodes without learning and print their returns."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    episodes: int = 10
+    """Episodes."""
+    mode: Literal["sample", "mode", "both"] = "both"
+    """Actions: sampled from the policy, its mode, or one evaluation of each."""
+    seed: int = 0
+    """Seed of the evaluation's environments, which training never uses."""
+    film: Path | None = None
+    """Also write an MP4 of one episode here."""
+    device: DeviceName = "auto"
+    """Where the networks run."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """`dreamer train`."""
+    resumed = _option(argv, "--resume")
+    if resumed is not None:
+        base = run.open_run(Path(resumed)).config
+    else:
+        base = compose(_option(argv, "--preset") or "quick", _option(argv, "--size"))
+    args = _parse(TrainArguments, "dreamer train", argv, default=TrainArguments(base))
+    try:
+        if args.resume is not None:
+            if args.run_dir is not None or args.start_from is not None:
+                raise UserError("--resume goes on in its own folder; it takes neither --run-dir nor --from")
+            result = launch.resume(args.resume, config=args.config)
+        else:
+            result = launch.train(args.config, run_dir=args.run_dir, start_from=args.start_from, load=args.load)
+    except KeyboardInterrupt:
+        return 130
+    if result.status == "interrupted":
+        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}")
+        return 130
+    _print_result(result)
+    return 0
+
+
+def evaluate_command(argv: Sequence[str]) -> int:
+    """`dreamer evaluate`."""
+    from dreamer.evaluate import Evaluator, film
+
+    args = _parse(EvaluateArguments, "dreamer evaluate", argv)
+    if args.episodes < 1:
+        raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
+    agent = launch.load(args.run, args.device)
+    factory = replace(launch.make_factory_of(run.open_run(args.run)), seed=args.seed)
+    evaluator = Evaluator(factory, args.episodes, args.seed)
+    report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
+    modes: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
+    for mode in modes:
+        if args.mode in (mode, "both"):
+            returns = evaluator.run(agent, mode).returns
+            report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
+            if not args.json:
+                spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
+                print(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
+    evaluator.close()
+    if args.json:
+        print(json.dumps(report))
+    if args.film is not None:
+        print(f"film: {film(agent, factory, args.film, args.seed)}", file=sys.stderr)
+    return 0
+
+
+def tasks_command(argv: Sequence[str]) -> int:
+    """`dreamer tasks`: list what can be trained."""
+
+    @dataclass(frozen=True)
+    class TasksArguments:
+        """List what can be trained here."""
+
+        contains: tyro.conf.Positional[str] = ""
+        """Show only names that contain this."""
+
+    args = _parse(TasksArguments, "dreamer tasks", argv)
+    names = [name for family in envs.tasks().values() for name in family if args.contains in name]
+    if not names:
+        raise UserError(f"no task contains {args.contains!r}; `dreamer tasks` lists all")
+    print("\n".join(names))
+    return 0
+
+
+def bench_command(argv: Sequence[str]) -> int:
+    """`dreamer bench`."""
+    base = compose(_option(argv, "--preset") or "dmc_proprio", _option(argv, "--size"), task="dmc:walker_walk")
+    args = _parse(BenchArguments, "dreamer bench", argv, default=BenchArguments(base))
+    print(bench(args))
+    return 0
+
+
+def doctor_command(argv: Sequence[str]) -> int:
+    """`dreamer doctor`."""
+
+    @dataclass(frozen=True)
+    class DoctorArguments:
+        """Say what this machine offers: versions, devices, rendering, W&B login, disk space."""
+
+    _parse(DoctorArguments, "dreamer doctor", argv)
+    print(doctor())
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (train_command, "train an agent, or resume a run"),
+    "evaluate": (evaluate_command, "run episodes without learning, film one"),
+    "tasks": (tasks_command, "list what can be trained"),
+    "bench": (bench_command, "measure the cost of an update against the machine's peak"),
+    "doctor": (doctor_command, "say what this machine offers"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; users' mistakes become one line on stderr and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}")
+        return COMMANDS[argv[0]][0](argv[1:])
+    except UserError as error:
+        print(f"dreamer: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
+    )
+
+
+def _parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = None) -> T:
+    """Parse with tyro; its framed error messages become one line."""
+    errors = io.StringIO()
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(kind, prog=prog, args=list(argv), description=kind.__doc__, **extra)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(errors.getvalue(), prog)) from None
+
+
+def _one_line(framed: str, prog: str) -> str:
+    """The message and the suggestions of a titled text in paragraphs, with rules between them and perhaps a frame."""
+    lines = [line.strip("│ ") for line in framed.splitlines()[1:]]
+    paragraphs = [list(group) for words, group in groupby(lines, lambda line: bool(line.strip("─-╰╯"))) if words]
+    message = " ".join(paragraphs[0]) if paragraphs else "cannot parse the command line"
+    options = [line.split()[0].rstrip(",") for lines in paragraphs[1:] for line in lines if line.startswith("--")]
+    close = list(dict.fromkeys(options))[:3] if message.startswith("Unrecognized") else []
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    return f"{message[0].lower()}{message[1:].rstrip('.')}{hint}; see `{prog} --help`"
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """The value of an option that decides what the other options' defaults are."""
+    value = None
+    for i, word in enumerate(argv):
+        if word == name and i + 1 < len(argv):
+            value = argv[i + 1]
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def _print_result(result: launch.Result) -> None:
+    values, path = result.evaluation, result.path
+    films = sorted((path / "videos").glob("*.mp4"))
+    print(
+        f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
+        f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "
+        f"(worst {values['eval/return_min']:.1f}, best {values['eval/return_max']:.1f}), "
+        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode"
+    )
+    print(f"run folder  {path}\ncurve       {path / 'curve.png'}")
+    if films:
+        print(f"film        {films[-1]}")
+    quoted = shlex.quote(str(path))
+    print(f"\nnext        dreamer evaluate {quoted} --episodes 20")
+    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}")
+
+
+def _last_step(path: Path) -> int:
+    return int(read(path / "metrics.jsonl")[-1]["step"])

@@ -1,0 +1,151 @@
+"""Vector environments + policy -> arrival rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from dreamer.agent import Agent, Carry
+from dreamer.batch import ROW_SCALARS, Row
+from envs.vector import Vector
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished training episode."""
+
+    reward: float
+    """Undiscounted sum of rewards."""
+    length: int
+    """Agent steps."""
+
+
+class Collector:
+    """Steps a vector environment with the agent, one arrival row of every environment at a time.
+
+    A step is `act`, then storing `arrived` with the states that `act` returned, then `advance`.
+    """
+
+    def __init__(self, agent: Agent, vector: Vector, indices: list[int]):
+        self.agent, self.vector, self.indices = agent, vector, indices
+        self.num_envs = len(indices)
+        self.carry = agent.initial_carry(self.num_envs)
+        self.episodes = [-1] * self.num_envs
+        self.actions: list[list[np.ndarray]] = [[] for _ in indices]
+        self.returns = np.zeros(self.num_envs)
+        self.lengths = np.zeros(self.num_envs, np.int64)
+        self._row: Row | None = None
+
+    def reset(self) -> None:
+        """Start the first episode of every environment."""
+        obs, _ = self.vector.reset()
+        self._arrive(self._first_row(obs))
+
+    def act(self) -> np.ndarray:
+        """Filter the arrived row and choose actions; returns the packed core states `[env, packed]`."""
+        row = self.arrived
+        device = self.agent.device
+        obs = {key: torch.from_numpy(value).to(device) for key, value in row.obs.items()}
+        self.carry = self.agent.step(obs, torch.from_numpy(row.is_first).to(device), self.carry)
+        return self.agent.world_model.core.pack(self.carry.state).cpu().numpy()
+
+    def advance(self) -> list[Episode]:
+        """Step the environments with the chosen actions; returns the training episodes that ended."""
+        before = self.arrived
+        env_actions = self.agent.env_action(self.carry.action)
+        for actions, action, was_last in zip(self.actions, env_actions, before.is_last, strict=True):
+            if not was_last:
+                actions.append(action)
+        obs, rewards, terminated, truncated, _ = self.vector.step(env_actions)
+        is_first = before.is_last
+        prev_action = np.where(is_first[:, None], 0.0, self.carry.action.cpu().numpy()).astype(np.float32)
+        reward = np.where(is_first, 0.0, rewards).astype(np.float32)
+        terminated = np.asarray(terminated, bool)
+        self._arrive(Row(obs, prev_action, reward, is_first, terminated | np.asarray(truncated, bool), terminated))
+        return [Episode(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(self.arrived.is_last)]
+
+    def _arrive(self, row: Row) -> None:
+        self._row = row
+        for i in np.flatnonzero(row.is_first):
+            self.episodes[i] += 1
+            self.actions[i] = []
+        self.returns = np.where(row.is_first, 0.0, self.returns + row.reward)
+        self.lengths = np.where(row.is_first, 0, self.lengths + 1)
+
+    def _first_row(self, obs: dict[str, np.ndarray]) -> Row:
+        yes, no = np.ones(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        action = np.zeros((self.num_envs, self.agent.action.dim), np.float32)
+        return Row(obs, action, np.zeros(self.num_envs, np.float32), yes, no, no.copy())
+
+    @property
+    def arrived(self) -> Row:
+        """The row that has arrived and has not been acted on."""
+        if self._row is None:
+            raise RuntimeError("call reset() or load_state_dict() first")
+        return self._row
+
+    # Saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to bring the environments back to the present row."""
+        row = self.arrived
+        return {
+            "row": {name: torch.from_numpy(np.array(getattr(row, name))) for name in (*ROW_SCALARS, "prev_action")},
+            "obs": {key: torch.from_numpy(np.array(value)) for key, value in row.obs.items()},
+            "state": self.agent.world_model.core.pack(self.carry.state).cpu(),
+            "action": self.carry.action.cpu(),
+            "episodes": list(self.episodes),
+            "actions": [torch.from_numpy(np.array(actions)) for actions in self.actions],
+            "returns": torch.from_numpy(self.returns.copy()),
+            "lengths": torch.from_numpy(self.lengths.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[int]:
+        """Restore by re-stepping the open episodes; returns the environments that did not come back to the same row.
+
+        Those start a new episode; the cut-off one ends at its last stored row, which replay marks when it is sampled.
+        """
+        core, device = self.agent.world_model.core, self.agent.device
+        self.carry = Carry(core.unpack(state["state"].to(device)), state["action"].to(device))
+        self.episodes = list(state["episodes"])
+        self.actions = [list(actions.numpy()) for actions in state["actions"]]
+        self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
+        obs = {key: value.numpy() for key, value in state["obs"].items()}
+        saved = Row(obs, **{name: value.numpy() for name, value in state["row"].items()})
+        lost = np.zeros(self.num_envs, bool)
+        while True:
+            found, same = self._restep(saved)
+            strayed = ~same & ~lost
+            if not strayed.any():
+                break
+            lost |= strayed
+            for i in np.flatnonzero(strayed):
+                self.episodes[i] += 1
+                self.actions[i] = []
+        self._row = _choose(lost, self._first_row(found), saved)
+        self.returns[lost], self.lengths[lost] = 0.0, 0
+        return [self.indices[i] for i in np.flatnonzero(lost)]
+
+    def _restep(self, saved: Row) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Bring the environments to the ends of `actions`; returns what they show, and which show the saved row."""
+        opened = zip(self.indices, self.episodes, self.actions, strict=True)
+        plans = {index: (episode, actions) for index, episode, actions in opened}
+        obs, rewards, terminated, truncated = envs.restore_vector(self.vector, plans)
+        same = np.all([np.all(obs[key] == saved.obs[key], -1) for key in saved.obs], 0)
+        same &= saved.is_first | (rewards.astype(np.float32) == saved.reward)
+        return obs, same & (saved.is_terminal == terminated) & (saved.is_last == (terminated | truncated))
+
+
+def _choose(mask: np.ndarray, yes: Row, no: Row) -> Row:
+    """The rows of `yes` where `mask` is true, and those of `no` elsewhere."""
+
+    def pick(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.where(mask.reshape(-1, *[1] * (left.ndim - 1)), left, right)
+
+    fields = {name: pick(getattr(yes, name), getattr(no, name)) for name in (*ROW_SCALARS, "prev_action")}
+    return Row({key: pick(yes.obs[key], no.obs[key]) for key in no.obs}, **fields)

@@ -1,0 +1,256 @@
+"""The full configuration of a run: it composes the modules' own configs; sizes and presets are diffs on top."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+from annotated_types import Ge, Gt
+from pydantic import TypeAdapter, ValidationError
+
+from dreamer.agent import AgentConfig
+from dreamer.errors import UserError
+from dreamer.replay import ReplayConfig
+from dreamer.tracking import TrackingConfig
+
+PresetName = Literal["quick", "dmc_proprio", "dmc_proprio_2024", "debug"]
+SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """Environments."""
+
+    num_envs: Annotated[int, Ge(1)] = 4
+    """Training environments stepped together."""
+    repeat: Annotated[int, Ge(1)] = 1
+    """Environment steps per agent step (action repeat); rewards are summed."""
+    time_limit: Annotated[int, Ge(0)] = 0
+    """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
+    parallel: bool = False
+    """Step every environment in a process of its own."""
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
+    """Modules to import first, which register environments with Gymnasium."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The training loop. Intervals are environment steps."""
+
+    replay_ratio: Annotated[float, Gt(0)] = 512.0
+    """Replayed training rows per collected row (train ratio); action repeat does not count."""
+    batch_size: Annotated[int, Ge(1)] = 16
+    """Sequences per update."""
+    batch_length: Annotated[int, Ge(2)] = 64
+    """Training rows per sequence."""
+    learning_starts: Annotated[int, Ge(1)] = 1024
+    """Sequences that must be drawable before the first update."""
+    log_every: Annotated[int, Ge(1)] = 1000
+    """Interval of metrics records."""
+    eval_every: Annotated[int, Ge(1)] = 10_000
+    """Interval of evaluations."""
+    eval_episodes: Annotated[int, Ge(1)] = 10
+    """Episodes per evaluation, with sampled actions and again with the policy's mode."""
+    checkpoint_every: Annotated[int, Ge(1)] = 10_000
+    """Interval of checkpoints."""
+    keep_checkpoints: Annotated[int, Ge(1)] = 2
+    """Newest checkpoints kept."""
+    film: Literal["never", "end", "every"] = "end"
+    """Film an evaluation episode: never, at the end of the run, or at every evaluation."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run."""
+
+    task: str = "dmc:cartpole_balance"
+    """What to learn: dmc:<domain>_<task>, gym:<registered id> or toy:<name>; `dreamer tasks` lists them."""
+    preset: PresetName = "quick"
+    """Named settings the rest are diffs to."""
+    size: SizeName = "1m"
+    """Model size; the preset has its own default."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of networks, replay, policy and environments."""
+    steps: Annotated[int, Ge(1)] = 100_000
+    """Environment steps to train for (rows collected x action repeat)."""
+    device: DeviceName = "auto"
+    """Where the networks live; auto takes cuda, then mps, then cpu, and a resumed run keeps what it took."""
+    env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """Environments."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """Training loop."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Replay buffer."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """Agent."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Metrics and where they are shown."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The five numbers that a size sets (algorithm of V3: S = 32 groups and 8 blocks at every size)."""
+
+    deter: int
+    """Deterministic state."""
+    hidden: int
+    """RSSM projections."""
+    classes: int
+    """Classes per categorical group."""
+    depth: int
+    """Channel multiplier of image networks."""
+    units: int
+    """Width of every MLP."""
+
+
+SIZES: dict[str, Size] = {
+    "100k": Size(128, 32, 4, 2, 32),
+    "300k": Size(256, 64, 4, 4, 64),
+    "1m": Size(512, 64, 4, 4, 64),
+    "12m": Size(2048, 256, 16, 16, 256),
+    "25m": Size(3072, 384, 24, 24, 384),
+    "50m": Size(4096, 512, 32, 32, 512),
+    "100m": Size(6144, 768, 48, 48, 768),
+    "200m": Size(8192, 1024, 64, 64, 1024),
+    "400m": Size(12288, 1536, 96, 96, 1536),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "size": "300k",
+        "env.repeat": 2,
+        "env.num_envs": 4,
+        "loop.replay_ratio": 128.0,
+        "loop.batch_size": 8,
+        "loop.batch_length": 32,
+        "loop.learning_starts": 512,
+        "agent.imagination_starts": 16,
+        "agent.optimizer.learning_rate": 1e-3,
+        "agent.optimizer.warmup": 100,
+    },
+    "dmc_proprio": {
+        "size": "1m",
+        "steps": 1_100_000,
+        "env.num_envs": 16,
+        "loop.replay_ratio": 1024.0,
+    },
+    "dmc_proprio_2024": {
+        "size": "12m",
+        "steps": 600_000,
+        "env.num_envs": 16,
+        "env.repeat": 2,
+        "loop.replay_ratio": 512.0,
+        "agent.behavior.action_unimix": 0.01,
+    },
+    "debug": {
+        "size": "100k",
+        "steps": 2_000,
+        "env.num_envs": 2,
+        "env.time_limit": 100,
+        "loop.replay_ratio": 16.0,
+        "loop.batch_size": 4,
+        "loop.batch_length": 16,
+        "loop.learning_starts": 64,
+        "loop.log_every": 100,
+        "loop.eval_every": 500,
+        "loop.eval_episodes": 2,
+        "loop.checkpoint_every": 500,
+        "loop.film": "never",
+        "agent.imagination_horizon": 5,
+    },
+}
+
+assert set(PRESETS) == set(get_args(PresetName)) and set(SIZES) == set(get_args(SizeName))
+
+
+def compose(preset: str = "quick", size: str | None = None, **changes: Any) -> Config:
+    """The configuration of a preset, optionally at another size, with changes by dotted path.
+
+    Example: `compose("quick", task="gym:Pendulum-v1", **{"loop.replay_ratio": 64})`. Raises `UserError` for names and
+    values that do not exist.
+    """
+    _known("preset", preset, PRESETS)
+    settings = PRESETS[preset] | {"preset": preset}
+    if size is not None:
+        settings = settings | {"size": _known("size", size, SIZES)}
+    config = _with_size(override(Config(), settings))
+    return validated(override(config, changes))
+
+
+def override(config: Any, changes: dict[str, Any]) -> Any:
+    """Copy a dataclass with fields replaced by dotted path; raises `UserError` for a path that does not exist."""
+    for path, value in changes.items():
+        config = _replace(config, path.split("."), value, path)
+    return config
+
+
+def validated(config: Config) -> Config:
+    """The same configuration if every value is of its type and within its range; raises `UserError` otherwise."""
+    return _parse(lambda adapter: adapter.validate_python(dataclasses.asdict(config)))
+
+
+def to_json(config: Config) -> str:
+    """The full configuration as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Parse what `to_json` wrote; nothing is filled in. Raises `UserError` for unknown, missing or impossible values."""
+    config = _parse(lambda adapter: adapter.validate_json(text))
+    written, read = json.loads(text), json.loads(to_json(config))
+    difference = sorted(set(_paths(written)) ^ set(_paths(read)))
+    if difference:
+        raise UserError(f"the configuration was written by another version: {', '.join(difference)} differs")
+    return config
+
+
+def _parse(read: Callable[[TypeAdapter[Config]], Config]) -> Config:
+    try:
+        return read(TypeAdapter(Config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{flag}: {message} (got {first['input']!r})") from None
+
+
+def _with_size(config: Config) -> Config:
+    size = SIZES[config.size]
+    units = dict.fromkeys(
+        [
+            "agent.world_model.encoder.units",
+            "agent.world_model.decoder.units",
+            "agent.world_model.reward.units",
+            "agent.world_model.cont.units",
+            "agent.behavior.actor.units",
+            "agent.behavior.critic.units",
+        ],
+        size.units,
+    )
+    core = {name: getattr(size, name) for name in ("deter", "hidden", "classes")}
+    return override(config, units | {f"agent.dynamics.rssm.{name}": value for name, value in core.items()})
+
+
+def _replace(config: Any, path: list[str], value: Any, full: str) -> Any:
+    names = [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    if path[0] not in names:
+        raise UserError(f"no setting {full!r}: {path[0]!r} is not one of {', '.join(names)}")
+    inner = value if len(path) == 1 else _replace(getattr(config, path[0]), path[1:], value, full)
+    return dataclasses.replace(config, **{path[0]: inner})
+
+
+def _known(kind: str, name: str, table: dict[str, Any]) -> str:
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}; choose from {', '.join(table)}")
+    return name
+
+
+def _paths(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict):
+        return [prefix]
+    return [path for key, value in tree.items() for path in _paths(value, f"{prefix}.{key}" if prefix else key)]

@@ -1,0 +1,103 @@
+"""`DynamicsCore`: the one interface of every dynamics model. Every core is a Bayes filter: predict, then correct.
+
+        prev state --- imagine_step(action) --->  predicted state                     (prior only)
+        prev state --- observe_step(action, embed) --->  corrected state              (predict, then correct)
+
+Both steps return the same state type, so imagination starts from any filtered state. The only loop over time and the
+only reset at episode starts are in this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamer.nn.struct import Struct
+
+State = TypeVar("State", bound=Struct)
+
+
+def stored_field() -> Any:
+    """Mark a state field that replay must keep, because the next step of the filter depends on it."""
+    return dataclasses.field(metadata={"stored": True})
+
+
+class DynamicsCore(nn.Module, ABC, Generic[State]):
+    """A latent dynamics model that filters observations and imagines without them.
+
+    `State` is a frozen `Struct` dataclass, opaque to everybody else. Fields made with `stored_field` are what the
+    filter needs to go on; the others serve the core's own loss.
+    """
+
+    feature_dim: int
+    """Size of `features`, what heads and policy read."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """The state before any observation, leading axis `[batch]`."""
+
+    @abstractmethod
+    def observe_step(
+        self, state: State, prev_action: Float[Tensor, "batch action"], embed: Float[Tensor, "batch embed"]
+    ) -> State:
+        """Predict with the action that led to the observation, then correct with the observation's embedding."""
+
+    @abstractmethod
+    def imagine_step(self, state: State, action: Float[Tensor, "batch action"]) -> State:
+        """Predict the next state from the prior alone."""
+
+    @abstractmethod
+    def features(self, state: State) -> Float[Tensor, "*batch feature"]:
+        """What heads, decoder, actor and critic read."""
+
+    @abstractmethod
+    def loss(self, states: State) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
+        """Unreduced loss terms `dyn` and `rep` of filtered states with axes `[batch, time]`, and scalars to log."""
+
+    def observe(
+        self,
+        embeds: Float[Tensor, "batch time embed"],
+        prev_actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"],
+        state: State | None = None,
+    ) -> State:
+        """Filter sequences and return the states of all steps, leading axes `[batch, time]`.
+
+        Rows with `is_first` start from the initial state and a zero action, whatever came before. `state` is the state
+        of the row before the sequence (default: the initial state).
+        """
+        initial = self.initial_state(embeds.shape[0])
+        state = initial if state is None else state
+        prev_actions = prev_actions.masked_fill(is_first.unsqueeze(-1), 0.0)
+        states = []
+        for t in range(embeds.shape[1]):
+            state = initial.where(is_first[:, t], state)
+            state = self.observe_step(state, prev_actions[:, t], embeds[:, t])
+            states.append(state)
+        return type(initial).stack(states, dim=1)
+
+    def pack(self, state: State) -> Float[Tensor, "*batch packed"]:
+        """The stored fields side by side, one row of numbers per state: what replay keeps."""
+        return torch.cat([getattr(state, field.name) for field in _stored(state)], -1)
+
+    def unpack(self, packed: Float[Tensor, "batch packed"]) -> State:
+        """The inverse of `pack`; fields that are not stored take their initial value."""
+        state = self.initial_state(packed.shape[0])
+        fields = _stored(state)
+        sizes = [getattr(state, field.name).shape[-1] for field in fields]
+        pieces = {field.name: piece for field, piece in zip(fields, packed.split(sizes, -1), strict=True)}
+        return dataclasses.replace(state, **pieces)  # type: ignore[type-var]
+
+    @property
+    def packed_dim(self) -> int:
+        """Numbers in a packed state."""
+        return self.pack(self.initial_state(1)).shape[-1]
+
+
+def _stored(state: Struct) -> list[dataclasses.Field[Tensor]]:
+    return [field for field in dataclasses.fields(state) if field.metadata.get("stored")]  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""Recurrent state-space model (PlaNet eq. 2, arXiv 1811.04551; Dreamer V3 eq. 3, arXiv 2301.04104).
+
+    recurrent    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})
+    prior        z_t ~ p(z_t | h_t)
+    posterior    z_t ~ q(z_t | h_t, e_t)
+
+        h_{t-1}, z_{t-1} --+
+                           +-- f --> h_t --+--> prior      p(z_t | h_t)         imagine
+                 a_{t-1} --+               |
+                                           +--> posterior  q(z_t | h_t, e_t)    observe
+                          embedding  e_t --+
+
+f is the block GRU of V3 or the GRU of PlaNet and V1; z is categorical (V2, V3) or Gaussian (PlaNet, V1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dreamer.dynamics.cells import GRU, BlockGRU, Cell, CellName
+from dreamer.dynamics.core import DynamicsCore, stored_field
+from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent, Latent, LatentName, balanced_kl
+from dreamer.nn.layers import MLP, Linear
+from dreamer.nn.struct import Struct
+
+
+@dataclass(frozen=True)
+class RSSMState(Struct):
+    """State of the RSSM."""
+
+    deter: Float[Tensor, "*batch deter"] = stored_field()
+    """Deterministic state h."""
+    stoch: Float[Tensor, "*batch stoch"] = stored_field()
+    """Stochastic state z: one-hot groups side by side, or a Gaussian sample."""
+    params: Float[Tensor, "*batch param"]
+    """Parameters of the distribution z was drawn from (the posterior's after `observe_step`)."""
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Recurrent state-space model."""
+
+    deter: Annotated[int, Ge(1)] = 512
+    """Size of the deterministic state h."""
+    hidden: Annotated[int, Ge(1)] = 64
+    """Width of the input projections, the prior and the posterior."""
+    stoch: Annotated[int, Ge(1)] = 32
+    """Categorical groups, or numbers of a Gaussian z."""
+    classes: Annotated[int, Ge(2)] = 4
+    """Classes of each categorical group (categorical latent only)."""
+    cell: CellName = "block_gru"
+    """Recurrent cell: block_gru (V3) or gru (PlaNet, V1)."""
+    blocks: Annotated[int, Ge(1)] = 8
+    """Blocks of the block GRU; must divide deter."""
+    prior_layers: Annotated[int, Ge(0)] = 2
+    """Hidden layers of the prior."""
+    posterior_layers: Annotated[int, Ge(0)] = 1
+    """Hidden layers of the posterior."""
+    unimix: Annotated[float, Ge(0), Lt(1)] = 0.01
+    """Share of a uniform distribution mixed into categorical latents."""
+    min_std: Annotated[float, Gt(0)] = 0.1
+    """Smallest standard deviation of a Gaussian latent."""
+    free_nats: Annotated[float, Ge(0)] = 1.0
+    """KL below which a row gives no gradient."""
+
+
+class RSSM(DynamicsCore[RSSMState]):
+    """Deterministic and stochastic paths together: h remembers, z carries what could not be predicted."""
+
+    def __init__(self, config: RSSMConfig, latent: LatentName, embed_dim: int, action_dim: int):
+        super().__init__()
+        self.config = config
+        self.latent = make_latent(config, latent)
+        self.cell: Cell
+        if config.cell == "block_gru":
+            self.cell = BlockGRU(config.deter, config.hidden, self.latent.dim, action_dim, config.blocks)
+        else:
+            self.cell = GRU(config.deter, config.hidden, self.latent.dim, action_dim)
+        self.prior_net = _mlp_to(config.deter, config.hidden, config.prior_layers, self.latent.num_params)
+        self.posterior_net = _mlp_to(
+            config.deter + embed_dim, config.hidden, config.posterior_layers, self.latent.num_params
+        )
+        self.feature_dim = config.deter + self.latent.dim
+
+    def recurrent(self, state: RSSMState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
+        """h_t = f(h_{t-1}, z_{t-1}, a_{t-1})."""
+        return self.cell(state.deter, state.stoch, self.cell.project_action(bound_action(action)))
+
+    def prior(self, deter: Float[Tensor, "*batch deter"]) -> Float[Tensor, "*batch param"]:
+        """Parameters of p(z_t | h_t)."""
+        return self.prior_net(deter)
+
+    def posterior(
+        self, deter: Float[Tensor, "*batch deter"], embed: Float[Tensor, "*batch embed"]
+    ) -> Float[Tensor, "*batch param"]:
+        """Parameters of q(z_t | h_t, e_t)."""
+        return self.posterior_net(torch.cat([deter, embed], -1))
+
+    def initial_state(self, batch_size: int) -> RSSMState:
+        """All zeros; nothing is learned."""
+        zeros = next(self.parameters()).new_zeros
+        return RSSMState(
+            zeros(batch_size, self.config.deter),
+            zeros(batch_size, self.latent.dim),
+            zeros(batch_size, self.latent.num_params),
+        )
+
+    def observe_step(
+        self, state: RSSMState, prev_action: Float[Tensor, "batch action"], embed: Float[Tensor, "batch embed"]
+    ) -> RSSMState:
+        """Advance h with the action, then draw z from the posterior."""
+        deter = self.recurrent(state, prev_action)
+        params = self.posterior(deter, embed)
+        return RSSMState(deter, self.latent.sample(params), params)
+
+    def imagine_step(self, state: RSSMState, action: Float[Tensor, "batch action"]) -> RSSMState:
+        """Advance h with the action, then draw z from the prior."""
+        deter = self.recurrent(state, action)
+        params = self.prior(deter)
+        return RSSMState(deter, self.latent.sample(params), params)
+
+    def features(self, state: RSSMState) -> Float[Tensor, "*batch feature"]:
+        """[h, z]."""
+        return torch.cat([state.deter, state.stoch], -1)
+
+    def loss(self, states: RSSMState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
+        """Balanced KL between posterior and prior; the prior of all steps is computed in one call."""
+        return balanced_kl(self.latent, states.params, self.prior(states.deter), self.config.free_nats)
+
+    def observe(
+        self,
+        embeds: Float[Tensor, "batch time embed"],
+        prev_actions: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"],
+        state: RSSMState | None = None,
+    ) -> RSSMState:
+        """The base loop, with the projections that do not depend on the state computed for all steps at once."""
+        batch_size, length = is_first.shape
+        state = self.initial_state(batch_size) if state is None else state
+        actions = self.cell.project_action(bound_action(prev_actions.masked_fill(is_first.unsqueeze(-1), 0.0)))
+        reset = is_first.unsqueeze(-1)
+        deter, stoch = state.deter, state.stoch
+        first, *rest = self.posterior_net
+        from_embed = embeds @ first.weight[:, self.config.deter :].T + first.bias
+        from_deter = first.weight[:, : self.config.deter].T
+        deters, stochs, params = [], [], []
+        for t in range(length):
+            deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
+            deter = self.cell(deter, stoch, actions[:, t])
+            param = torch.addmm(from_embed[:, t], deter, from_deter)
+            for layer in rest:
+                param = layer(param)
+            stoch = self.latent.sample(param)
+            deters.append(deter)
+            stochs.append(stoch)
+            params.append(param)
+        return RSSMState(torch.stack(deters, 1), torch.stack(stochs, 1), torch.stack(params, 1))
+
+
+def bound_action(action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+    """Divide by max(1, |a|) elementwise, without a gradient through the divisor (V3): stored actions are unclipped."""
+    return action / action.detach().abs().clamp(min=1.0)
+
+
+def make_latent(config: RSSMConfig, name: LatentName) -> Latent:
+    """The latent named `name`, sized by the core's config."""
+    if name == "categorical":
+        return CategoricalLatent(config.stoch, config.classes, config.unimix)
+    return GaussianLatent(config.stoch, config.min_std)
+
+
+def _mlp_to(in_features: int, units: int, layers: int, out_features: int) -> nn.Sequential:
+    mlp = MLP(in_features, units, layers)
+    return nn.Sequential(*mlp, Linear(mlp.out_features, out_features))

@@ -1,0 +1,1 @@
+"""Measurements on top of training: benchmarks, exams, ablations, reports."""

@@ -1,0 +1,198 @@
+"""Starting, resuming and loading runs: what `import dreamer` offers."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import gymnasium
+import torch
+
+import envs
+from dreamer import checkpoint, run
+from dreamer.agent import Agent
+from dreamer.batch import ActionSpec
+from dreamer.config import Config, validated
+from dreamer.errors import UserError
+from dreamer.run import RunFolder
+from dreamer.spaces import spec_of
+from dreamer.tracking import open_tracker
+from dreamer.tracking.curve import draw_curve
+from dreamer.train import Result, Trainer
+
+Load = Literal["all", "world_model"]
+MakeEnv = Callable[[], gymnasium.Env]
+CHANGEABLE = {"steps", "device", "tracking"}
+
+
+def train(
+    config: Config,
+    *,
+    run_dir: Path | str | None = None,
+    make_env: MakeEnv | None = None,
+    start_from: Path | str | None = None,
+    load: Load = "all",
+) -> Result:
+    """Train a new agent.
+
+    Args:
+        config: the run's configuration, see `dreamer.compose`.
+        run_dir: folder to make (default: runs/<task>_...); it must not exist with content.
+        make_env: constructor of your own `gymnasium.Env`; `config.task` is then only a name.
+        start_from: run folder whose newest checkpoint gives the initial weights.
+        load: which weights to take from there.
+
+    Raises:
+        UserError: for anything the user can put right.
+    """
+    config = validated(config)
+    device = run.choose_device(config.device)
+    factory = make_factory(config, make_env)
+    agent = _dry_run(factory, config)
+    weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
+    folder = run.create(Path(run_dir) if run_dir is not None else None, config, device)
+    if make_env is not None:
+        folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
+    with folder.locked():
+        return _run(folder, factory, None, weights)
+
+
+def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None) -> Result:
+    """Go on with a run from its newest checkpoint, to the step count in `config` (default: the run's own).
+
+    `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
+    for damaged folders, and when there is nothing left to do.
+    """
+    folder = run.open_run(Path(path))
+    if config is not None:
+        folder.config = _with_allowed_changes(folder.config, validated(config))
+    if folder.config.device != "auto":
+        folder.info["device"] = folder.config.device
+    folder.info["device"] = run.choose_device(folder.info["device"])
+    factory = make_factory_of(folder, make_env)
+    with folder.locked():
+        step, state, skipped = checkpoint.load(folder.checkpoints)
+        for line in skipped:
+            print(line, file=sys.stderr)
+        if step >= folder.config.steps and state["evaluated_at"] == step:
+            raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
+        return _run(folder, factory, state, None)
+
+
+def load(path: Path | str, device: str = "cpu") -> Agent:
+    """The agent of a run's newest checkpoint, ready for `agent.act`.
+
+    Raises `UserError` when the folder holds no usable checkpoint.
+    """
+    folder = run.open_run(Path(path))
+    _, state, _ = checkpoint.load(folder.checkpoints)
+    dim, discrete = state["spec"]["action"]
+    agent = Agent(folder.config.agent, state["spec"]["obs_sizes"], ActionSpec(dim, discrete))
+    agent.load_state_dict(state["agent"]["modules"])
+    return agent.to(run.choose_device(device)).eval()
+
+
+def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
+    """The recipe for this run's environments."""
+    env = config.env
+    return envs.EnvFactory(config.task, config.seed, env.repeat, env.time_limit, env.imports, make_env)
+
+
+def make_factory_of(folder: RunFolder, make_env: MakeEnv | None = None) -> envs.EnvFactory:
+    """The recipe for the environments of an existing run; raises `UserError` when only its user can make them."""
+    if make_env is None and "make_env" in folder.info:
+        name = folder.info["make_env"]
+        raise UserError(f"{folder.path} was trained with make_env={name}; use dreamer.resume(path, make_env={name})")
+    return make_factory(folder.config, make_env)
+
+
+def _run(
+    folder: RunFolder, factory: envs.EnvFactory, state: dict[str, Any] | None, weights: dict[str, Any] | None
+) -> Result:
+    folder.save()
+    trainer = Trainer(folder, factory)
+    try:
+        if weights is not None:
+            trainer.agent.load_state_dict(trainer.agent.state_dict() | weights)
+        if state is None:
+            trainer.begin()
+        offset = trainer.restore(state) if state is not None else None
+        info = folder.info | {"parameters": trainer.agent.parameter_counts()}
+        config = dataclasses.asdict(folder.config)
+        tracker = open_tracker(folder.config.tracking, folder.path, info, config, folder.config.steps, offset)
+        trainer.tracker = tracker
+        try:
+            with _graceful_stop(trainer):
+                result = trainer.train()
+        except BaseException:
+            tracker.close("failed")
+            raise
+        tracker.summary(result.evaluation)
+        tracker.close(result.status)
+        draw_curve(folder.metrics, folder.path / "curve.png", title=folder.config.task)
+        return result
+    finally:
+        trainer.close()
+
+
+@contextmanager
+def _graceful_stop(trainer: Trainer) -> Iterator[None]:
+    """On SIGINT or SIGTERM finish the step, save and return; a second signal ends the process at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        print(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping", file=sys.stderr)
+        trainer.stopping = True
+
+    try:
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller owns the signals
+        previous = {}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _dry_run(factory: envs.EnvFactory, config: Config) -> Agent:
+    """Make one environment, and an agent that takes no memory, so that mistakes are told before a folder exists."""
+    env = factory(0)
+    try:
+        with torch.device("meta"):
+            return Agent(config.agent, *spec_of(env.observation_space, env.action_space))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"no such agent can be built: {error}") from error
+    finally:
+        env.close()
+
+
+def _with_allowed_changes(old: Config, new: Config) -> Config:
+    changed = [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
+    refused = sorted(set(changed) - CHANGEABLE)
+    if refused:
+        allowed = ", ".join(f"--{name}" for name in sorted(CHANGEABLE))
+        raise UserError(f"a resumed run cannot change {', '.join(refused)}; only {allowed}. Use --from for a new run")
+    return new
+
+
+def _read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
+    """Weights of a run's newest checkpoint that fit `agent`; raises `UserError` when one does not."""
+    _, state, _ = checkpoint.load(run.open_run(path).checkpoints)
+    prefix = "world_model." if load == "world_model" else ""
+    weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
+    own = {name: list(value.shape) for name, value in agent.state_dict().items()}
+    misfits = [name for name, value in weights.items() if own.get(name) != list(value.shape)]
+    if misfits:
+        name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
+        shapes = f"{name} is {list(weights[name].shape)} there and {own.get(name, 'missing')} here"
+        raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
+    return weights

@@ -1,0 +1,92 @@
+"""The optimizer of Dreamer V3: per-tensor adaptive gradient clipping, then RMS scaling, then momentum (LaProp)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer of all trained parameters (algorithm: adaptive gradient clipping + LaProp)."""
+
+    learning_rate: Annotated[float, Gt(0)] = 4e-5
+    """Step size after warm-up."""
+    warmup: Annotated[int, Ge(0)] = 1000
+    """Updates over which the step size rises linearly from 0; the very first update does nothing."""
+    clip: Annotated[float, Gt(0)] = 0.3
+    """Largest gradient norm of a tensor, as a fraction of that tensor's own norm."""
+    clip_floor: Annotated[float, Gt(0)] = 1e-3
+    """Tensors with a smaller norm are clipped as if they had this norm."""
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Decay of the running mean of scaled gradients."""
+    rms_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
+    """Decay of the running mean of squared gradients."""
+    epsilon: Annotated[float, Gt(0)] = 1e-20
+    """Added to the root of the squared gradients."""
+
+
+class LaProp(torch.optim.Optimizer):
+    """Adaptive gradient clipping followed by LaProp (arXiv 2002.04839).
+
+    Running means of all parameters lie in two flat vectors, so that a step is a handful of operations however many
+    tensors there are. The count of updates lives on the parameters' device: a step never waits for the host. Every
+    parameter must receive a gradient in every update.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig):
+        super().__init__(list(params), {})
+        self.config = config
+        self.params: list[Tensor] = [param for group in self.param_groups for param in group["params"]]
+        self.sizes = [param.numel() for param in self.params]
+        device = self.params[0].device
+        self.repeats = torch.tensor(self.sizes, device=device)
+        self.rms = torch.zeros(sum(self.sizes), device=device)
+        self.momentum = torch.zeros_like(self.rms)
+        self.updates = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> dict[str, Tensor]:  # type: ignore[override]
+        """Update all parameters; return the scalars `grad_norm` (before clipping), `update_norm`, `learning_rate`."""
+        c = self.config
+        grads, grad_norm = self._clipped_gradient()
+        warmup = (self.updates / c.warmup).clamp(max=1.0) if c.warmup else torch.ones_like(self.updates)
+        self.updates += 1
+        self.rms.lerp_(grads.square(), 1 - c.rms_decay)
+        scale = (self.rms / (1 - c.rms_decay**self.updates)).sqrt_().add_(c.epsilon)
+        self.momentum.lerp_(grads.div_(scale), 1 - c.momentum)
+        delta = self.momentum * (c.learning_rate * warmup / (1 - c.momentum**self.updates)).float()
+        pieces = [piece.view_as(param) for piece, param in zip(delta.split(self.sizes), self.params, strict=True)]
+        torch._foreach_sub_(self.params, pieces)
+        return {
+            "grad_norm": grad_norm,
+            "update_norm": torch.linalg.vector_norm(delta),
+            "learning_rate": c.learning_rate * warmup,
+        }
+
+    def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
+        """All gradients as one vector, each tensor's scaled down to at most `clip` times the tensor's norm; the raw norm."""
+        grads = [param.grad for param in self.params if param.grad is not None]
+        if len(grads) < len(self.params):
+            missing = len(self.params) - len(grads)
+            raise RuntimeError(f"{missing} of {len(self.params)} parameters received no gradient in this update")
+        norms = torch.stack(torch._foreach_norm(grads))
+        upper = torch.stack(torch._foreach_norm(self.params)).clamp_(min=self.config.clip_floor) * self.config.clip
+        factors = 1 / (norms / upper).clamp_(min=1.0)
+        flat = torch.cat([grad.flatten() for grad in grads])
+        flat.mul_(factors.repeat_interleave(self.repeats, output_size=flat.numel()))
+        return flat, torch.linalg.vector_norm(norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running means, flat in the order of the parameters, and the count of updates."""
+        return {"rms": self.rms, "momentum": self.momentum, "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, onto the parameters' device."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state_dict[name])

@@ -1,0 +1,181 @@
+"""The run folder: config, provenance, lock, checkpoints; enough to resume, evaluate and report."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamer import checkpoint
+from dreamer.config import Config, from_json, to_json
+from dreamer.errors import UserError
+
+VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "dm-control", "wandb")
+
+
+@dataclass
+class RunFolder:
+    """Paths and provenance of one run."""
+
+    path: Path
+    """The folder."""
+    config: Config
+    """Full configuration, as in config.json."""
+    info: dict[str, Any]
+    """Command, versions, commit, seed, device and more, as in run.json."""
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines of all metrics: the truth about the run."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        """Folder of replay files."""
+        return self.path / "replay"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of films."""
+        return self.path / "videos"
+
+    def save(self) -> None:
+        """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
+        try:
+            checkpoint.write_atomically(self.path / "config.json", to_json(self.config).encode())
+            checkpoint.write_atomically(self.path / "run.json", (json.dumps(self.info, indent=2) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; raises `UserError` when another process trains in it."""
+        try:
+            file = open(self.path / ".lock", "a")  # noqa: SIM115
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.path} is in use by another process") from None
+        except OSError as error:
+            raise UserError(f"cannot lock {self.path}: {error.strerror}") from None
+        with file:
+            yield
+
+
+def create(path: Path | None, config: Config, device: str) -> RunFolder:
+    """Make a new run folder; raises `UserError` when it exists with content or cannot be written."""
+    path = path or default_path(config)
+    _make_empty(path)
+    info = {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seed": config.seed,
+        "device": device,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: package_version(name) for name in VERSIONED},
+    }
+    run = RunFolder(path, config, info)
+    run.save()
+    return run
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open an existing run folder; raises `UserError` when it is not one or was written by another version."""
+    try:
+        text = (path / "config.json").read_text()
+        json.loads(text)
+        info = json.loads((path / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"no run folder at {path}: {error.filename} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a run folder: {error}") from None
+    if not isinstance(info, dict) or not isinstance(info.get("device"), str):
+        raise UserError(f"{path} is not a run folder: run.json does not name the device")
+    try:
+        return RunFolder(path, from_json(text), info)
+    except UserError as error:
+        raise UserError(f"{path / 'config.json'}: {error}") from None
+
+
+def _make_empty(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = any(path.iterdir())
+    except FileExistsError:
+        taken = True
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}") from None
+    if taken:
+        hint = f"continue it with `dreamer train --resume {shlex.quote(str(path))}` or pick another --run-dir"
+        raise UserError(f"{path} already exists; {hint}")
+
+
+def default_path(config: Config) -> Path:
+    """runs/<task>_<core>_<size>_seed<seed>_<time>."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    task = re.sub(r"[^A-Za-z0-9]+", "_", config.task).strip("_")
+    return Path("runs") / f"{task}_{config.agent.dynamics.core}_{config.size}_seed{config.seed}_{stamp}"
+
+
+def commit() -> str:
+    """Git commit of the code, with `-dirty` when tracked files differ from it; `unknown` outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def choose_device(name: str) -> str:
+    """Resolve `auto`, and refuse a device that this machine lacks."""
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if name == "auto":
+        return available[0]
+    if name not in available:
+        raise UserError(f"--device {name} is not available here; available: {', '.join(available)}")
+    return name
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk space at `path`, in bytes."""
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize
+
+
+def package_version(package: str) -> str:
+    """Installed version of a distribution, or `not installed`."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

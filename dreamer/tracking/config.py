@@ -1,0 +1,28 @@
+"""Settings of the tracker; apart from the views, which take them too."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """What is shown where while a run learns; metrics.jsonl is always written."""
+
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """W&B: `auto` is online when logged in and offline otherwise, and follows WANDB_MODE."""
+    wandb_project: str = "dreamer"
+    """W&B project."""
+    wandb_entity: str = ""
+    """W&B user or team; empty is the default of the account."""
+    wandb_group: str = ""
+    """W&B group of this run; empty is none."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags of this run."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to RUN/tensorboard."""
+    console: bool = True
+    """Show progress on standard output."""
+    video: bool = True
+    """Send evaluation videos to the views that can show them."""
+    close_seconds: float = 15.0
+    """Longest wait in seconds for all views together when a run ends."""

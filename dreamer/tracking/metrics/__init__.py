@@ -1,0 +1,171 @@
+"""The one place that defines every metric: its name, meaning, unit and healthy range.
+
+`python -m dreamer.tracking.metrics` prints docs/metrics.md from these definitions.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a run writes to metrics.jsonl."""
+
+    name: str
+    """Full name `group/name`; `<key>` at the end stands for any word and makes it a family of metrics."""
+    description: str
+    """What is measured, in one sentence."""
+    unit: str = ""
+    """Unit of the value; empty for a pure number."""
+    healthy: str = ""
+    """What a healthy run shows, in words; empty where every value can be right."""
+
+
+METRICS = (
+    Metric("train/return", "Mean sum of rewards of training episodes.", "reward", "rises"),
+    Metric("train/length", "Mean number of actions in training episodes.", "actions"),
+    Metric("eval/return_mean", "Mean return of evaluation episodes with sampled actions.", "reward", "rises"),
+    Metric("eval/return_std", "Standard deviation of the evaluation returns, sampled actions.", "reward"),
+    Metric("eval/return_min", "Lowest evaluation return, sampled actions.", "reward"),
+    Metric("eval/return_max", "Highest evaluation return, sampled actions.", "reward"),
+    Metric("eval/length_mean", "Mean number of actions in the evaluation episodes.", "actions"),
+    Metric(
+        "eval/mode_return_mean",
+        "Mean return of evaluation episodes that take the most likely action.",
+        "reward",
+        "near eval/return_mean or above it; far below means that the policy needs its noise",
+    ),
+    Metric("eval/mode_return_std", "Standard deviation of the evaluation returns, most likely actions.", "reward"),
+    Metric("eval/episodes", "Number of evaluation episodes behind each mean.", "episodes"),
+    Metric(
+        "loss/reconstruction",
+        "Decoder losses of all observation keys together, per row.",
+        healthy="falls fast, then slowly",
+    ),
+    Metric("loss/reward", "Two-hot cross-entropy of the reward head.", "nats", "falls to the entropy of the bins"),
+    Metric("loss/continue", "Cross-entropy of the continue head.", "nats", "near 0.02, its floor with soft labels"),
+    Metric(
+        "loss/dyn",
+        "Loss that pulls the prior towards the posterior, before its scale; a KL after free nats for `rssm` and `ssm`.",
+        "nats",
+        "above the free nats; exactly at them for long means that the latent carries too little",
+    ),
+    Metric(
+        "loss/rep",
+        "Loss that pulls the posterior towards the prior, before its scale; a KL after free nats for `rssm` and `ssm`.",
+        "nats",
+        "equal to loss/dyn where both are the same KL",
+    ),
+    Metric("loss/actor", "Policy loss over imagined states.", healthy="no trend to read; its size says little"),
+    Metric("loss/critic", "Two-hot loss of the critic on imagined returns, slow-critic term included.", "nats"),
+    Metric("loss/replay_critic", "Two-hot loss of the critic on replayed rewards, slow-critic term included.", "nats"),
+    Metric("loss/total", "Sum of all losses, each times its configured scale."),
+    Metric("loss/<name>", "Any further loss, named by the part of the model that returns it, before its scale."),
+    Metric("reconstruction/<key>", "Decoder loss of one observation key, per row.", healthy="falls"),
+    Metric(
+        "model/kl_dyn",
+        "KL divergence from posterior to prior, before free nats.",
+        "nats",
+        "settles at a few nats; near 0 means that observations tell the latent nothing",
+    ),
+    Metric("model/prior_entropy", "Entropy of the predicted latent.", "nats", "falls, but stays above 0"),
+    Metric(
+        "model/posterior_entropy",
+        "Entropy of the latent after seeing the observation.",
+        "nats",
+        "below model/prior_entropy",
+    ),
+    Metric("model/reward_error", "Mean absolute error of the predicted reward on replayed rows.", "reward", "falls"),
+    Metric(
+        "model/continue_accuracy",
+        "Share of replayed rows whose end, or lack of one, is predicted correctly.",
+        "fraction",
+        "near 1",
+    ),
+    Metric(
+        "behavior/return_mean",
+        "Mean lambda-return of imagined trajectories.",
+        "reward",
+        "rises; explosive growth means that the critic believes itself",
+    ),
+    Metric(
+        "behavior/return_scale",
+        "Range of imagined returns (percentile 5 to 95, smoothed, at least 1) that divides the advantages.",
+        "reward",
+        "grows with the returns; 1 for long means that rewards are tiny or absent",
+    ),
+    Metric("behavior/value_mean", "Mean value that the critic gives to imagined states.", "reward"),
+    Metric(
+        "behavior/value_error",
+        "Mean absolute difference of value and lambda-return on imagined states.",
+        "reward",
+        "small beside behavior/return_scale",
+    ),
+    Metric("behavior/advantage_std", "Standard deviation of the scaled advantages.", healthy="about 0.01 to 1"),
+    Metric(
+        "behavior/entropy",
+        "Entropy of the policy at imagined states, summed over action dimensions.",
+        "nats",
+        "falls slowly; at its floor early means that exploration is over (bounded normal: -0.88 to 1.42 a dimension)",
+    ),
+    Metric("behavior/action_std", "Mean standard deviation of the policy at imagined states.", healthy="0.1 to 1"),
+    Metric("behavior/action_abs", "Mean size of imagined actions.", healthy="below 1; far above means saturation"),
+    Metric(
+        "behavior/weight_mean",
+        "Mean weight of imagined states, the product of continue probabilities so far.",
+        "fraction",
+        "near 1 where episodes rarely terminate",
+    ),
+    Metric(
+        "behavior/imagined_reward",
+        "Mean reward that the model predicts along imagined trajectories.",
+        "reward",
+        "near the mean training reward",
+    ),
+    Metric(
+        "optim/grad_norm",
+        "Norm of the whole gradient before clipping.",
+        healthy="finite, without lasting growth",
+    ),
+    Metric("optim/update_norm", "Norm of the whole parameter step, learning rate included."),
+    Metric("optim/learning_rate", "Learning rate of the latest update.", healthy="constant after its warm-up"),
+    Metric("replay/rows", "Rows that replay holds.", "rows", "grows up to the capacity"),
+    Metric("replay/episodes", "Episodes that replay holds at least in part.", "episodes"),
+    Metric(
+        "replay/ratio",
+        "Measured replay ratio: rows trained on for each row collected, since the beginning of the run.",
+        healthy="at the configured ratio after the first updates",
+    ),
+    Metric("loop/updates", "Updates since the beginning of the run.", "updates"),
+    Metric("loop/episodes", "Training episodes finished since the beginning of the run.", "episodes"),
+    Metric("time/elapsed", "Wall-clock time of the run, its time before a resume included.", "s"),
+    Metric("time/env_steps_per_second", "Environment steps per second since the previous record.", "1/s"),
+    Metric("time/updates_per_second", "Updates per second since the previous record.", "1/s"),
+    Metric("time/fraction_acting", "Share of wall-clock time spent choosing actions.", "fraction"),
+    Metric("time/fraction_environment", "Share of wall-clock time spent in environments.", "fraction"),
+    Metric("time/fraction_replay", "Share of wall-clock time spent on storing and sampling rows.", "fraction"),
+    Metric("time/fraction_update", "Share of wall-clock time spent on updates.", "fraction", "the largest share"),
+    Metric("time/fraction_evaluation", "Share of wall-clock time spent on evaluation.", "fraction"),
+    Metric("time/fraction_saving", "Share of wall-clock time spent on checkpoints.", "fraction", "below 0.01"),
+    Metric("time/peak_rss_mb", "Largest memory that the process has held.", "MB", "flat once replay is warm"),
+)
+
+_BY_NAME = {metric.name: metric for metric in METRICS if "<" not in metric.name}
+_FAMILIES = tuple((metric.name.partition("<")[0], metric) for metric in METRICS if "<" in metric.name)
+_KEY = re.compile(r"[\w./-]+", re.ASCII)
+
+
+@cache
+def describe(name: str) -> Metric:
+    """Return the definition of one metric, its own name filled in where a family defines it.
+
+    Raises:
+        KeyError: no metric and no family of metrics has this name.
+    """
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    for prefix, family in _FAMILIES:
+        if name.startswith(prefix) and _KEY.fullmatch(name, len(prefix)):
+            return replace(family, name=name)
+    raise KeyError(name)

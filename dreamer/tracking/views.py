@@ -1,0 +1,122 @@
+"""Views of a run: places that show what metrics.jsonl already holds, and that may fail without hurting the run."""
+
+import contextlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["finished", "interrupted", "failed"]
+
+ABANDON_SECONDS = 3.0
+
+
+class View:
+    """A place that shows a run; every method may do nothing or raise, and all but `abandon` run in one thread."""
+
+    title = "view"
+    notice = ""
+    """One line for the user, set by `start`; empty is nothing to say."""
+
+    def start(self) -> None:
+        """Open the view."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Show one record."""
+
+    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
+        """Show a film that lies at `path`."""
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Show the results of the whole run."""
+
+    def close(self, status: Status) -> None:
+        """Finish what was shown and release everything."""
+
+    def abandon(self) -> None:
+        """Release what a failed or stuck view still holds, without waiting; may be called from any thread."""
+
+
+class BackgroundView:
+    """Runs a view in a daemon thread behind a bounded queue, so that no caller ever waits for it.
+
+    A view that raises is switched off, and one that falls `capacity` messages behind loses the newest ones; each is
+    told once, in one line on standard error.
+    """
+
+    def __init__(self, view: View, capacity: int = 1000) -> None:
+        self._view = view
+        self._capacity = capacity
+        # A bounded Queue could refuse the message that closes it; here only the caller's messages are bounded.
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._enabled = True
+        self._told_dropping = False
+        self._thread = threading.Thread(target=self._work, name=f"dreamer {view.title}", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Queue one record."""
+        self._submit(partial(self._view.log, step, values))
+
+    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
+        """Queue a film."""
+        self._submit(partial(self._view.video, step, name, path, fps))
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Queue the results of the run."""
+        self._submit(partial(self._view.summary, values))
+
+    def request_close(self, status: Status) -> None:
+        """Ask the view to finish, without waiting for it."""
+        self._queue.put(partial(self._view.close, status))
+        self._queue.put(None)
+
+    def join(self, deadline: float) -> None:
+        """Wait until the view has finished, or abandon it at `deadline` (seconds of `time.monotonic`)."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._switch_off("did not finish in time")
+
+    def _submit(self, call: Callable[[], None]) -> None:
+        if not self._enabled:
+            return
+        if self._queue.qsize() < self._capacity:
+            self._queue.put(call)
+        elif not self._told_dropping:
+            self._told_dropping = True
+            self._tell("does not keep up and misses some records; metrics.jsonl has them all")
+
+    def _work(self) -> None:
+        # SystemExit: a library that wants the process to end must not end the thread in silence.
+        try:
+            self._view.start()
+            if self._view.notice:
+                self._tell(self._view.notice)
+            while (call := self._queue.get()) is not None and self._enabled:
+                call()
+        except (Exception, SystemExit) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            self._switch_off(f"is switched off ({reason})")
+
+    def _switch_off(self, reason: str) -> None:
+        if not self._enabled:
+            return
+        self._enabled = False
+        self._tell(f"{reason}; metrics.jsonl is complete")
+        # A thread of its own, because giving up may itself get stuck.
+        abandon = threading.Thread(target=self._abandon, daemon=True)
+        abandon.start()
+        abandon.join(ABANDON_SECONDS)
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(Exception, SystemExit):
+            self._view.abandon()
+
+    def _tell(self, message: str) -> None:
+        # Standard error may be closed or broken, which is no reason to stop.
+        with contextlib.suppress(OSError, ValueError):
+            print(f"dreamer: {self._view.title} {message}", file=sys.stderr)

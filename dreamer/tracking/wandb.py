@@ -1,0 +1,139 @@
+"""Weights & Biases view: online when logged in, offline otherwise, one W&B run for all processes of a run folder."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreamer.tracking.config import TrackingConfig
+from dreamer.tracking.views import Status, View
+from dreamer.tracking.wandb_session import (
+    Mode,
+    choose_mode,
+    close_session,
+    first_line,
+    kill_session,
+    open_session,
+    run_id,
+)
+
+
+class WandbView(View):
+    """Logs metrics over the x axis `step`, films, the configuration, the command and the commit.
+
+    W&B is imported in `start`, because that takes a second. A server that cannot be reached within `init_seconds` is
+    replaced by an offline run. Nothing is printed but the notice.
+    """
+
+    title = "W&B"
+
+    def __init__(
+        self,
+        config: TrackingConfig,
+        run_dir: Path,
+        run_info: Mapping[str, Any],
+        run_config: Mapping[str, Any],
+        init_seconds: float = 30.0,
+    ) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._run_info = run_info
+        self._run_config = run_config
+        self._init_seconds = init_seconds
+        self._run: Any = None
+        self._abandoned = False
+
+    def start(self) -> None:
+        """Start the W&B run, or continue it after a resume."""
+        open_session()
+        mode, reason = choose_mode(self._config.wandb)
+        if mode == "disabled":
+            return
+        try:
+            self._run = self._init(mode)
+        except Exception as error:
+            if mode == "offline" or self._abandoned:
+                raise
+            mode, reason = "offline", f"no connection: {first_line(error)}"
+            # The service would go on trying, and keep the id for itself.
+            kill_session(None)
+            open_session()
+            self._run = self._init(mode)
+        # After a resume W&B's own counter of records says nothing; the curves go over environment steps.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        if mode == "online":
+            self.notice = f"logs to {self._run.url}"
+        else:
+            self.notice = f"logs offline ({reason}); upload with: {self._sync_command('offline-run-*')}"
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log one record."""
+        if self._run is not None:
+            self._run.log({"step": step, **values})
+
+    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
+        """Log a film, of which W&B keeps a copy; the file itself says how fast it plays."""
+        import wandb
+
+        if self._run is not None:
+            self._run.log({"step": step, name: wandb.Video(path, format="mp4")})
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Set results of the whole run."""
+        if self._run is not None:
+            self._run.summary.update(dict(values))
+
+    def close(self, status: Status) -> None:
+        """Finish the W&B run and end the W&B service process; an unfinished upload raises TimeoutError."""
+        if self._run is not None:
+            if status == "interrupted":
+                self._run.mark_preempting()
+            try:
+                self._run.finish(exit_code=0 if status == "finished" else 1)
+            except TimeoutError as error:
+                command = f"{self._sync_command('run-*')} --include-online"
+                raise TimeoutError(f"upload unfinished, complete it with: {command}") from error
+        close_session()
+
+    def abandon(self) -> None:
+        """Kill the W&B service process, which would otherwise keep this process from ending."""
+        self._abandoned = True
+        kill_session(self._run)
+
+    def _sync_command(self, runs: str) -> str:
+        return f"wandb sync {shlex.quote(str(self._run_dir / 'wandb'))}/{runs}"
+
+    def _init(self, mode: Mode) -> Any:
+        import wandb
+
+        config = self._config
+        commit = re.match(r"[0-9a-f]{7,64}", str(self._run_info.get("commit", "")))
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            label_disable=True,
+            use_dot_wandb=False,
+            git_commit=commit.group() if commit else None,
+            init_timeout=self._init_seconds,
+            # Two seconds are left to end the service process before the tracker stops waiting.
+            finish_timeout=max(1.0, config.close_seconds - 2.0),
+            finish_timeout_raises=True,
+        )
+        return wandb.init(
+            project=config.wandb_project,
+            entity=config.wandb_entity or None,
+            group=config.wandb_group or None,
+            tags=config.wandb_tags or None,
+            name=self._run_dir.resolve().name,
+            dir=self._run_dir,
+            id=run_id(self._run_dir),
+            resume="allow",
+            reinit="create_new",
+            mode=mode,
+            config={**self._run_config, "run_info": dict(self._run_info)},
+            settings=settings,
+        )

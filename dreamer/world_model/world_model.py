@@ -1,0 +1,116 @@
+"""The world model: encoder, dynamics core, decoder, reward and continue heads, and their losses by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamer.batch import Batch
+from dreamer.dynamics import DynamicsConfig, make_core
+from dreamer.nn.struct import Struct
+from dreamer.world_model.decoder import DecoderConfig, VectorDecoder
+from dreamer.world_model.encoder import EncoderConfig, VectorEncoder
+from dreamer.world_model.heads import ContinueHead, HeadConfig, ScalarHead
+
+
+@dataclass(frozen=True)
+class ModelScales:
+    """Weights of the world model's loss terms; the names must equal the names of the terms."""
+
+    reconstruction: Annotated[float, Ge(0)] = 1.0
+    """Squared error of the decoded observations, summed over dimensions and keys."""
+    reward: Annotated[float, Ge(0)] = 1.0
+    """Cross-entropy of the reward head."""
+    cont: Annotated[float, Ge(0)] = 1.0
+    """Binary cross-entropy of the continue head (logged as `continue`)."""
+    dyn: Annotated[float, Ge(0)] = 1.0
+    """The core's loss that trains its prediction."""
+    rep: Annotated[float, Ge(0)] = 0.1
+    """The core's loss that makes representations predictable."""
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """World model."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Observation encoder."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Observation decoder."""
+    reward: HeadConfig = field(default_factory=HeadConfig)
+    """Reward head."""
+    cont: HeadConfig = field(default_factory=HeadConfig)
+    """Continue head."""
+    discount_horizon: Annotated[float, Gt(1)] = 333.0
+    """Time scale of discounting in agent steps: the discount factor is 1 - 1 / discount_horizon."""
+    scales: ModelScales = field(default_factory=ModelScales)
+    """Weights of the loss terms."""
+
+    @property
+    def discount(self) -> float:
+        """Discount factor per agent step."""
+        return 1.0 - 1.0 / self.discount_horizon
+
+
+class WorldModel(nn.Module):
+    """Learns to filter observations into states, and to predict observations, rewards and continuation from them."""
+
+    def __init__(
+        self, config: WorldModelConfig, dynamics: DynamicsConfig, obs_sizes: Mapping[str, int], action_dim: int
+    ):
+        super().__init__()
+        self.config = config
+        self.encoder = VectorEncoder(config.encoder, obs_sizes)
+        self.core = make_core(dynamics, self.encoder.embed_dim, action_dim)
+        self.decoder = VectorDecoder(config.decoder, self.core.feature_dim, obs_sizes)
+        self.reward = ScalarHead(config.reward, self.core.feature_dim)
+        self.cont = ContinueHead(config.cont, self.core.feature_dim, config.discount)
+
+    def observe(self, batch: Batch) -> Struct:
+        """Filter a batch, starting from the stored states of its context rows; states `[batch, time]`."""
+        context = self.core.unpack(batch.context)
+        return self.core.observe(self.encoder(batch.obs), batch.prev_action, batch.is_first, context)
+
+    def losses(
+        self, states: Struct, features: Float[Tensor, "batch time feature"], batch: Batch
+    ) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
+        """Unreduced, unscaled loss terms of filtered states, and scalars worth logging.
+
+        Terms: `reconstruction`, `reward`, `cont`, and the core's own `dyn` and `rep`.
+        """
+        reconstruction = self.decoder.loss(features, batch.obs)
+        reward_logits = self.reward(features)
+        cont_logits = self.cont(features)
+        core_terms, core_metrics = self.core.loss(states)
+        terms = {
+            "reconstruction": torch.stack(list(reconstruction.values())).sum(0),
+            "reward": self.reward.loss(reward_logits, batch.reward),
+            "cont": self.cont.loss(cont_logits, batch.is_terminal),
+            **core_terms,
+        }
+        with torch.no_grad():
+            predicted = self.reward.mean(reward_logits)
+            metrics: dict[str, Any] = {
+                "model/reward_error": (predicted - batch.reward).abs().mean(),
+                "model/continue_accuracy": ((cont_logits > 0) == ~batch.is_terminal).float().mean(),
+                **{f"reconstruction/{key}": value.mean() for key, value in reconstruction.items()},
+                **core_metrics,
+            }
+        return terms, metrics
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Weight of each loss term by name."""
+        return asdict(self.config.scales)
+
+    def predict(
+        self, features: Float[Tensor, "*batch feature"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """Expected reward on arrival at, and discounted continuation probability of, states with these features."""
+        return self.reward.mean(self.reward(features)), torch.sigmoid(self.cont(features).float())

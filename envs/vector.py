@@ -1,0 +1,50 @@
+"""Several environments as one, stepped in this process or in parallel, and put back to any moment of their streams."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from envs.parallel import ParallelEnvs
+from envs.wrappers import Plan
+
+Vector = SyncVectorEnv | ParallelEnvs
+
+
+def make_vector(make_env: Callable[[int], gymnasium.Env], indices: Sequence[int], parallel: bool = False) -> Vector:
+    """A vector environment of `make_env(index)` for each index, whose stream of steps is a stream of arrival rows.
+
+    After the last step of an episode the next `step` ignores that environment's action and returns the first
+    observation of the next episode with reward 0 (NEXT_STEP autoreset). Observations are copies that may be kept.
+    `parallel` runs each environment in a process that shares no memory with PyTorch's threads; `make_env` is sent there
+    by cloudpickle, so the less it refers to, the sooner the processes are up.
+    Raises UserError and `envs.parallel.WorkerError` for what goes wrong in the environments of a parallel one.
+    """
+    thunks = [functools.partial(make_env, index) for index in indices]
+    if not parallel:
+        return SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
+    # A plain fork would copy locks that PyTorch's threads hold, and so could wait for them forever.
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    return ParallelEnvs(thunks, context="forkserver" if forkserver else "spawn")
+
+
+def restore_vector(
+    vector: Vector, plans: Mapping[int, Plan]
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Put prepared environments back to the moments that `plans` gives by environment index.
+
+    Returns what the last step (or reset) returned at that moment: observations [env, size] by key, rewards,
+    terminations and truncations [env]. From here the vector steps on as if it had never been anywhere else, a pending
+    autoreset included. Where an environment does not repeat itself, the answer differs from what was recorded.
+    """
+    # The reset clears the vector's own memory of pending autoresets; SeededEpisodes keeps the restored ones.
+    vector.reset()
+    observations, rewards, terminations, truncations = zip(*vector.call("restore", dict(plans)), strict=True)
+    keys = observations[0]
+    stacked = {key: np.stack([observation[key] for observation in observations]) for key in keys}
+    return stacked, np.array(rewards, np.float64), np.array(terminations, bool), np.array(truncations, bool)

@@ -1,0 +1,35 @@
+"""What every test stands on: no account, no network for W&B, and hypothesis without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A shared machine makes single examples slow at random, and a test must say the same thing every time.
+settings.register_profile("repository", deadline=None, derandomize=True, database=None)
+settings.load_profile("repository")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def isolated_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep W&B offline and away from the account, settings and caches of whoever runs the tests."""
+    home = tmp_path_factory.mktemp("wandb-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_API_KEY", raising=False)
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        patch.setenv("NETRC", str(home / "netrc"))
+        for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+            folder = home / name.removesuffix("_DIR").lower()
+            folder.mkdir()
+            patch.setenv(name, str(folder))
+        yield
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run folder that does not exist yet."""
+    return tmp_path / "run"

@@ -1,0 +1,115 @@
+"""Tiny runs, and what they leave, for the tests of the pipeline and of the run machinery."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import TINY
+
+import dreamer
+from dreamer import checkpoint
+from dreamer.tracking import read
+
+ROOT = Path(__file__).resolve().parent.parent
+
+AGENT = {
+    **{f"agent.{name}": value for name, value in TINY.items()},
+    **{f"agent.world_model.{part}.layers": 1 for part in ("encoder", "decoder", "reward", "cont")},
+    **{f"agent.behavior.{part}.layers": 1 for part in ("actor", "critic")},
+    "agent.dynamics.rssm.prior_layers": 1,
+    "agent.imagination_horizon": 2,
+}
+LOOP = {
+    "steps": 160,
+    "loop.replay_ratio": 1.0,
+    "loop.batch_size": 2,
+    "loop.batch_length": 4,
+    "loop.learning_starts": 8,
+    "loop.log_every": 20,
+    "loop.eval_every": 80,
+    "loop.checkpoint_every": 40,
+    "tracking.wandb": "off",
+    "tracking.console": False,
+}
+
+
+def tiny_config(task: str = "toy:counting", **changes: Any) -> dreamer.Config:
+    """The debug preset, shrunk until a run takes seconds."""
+    return dreamer.compose("debug", task=task, **(AGENT | LOOP | changes))
+
+
+def tiny_flags(**changes: Any) -> list[str]:
+    """The same as flags of `dreamer train`."""
+    settings = {"task": "toy:counting", "preset": "debug"} | AGENT | LOOP | changes
+    words: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            section, _, last = flag.rpartition(".")
+            words.append(f"--{section}.{'' if value else 'no-'}{last}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def dreamer_command(*words: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `dreamer` in a process of its own."""
+    command = [sys.executable, "-m", "dreamer", *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def forked(function: Callable[[], str]) -> tuple[int, str]:
+    """Call `function` in a copy of this process; returns how that ended (negative: the signal) and the answer."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(writer, function().encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader) as answer:
+        text = answer.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    """The records of a run folder without what depends on the clock; never empty."""
+    records = [
+        {name: value for name, value in record.items() if not name.startswith("time/")}
+        for record in read(path / "metrics.jsonl")
+    ]
+    assert records
+    return records
+
+
+def newest(path: Path) -> dict[str, Any]:
+    """The state in the newest checkpoint of a run folder, none of them damaged."""
+    _, state, skipped = checkpoint.load(path / "checkpoints")
+    assert not skipped
+    return state
+
+
+def differences(left: Any, right: Any, path: str = "") -> list[str]:
+    """Where two nested states differ, bit for bit."""
+    if isinstance(left, torch.Tensor):
+        return [] if torch.equal(left, right) and left.dtype == right.dtype else [path]
+    if isinstance(left, dict):
+        found = [f"{path}.{key}" for key in left.keys() ^ right.keys()]
+        return found + [
+            line for key in left.keys() & right.keys() for line in differences(left[key], right[key], f"{path}.{key}")
+        ]
+    if isinstance(left, (list, tuple)) and len(left) == len(right):
+        return [
+            line for i, pair in enumerate(zip(left, right, strict=True)) for line in differences(*pair, f"{path}[{i}]")
+        ]
+    return [] if left == right else [path]

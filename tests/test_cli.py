@@ -1,0 +1,320 @@
+"""The command line: every mistake is one line on standard error and exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT, dreamer_command, tiny_config, tiny_flags
+
+import dreamer
+from dreamer import checkpoint
+from dreamer.cli import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A run of four steps; copy it before changing it."""
+    path = tmp_path_factory.mktemp("small") / "run"
+    dreamer.train(tiny_config(steps=4), run_dir=path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with a file, a folder with content and nothing else."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def everything_below(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def refused(capsys, *argv):
+    """The one line that a mistake gets."""
+    assert main([str(word) for word in argv]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("dreamer: ") and output.err.endswith("\n") and output.err.count("\n") == 1
+    return output.err.removeprefix("dreamer: ").rstrip("\n")
+
+
+MISTAKES = {
+    # Tasks
+    "train --task dmc:walker_wlak": r"unknown task 'dmc:walker_wlak'; did you mean dmc:walker_walk, .*`dreamer tasks`",
+    "train --task gym:Pendulm-v1": r"unknown task 'gym:Pendulm-v1'; did you mean gym:Pendulum-v1",
+    "train --task walker_walk": r"unknown task 'walker_walk'; did you mean dmc:walker_walk\?",
+    "train --task nonsense": r"a task is dmc:<domain>_<task>, gym:<id> or toy:<name>",
+    "train --task gym:Blackjack-v1": r"Tuple\(.* is not supported; supported observations: Box, Discrete, and Dict",
+    "train --env-import no_such_module": r"--env-import no_such_module: No module named 'no_such_module'",
+    # Flags
+    "train --tsk toy:copy": r"unrecognized options: --tsk, toy:copy; did you mean --task\?",
+    "train --loop.replay-ration 3": r"unrecognized options: .*; did you mean --loop\.replay-ratio\?",
+    "train --stps 3 --tsk x": r"did you mean (--steps, --task|--task, --steps)\?",
+    "train extra": r"unrecognized options: extra; see `dreamer train --help`",
+    "train --resume": r"missing value for argument '--resume'",
+    "train --core rsm": r"invalid choice 'rsm' for argument '--core'.*one of \('rssm',",
+    "train --device tpu": r"invalid choice 'tpu' .*'auto', 'cpu', 'cuda', 'mps'",
+    "train --load actor": r"invalid choice 'actor' .*'all', 'world_model'",
+    "train --tracking.wandb sometimes": r"invalid choice 'sometimes' .*'auto', 'online', 'offline', 'off'",
+    "train --preset quik": r"unknown preset 'quik'; choose from quick, dmc_proprio, dmc_proprio_2024, debug",
+    "train --size 2m": r"unknown size '2m'; choose from 100k, 300k, 1m, 12m, 25m, 50m, 100m, 200m, 400m",
+    # Values
+    "train --steps 0": r"--steps: input should be greater than or equal to 1 \(got 0\)",
+    "train --steps many": r"error parsing --steps: .*'many'",
+    "train --seed -1": r"--seed: input should be greater than or equal to 0 \(got -1\)",
+    "train --env.num-envs 0": r"--env\.num-envs: .* 1 \(got 0\)",
+    "train --env.repeat 0": r"--env\.repeat: .* 1 \(got 0\)",
+    "train --env.time-limit -1": r"--env\.time-limit: .* 0 \(got -1\)",
+    "train --loop.batch-size 0": r"--loop\.batch-size: .* 1 \(got 0\)",
+    "train --loop.batch-length 1": r"--loop\.batch-length: .* 2 \(got 1\)",
+    "train --loop.replay-ratio 0": r"--loop\.replay-ratio: input should be greater than 0 \(got 0\.0\)",
+    "train --loop.replay-ratio nan": r"--loop\.replay-ratio: .*nan",
+    "train --replay.capacity 10": r"--replay\.capacity: .* 1000 \(got 10\)",
+    "train --agent.optimizer.learning-rate -1": r"--agent\.optimizer\.learning-rate: .* 0 \(got -1\.0\)",
+    "train --agent.dynamics.rssm.blocks 7": r"must be multiples of 7 blocks",
+    "train --agent.behavior.actor-gradient dynamics": r"needs --latent gaussian; or use reinforce",
+    # Folders
+    "train --run-dir file": r"file already exists; continue it with `dreamer train --resume file` or pick another",
+    "train --run-dir full": r"full already exists; continue it with `dreamer train --resume full` or pick another",
+    "train --run-dir file/run": r"cannot write to file/run: Not a directory",
+    f"train --run-dir {'long' * 80}": r"cannot write to (long)+: File name too long",
+    "train --resume missing": r"no run folder at missing: missing/config\.json is missing",
+    "train --resume full": r"no run folder at full: full/config\.json is missing",
+    "train --resume file": r"file is not a run folder: .*Not a directory",
+    "train --from missing": r"no run folder at missing",
+    # Other commands
+    "traen --task toy:copy": r"unknown command 'traen'; choose from train, evaluate, tasks, bench, doctor",
+    "evaluate": r"missing from dreamer evaluate: PATH Run folder",
+    "evaluate missing": r"no run folder at missing",
+    "evaluate full --mode greedy": r"invalid choice 'greedy' .*'sample', 'mode', 'both'",
+    "evaluate full --episodes 0": r"--episodes: must be at least 1 \(got 0\)",
+    "tasks zzz": r"no task contains 'zzz'",
+    "bench --updates 0": r"--updates and --agent-steps must be at least 1",
+    "bench --task dmc:walker": r"unknown task 'dmc:walker'; did you mean dmc:walker_run",
+    "doctor now": r"unrecognized options: now; see `dreamer doctor --help`",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_told_in_one_line_and_leaves_nothing_behind(here, capsys, line):
+    before = everything_below(here)
+    assert re.search(MISTAKES[line], refused(capsys, *line.split(" ")))
+    assert everything_below(here) == before
+
+
+def test_a_mistake_in_a_process_whose_output_is_ascii(tmp_path):
+    """The parser then draws its message in another way."""
+    done = dreamer_command("train", "--stps", "3", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    expected = "dreamer: unrecognized options: --stps, 3; did you mean --steps?; see `dreamer train --help`\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    assert not list(tmp_path.iterdir())
+
+
+# Damaged run folders
+
+
+def edit_config(**changes):
+    def edit(path):
+        config = json.loads((path / "config.json").read_text())
+        for name, value in changes.items():
+            section, _, field = name.partition("__")
+            if value is None:
+                del config[section][field]
+            elif field:
+                config[section][field] = value
+            else:
+                config[section] = value
+        (path / "config.json").write_text(json.dumps(config))
+
+    return edit
+
+
+def write(name, content):
+    return lambda path: (path / name).write_bytes(content)
+
+
+def other_format(path):
+    newest = max((path / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes().replace(b'"format": 1', b'"format": 7', 1))
+
+
+def half_written(path):
+    for file in (path / "checkpoints").iterdir():
+        os.truncate(file, 1000)
+
+
+def folder_instead(name):
+    def replace(path):
+        (path / name).unlink()
+        (path / name).mkdir()
+
+    return replace
+
+
+DAMAGES = {
+    "config not JSON": (write("config.json", b"not json\nat all"), r"run is not a run folder: Expecting value"),
+    "config empty": (write("config.json", b""), r"run is not a run folder: Expecting value"),
+    "config not text": (write("config.json", b"\xff\xfe\x00"), r"run is not a run folder: .*decode"),
+    "config too deep": (write("config.json", b"[" * 100_000), r"run is not a run folder: .*recursion"),
+    "config a list": (write("config.json", b"[]"), r"config\.json: .*should be an object"),
+    "config with more": (edit_config(loop__new=1), r"config\.json: .*written by another version: loop\.new differs"),
+    "config with less": (edit_config(loop__film=None), r"config\.json: .*another version: loop\.film differs"),
+    "config impossible": (edit_config(loop__batch_size=0), r"config\.json: --loop\.batch-size: .* 1 \(got 0\)"),
+    "config of other type": (edit_config(steps="lots"), r"config\.json: --steps: .*valid integer.*'lots'"),
+    "config a folder": (folder_instead("config.json"), r"run is not a run folder: .*Is a directory"),
+    "run.json empty": (write("run.json", b"{}"), r"run\.json does not name the device"),
+    "run.json a list": (write("run.json", b"[]"), r"run\.json does not name the device"),
+    "run.json of nowhere": (write("run.json", b'{"device": "abacus"}'), r"--device abacus is not available here"),
+    "no run.json": (lambda path: (path / "run.json").unlink(), r"run\.json is missing"),
+    "no checkpoints": (lambda path: shutil.rmtree(path / "checkpoints"), r"no usable checkpoint in .*checkpoints$"),
+    "half-written checkpoint": (half_written, r"no usable checkpoint in .*checksum does not match"),
+    "other format": (other_format, r"has format 7, this version reads format 1; use the version .* in run\.json"),
+    "no replay": (lambda path: shutil.rmtree(path / "replay"), r"replay file .*stream_000\.rows is missing"),
+    "lock not writable": (folder_instead(".lock"), r"cannot lock .*: Is a directory"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_folder_is_refused_in_one_line(small_run, tmp_path, capsys, damage):
+    path = shutil.copytree(small_run, tmp_path / "run")
+    break_it, message = DAMAGES[damage]
+    break_it(path)
+    kept = {name: content for name, content in everything_below(path).items() if name.parent.name == "checkpoints"}
+    assert re.search(message, refused(capsys, "train", "--resume", path, "--steps", "8"))
+    assert kept.items() <= everything_below(path).items()
+
+
+def test_resume_does_not_mix_with_flags_of_new_runs(small_run, tmp_path, capsys):
+    message = refused(capsys, "train", "--resume", small_run, "--run-dir", tmp_path / "other")
+    assert message == "--resume goes on in its own folder; it takes neither --run-dir nor --from"
+
+
+def test_a_run_made_with_a_users_own_environment_says_how_to_go_on(tmp_path, capsys):
+    from envs.toy import Counting
+
+    path = dreamer.train(tiny_config(steps=4), run_dir=tmp_path / "run", make_env=Counting).path
+    for command in (("train", "--resume", path, "--steps", "8"), ("evaluate", path)):
+        message = refused(capsys, *command)
+        assert message.endswith("was trained with make_env=Counting; use dreamer.resume(path, make_env=Counting)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [30_000, 1_300_000])
+def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit):
+    """30 kB is too small for the first replay files, 1.3 MB for their second part; rows up to there are kept."""
+    path = tmp_path / "run"
+    settings = {
+        "loop.replay_ratio": 0.01,
+        "loop.log_every": 5000,
+        "loop.eval_every": 20_000,
+        "loop.checkpoint_every": 2000,
+    }
+    flags = [*tiny_flags(steps=20_000, **settings), "--run-dir", str(path)]
+
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "dreamer", "train", *flags]
+    done = subprocess.run(command, cwd=ROOT, preexec_fn=limit_files, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and re.fullmatch(r"dreamer: cannot reserve .*\n", done.stderr), done.stderr
+    if limit > 1_000_000:
+        step, _, skipped = checkpoint.load(path / "checkpoints")
+        assert step == 8000 and not skipped
+        assert dreamer.resume(path, config=tiny_config(steps=8100, **settings)).status == "finished"
+
+
+# What works
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in COMMANDS)
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: dreamer {command}") and "None" not in text.splitlines()[0]
+
+
+def test_the_options_scripts_rely_on_exist(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    flags = [
+        "preset",
+        "task",
+        "core",
+        "size",
+        "seed",
+        "steps",
+        "run-dir",
+        "resume",
+        "from",
+        "load",
+        "device",
+        "env-import",
+        "latent",
+    ]
+    assert not [flag for flag in flags if not re.search(rf"--{flag}\b", text)]
+
+
+def test_tasks_are_listed_and_searched(capsys):
+    assert main(["tasks", "cartpole_balance"]) == 0
+    assert capsys.readouterr().out.split() == ["dmc:cartpole_balance", "dmc:cartpole_balance_sparse"]
+
+
+def test_doctor_says_what_the_machine_offers(capsys):
+    assert main(["doctor"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["python"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert "torch 2" in lines["packages"] and "GB free" in lines["disk"]
+    assert {"code", "cores", "device", "rendering", "W&B"} <= lines.keys()
+
+
+def test_a_run_ends_with_its_results_and_what_to_do_next(tmp_path, capsys):
+    path = tmp_path / "my run"
+    assert main(["train", *tiny_flags(steps=4), "--run-dir", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "final evaluation over 2 episodes: return 55.0 +- 0.0 with sampled actions" in text
+    assert f"dreamer evaluate '{path}' --episodes 20" in text
+    assert f"dreamer train --resume '{path}' --steps 8" in text
+    assert Path(re.search(r"^curve +(.+)$", text, re.M)[1]).is_file()
+
+
+def test_flags_reach_the_configuration(tmp_path):
+    flags = [*tiny_flags(task="toy:copy", steps=4, seed=3), "--env.parallel", "--core", "rssm", "--latent", "gaussian"]
+    assert main(["train", *flags, "--run-dir", str(tmp_path / "run")]) == 0
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (written["task"], written["steps"], written["seed"], written["preset"]) == ("toy:copy", 4, 3, "debug")
+    assert written["env"]["parallel"] and written["agent"]["dynamics"]["latent"] == "gaussian"
+    assert written["agent"]["dynamics"]["rssm"]["deter"] == 16
+
+
+def test_evaluate_prints_both_kinds_of_actions_or_one_json_object(small_run, capsys):
+    assert main(["evaluate", str(small_run), "--episodes", "3"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines() == [
+        "sample actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0)",
+        "  mode actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0)",
+    ]
+    assert main(["evaluate", str(small_run), "--episodes", "3", "--mode", "mode", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["task"] == "toy:counting" and report["mode"]["returns"] == [55.0] * 3 and "sample" not in report

@@ -1,0 +1,200 @@
+"""Evaluation: its own seeds, its own randomness, one episode of each environment; and films."""
+
+from __future__ import annotations
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from running import timeless, tiny_config
+
+import dreamer
+import envs
+from dreamer.agent import Agent
+from dreamer.errors import UserError
+from dreamer.evaluate import EVAL_INDEX, Evaluation, Evaluator, film, summarize
+from dreamer.spaces import spec_of
+from envs.rendering import select_backend
+from envs.toy import Copy, Counting
+
+
+class Striped(Counting):
+    """Counts, and draws the step as that many white columns."""
+
+    render_mode = "rgb_array"
+
+    def __init__(self):
+        super().__init__()
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def render(self):
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:, : 3 * self._step] = 255
+        return frame
+
+
+class Recorder(Copy):
+    """Copies, and tells `seeds` every seed it was given."""
+
+    def __init__(self, seeds):
+        super().__init__()
+        self._seeds = seeds
+
+    def reset(self, *, seed=None, options=None):
+        self._seeds.append(seed)
+        return super().reset(seed=seed)
+
+
+class Uneven(Counting):
+    """Counts in episodes whose length depends on the seed."""
+
+    def __init__(self):
+        super().__init__(length=2)
+        self.observation_space = spaces.Dict({**self.observation_space, "step": self.observation_space["row"]})
+
+    def reset(self, *, seed=None, options=None):
+        self._length = 2 + seed % 5
+        return super().reset(seed=seed)
+
+
+def make(kind, seed=0, **settings):
+    return lambda index: envs.prepare(kind(), seed=seed, index=index, **settings)
+
+
+def make_agent(make_env):
+    env = make_env(0)
+    torch.manual_seed(0)
+    return Agent(tiny_config().agent, *spec_of(env.observation_space, env.action_space))
+
+
+# Episodes
+
+
+def test_each_environment_counts_its_first_episode_alone():
+    evaluator = Evaluator(make(Uneven), 6, seed=0)
+    result = evaluator.run(make_agent(make(Uneven)), "sample")
+    lengths = []
+    for i in range(6):
+        env = make(Uneven)(EVAL_INDEX + i)
+        env.reset()
+        lengths.append(env.unwrapped._length)
+    assert len(set(lengths)) > 2
+    assert result.lengths.tolist() == lengths
+    assert result.returns.tolist() == [length * (length + 1) / 2 for length in lengths]
+    evaluator.close()
+
+
+def test_the_same_seed_gives_the_same_returns_again_and_another_seed_others():
+    agent = make_agent(make(Copy))
+    evaluator = Evaluator(make(Copy), 3, seed=0)
+    sampled, mode = evaluator.run(agent, "sample"), evaluator.run(agent, "mode")
+    torch.rand(5)
+    assert (evaluator.run(agent, "sample").returns == sampled.returns).all()
+    assert (Evaluator(make(Copy), 3, seed=0).run(agent, "sample").returns == sampled.returns).all()
+    assert (sampled.returns != mode.returns).any()
+    assert (Evaluator(make(Copy), 3, seed=1).run(agent, "sample").returns != sampled.returns).any()
+    assert (Evaluator(make(Copy, seed=1), 3, seed=0).run(agent, "sample").returns != sampled.returns).any()
+
+
+def test_evaluation_leaves_the_random_state_and_the_agent_as_they_were():
+    agent = make_agent(make(Copy))
+    before = torch.get_rng_state()
+    weights = {name: value.clone() for name, value in agent.state_dict().items()}
+    Evaluator(make(Copy), 2, seed=0).run(agent, "sample")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in agent.state_dict().items())
+
+
+def test_training_and_evaluation_never_share_a_seed():
+    evaluation, training = [], []
+    Evaluator(make(lambda: Recorder(evaluation)), 8, seed=0).run(make_agent(make(Copy)), "sample")
+    vector = envs.make_vector(make(lambda: Recorder(training), time_limit=1), list(range(8)))
+    vector.reset()
+    for _ in range(2 * 100):
+        vector.step(np.zeros((8, 1), np.float32))
+    assert len(evaluation) >= 8 and len(set(training)) == len(training) > 8 * 100
+    assert not set(evaluation) & set(training)
+
+
+def test_a_summary_reports_both_kinds_of_actions():
+    sampled = Evaluation(np.array([1.0, 3.0]), np.array([10, 20]))
+    assert summarize(sampled, Evaluation(np.array([5.0, 5.0]), np.array([1, 1]))) == {
+        "eval/return_mean": 2.0,
+        "eval/return_std": 1.0,
+        "eval/return_min": 1.0,
+        "eval/return_max": 3.0,
+        "eval/length_mean": 15.0,
+        "eval/mode_return_mean": 5.0,
+        "eval/mode_return_std": 0.0,
+        "eval/episodes": 2.0,
+    }
+
+
+# Films
+
+
+def white_columns(path):
+    frames = imageio.mimread(path)
+    return [int((frame.mean((0, 2)) > 128).sum()) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "shown", "fps"), [(1, [0, 2, 4, 6, 8], 25), (2, [0, 2, 4, 6, 8], 25), (4, [0, 4, 8], 12.5)]
+)
+def test_a_film_shows_an_episode_at_its_own_speed(tmp_path, repeat, shown, fps):
+    path = film(make_agent(make(Striped)), make(Striped, repeat=repeat), tmp_path / "films" / "one.mp4", seed=0)
+    assert [round(columns / 3) for columns in white_columns(path)] == shown
+    assert imageio.get_reader(path).get_meta_data()["fps"] == fps
+    assert [file.name for file in path.parent.iterdir()] == ["one.mp4"]
+
+
+def test_a_film_is_no_longer_than_asked(tmp_path):
+    path = film(make_agent(make(Striped)), make(Striped), tmp_path / "one.mp4", seed=0, max_seconds=0.08)
+    assert len(white_columns(path)) == 2
+
+
+def test_an_environment_without_frames_is_told_so(tmp_path):
+    with pytest.raises(UserError, match="renders no RGB frames"):
+        film(make_agent(make(Copy)), make(Copy), tmp_path / "one.mp4", seed=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_filming_leaves_the_random_state_as_it_was(tmp_path):
+    agent, before = make_agent(make(Striped)), torch.get_rng_state()
+    film(agent, make(Striped), tmp_path / "one.mp4", seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("wanted", "films"), [("end", [20]), ("every", [10, 20])])
+def test_a_run_films_when_asked(run_dir, wanted, films):
+    config = tiny_config(steps=20, **{"loop.eval_every": 10, "loop.film": wanted, "loop.learning_starts": 100})
+    dreamer.train(config, run_dir=run_dir, make_env=Striped)
+    assert sorted(path.name for path in (run_dir / "videos").iterdir()) == [f"eval_{step:09d}.mp4" for step in films]
+
+
+def test_a_run_goes_on_without_a_film_where_nothing_can_be_drawn(run_dir, capsys):
+    config = tiny_config(steps=20, **{"loop.film": "end"})
+    assert dreamer.train(config, run_dir=run_dir).status == "finished"
+    assert "no film: the environment renders no RGB frames" in capsys.readouterr().err
+    assert timeless(run_dir)[-1]["eval/episodes"] == 2
+
+
+@pytest.mark.slow
+def test_a_film_of_the_control_suite(tmp_path):
+    if select_backend() is None:
+        pytest.skip("nothing can be drawn on this machine: no OpenGL library for off-screen rendering")
+    factory = envs.EnvFactory("dmc:cartpole_balance", seed=0, repeat=10, time_limit=200)
+    path = film(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
+    frames = imageio.mimread(path)
+    assert len(frames) == 20 and frames[0].shape == (256, 256, 3)
+    assert frames[0].std() > 10 and np.abs(frames[0].astype(int) - frames[-1]).max() > 30
+
+
+@pytest.mark.slow
+def test_a_film_of_a_gymnasium_mujoco_environment(tmp_path):
+    if select_backend() is None:
+        pytest.skip("nothing can be drawn on this machine: no OpenGL library for off-screen rendering")
+    factory = envs.EnvFactory("gym:InvertedPendulum-v5", seed=0, time_limit=4)
+    path = film(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
+    assert np.array(imageio.mimread(path)).std() > 10

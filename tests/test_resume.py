@@ -1,0 +1,360 @@
+"""A run that dies and goes on is the run that never stopped: processes are killed for real and compared with a twin."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import ROOT, differences, dreamer_command, newest, timeless, tiny_config, tiny_flags
+from tiny import unchecked
+
+import dreamer
+from dreamer import run
+from dreamer.cli import main
+from dreamer.launch import make_factory
+from dreamer.tracking import read
+from dreamer.train import Trainer
+from envs.toy import Counting
+
+COPY = {"task": "toy:copy"}
+PLAIN = {"env.time_limit": 7}
+"""160 steps in two environments, episodes of eight rows."""
+WRAPPING = {
+    "steps": 1760,
+    "env.num_envs": 16,
+    "env.time_limit": 7,
+    "replay.capacity": 1000,
+    "loop.replay_ratio": 0.1,
+    "loop.log_every": 160,
+    "loop.eval_every": 800,
+    "loop.checkpoint_every": 160,
+}
+"""110 rows in each of sixteen streams that keep 62 in a ring of at most 90, so that every ring is overwritten."""
+
+FAST = {
+    # What is interrupted, at which call, before or after it.
+    "collecting": (PLAIN, "dreamer.collect:Collector.advance", 53, "before"),
+    "writing back": (WRAPPING, "dreamer.replay:Replay.write_states", 20, "after"),
+}
+STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
+SLOW = {
+    "learning": (PLAIN, "dreamer.agent:Agent.update", 15, "after"),
+    "storing": (WRAPPING, "dreamer.replay:_Stream.append", 16 * 103 + 3, "after"),
+    "last evaluation": (PLAIN, "dreamer.evaluate:Evaluator.run", 4, "before"),
+    "first checkpoint": (PLAIN, "dreamer.checkpoint:save", 2, "before"),
+    "checkpoint": (WRAPPING, "os:replace", 4 + 9, "before"),
+    "saved, not committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "before"),
+    "saved and committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "after"),
+    "control suite": (PLAIN | {"task": "dmc:cartpole_swingup"}, "dreamer.collect:Collector.advance", 53, "before"),
+    "in processes": (PLAIN | {"env.parallel": True}, "dreamer.collect:Collector.advance", 53, "after"),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_type_checks():
+    """The calls of these runs are checked in test_train.py."""
+    with unchecked():
+        yield
+
+
+NURSERY = """
+    # Train every scenario in a fork that is killed, or asked to stop, at its moment; print how each of them ended.
+    import importlib, json, os, signal, sys
+    import torch._dynamo  # the optimizer wants it, and it takes seconds
+    import dreamer.cli
+
+    def interrupt(target, call, when, number):
+        module, _, path = target.partition(":")
+        *owners, name = path.split(".")
+        owner = importlib.import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        original, calls = getattr(owner, name), 0
+
+        def interrupted(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            if calls == call and when == "before":
+                os.kill(os.getpid(), number)
+            result = original(*arguments, **keywords)
+            if calls == call and when == "after":
+                os.kill(os.getpid(), number)
+            return result
+
+        setattr(owner, name, interrupted)
+
+    torch.set_num_threads(1)
+    for flags, output, target, call, when, number in json.load(sys.stdin):
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                for stream, suffix in ((1, ".out"), (2, ".err")):
+                    os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT), stream)
+                interrupt(target, call, when, number)
+                code = dreamer.cli.main(["train", *flags])
+                sys.stdout.flush()
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def raise_and_interrupt(orders):
+    """Run the nursery on (flags, output, target, call, when, signal) and return the exit codes."""
+    command = [sys.executable, "-c", textwrap.dedent(NURSERY)]
+    child = subprocess.run(command, cwd=ROOT, input=json.dumps(orders), capture_output=True, text=True, timeout=300)
+    assert child.returncode == 0, child.stderr
+    return [int(line) for line in child.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Gives the folder of an interrupted run; the fast scenarios are run together, and so are the slow ones."""
+    folders = {}
+
+    def interrupt(name):
+        if name not in folders:
+            kills = SLOW if name in SLOW else FAST
+            scenarios = {key: (*scenario, signal.SIGKILL) for key, scenario in kills.items()}
+            if kills is FAST:
+                scenarios["asked to stop"] = (*STOP, signal.SIGTERM)
+            folder = tmp_path_factory.mktemp("interrupted")
+            folders.update({key: folder / key for key in scenarios})
+            orders = []
+            for key, (changes, *moment) in scenarios.items():
+                flags = [*tiny_flags(**COPY | changes), "--run-dir", str(folders[key])]
+                orders.append([flags, str(folders[key]), *moment])
+            codes = dict(zip(scenarios, raise_and_interrupt(orders), strict=True))
+            assert codes.pop("asked to stop", 130) == 130
+            assert set(codes.values()) == {-signal.SIGKILL}, codes
+        return folders[name]
+
+    return interrupt
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Runs that never stopped, made when asked for."""
+    folder = tmp_path_factory.mktemp("twins")
+    made = {}
+
+    def twin(changes):
+        changes = {name: value for name, value in changes.items() if name != "env.parallel"}
+        key = json.dumps(changes)
+        if key not in made:
+            made[key] = folder / str(len(made))
+            dreamer.train(tiny_config(**COPY | changes), run_dir=made[key])
+        return made[key]
+
+    return twin
+
+
+def replayed(path):
+    """Every readable row and state of a run's replay, as the newest checkpoint sees it."""
+    folder = run.open_run(path)
+    trainer = Trainer(folder, make_factory(folder.config))
+    try:
+        trainer.restore(newest(path))
+        seen = []
+        for stream in trainer.replay.streams:
+            places = np.arange(max(0, stream.head - trainer.replay.capacity), stream.head) % stream.ring
+            rows = {name: stream.rows[name][places].tobytes() for name in stream.rows.dtype.names}
+            seen.append((stream.head, rows, stream.states[places, stream.live[places]].tobytes()))
+        return seen
+    finally:
+        trainer.close()
+
+
+def assert_same_run(path, twin):
+    assert timeless(path) == timeless(twin)
+    left, right = newest(path), newest(twin)
+    for state in (left, right):
+        state.pop("metrics_offset")  # times have as many digits as they like
+        state["replay"].pop("live")  # which of two slots holds a state depends on when checkpoints were made
+    assert not differences(left, right)
+    assert replayed(path) == replayed(twin)
+
+
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, name):
+    changes, path = (FAST | SLOW)[name][0], interrupted(name)
+    assert dreamer.resume(path).status == "finished"
+    assert_same_run(path, twins(changes))
+
+
+def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_does(interrupted, twins):
+    path = interrupted("asked to stop")
+    said, hint = Path(f"{path}.err").read_text(), Path(f"{path}.out").read_text()
+    assert "SIGTERM received: saving a checkpoint, then stopping" in said and "Traceback" not in said
+    assert hint.strip().endswith(f"dreamer train --resume {shlex.quote(str(path))}")
+    state = newest(path)
+    assert 0 < state["step"] < 160 and state["updates"] == 7
+    assert len(read(path / "metrics.jsonl")) < len(timeless(twins(PLAIN)))
+    dreamer.resume(path)
+    assert_same_run(path, twins(PLAIN))
+
+
+# Going on, or not
+
+
+@pytest.fixture(scope="module")
+def finished(twins):
+    """A finished run of 160 steps; copy it before changing it."""
+    return twins(PLAIN)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_longer(copied, twins, capsys):
+    assert main(["train", "--resume", str(copied), "--steps", "240"]) == 0
+    assert "return" in capsys.readouterr().out
+    assert run.open_run(copied).config.steps == 240
+    assert_same_run(copied, twins(PLAIN | {"steps": 240}))
+
+
+def test_a_finished_run_says_so_and_how_to_extend_it(copied, capsys):
+    before = (copied / "metrics.jsonl").read_bytes()
+    assert main(["train", "--resume", str(copied)]) == 2
+    assert capsys.readouterr().err == f"dreamer: {copied} is finished at step 160; extend it with --steps N, N > 160\n"
+    assert (copied / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_resumed_run_cannot_become_another_one(copied, capsys):
+    assert main(["train", "--resume", str(copied), "--seed", "3", "--loop.replay-ratio", "2", "--steps", "200"]) == 2
+    assert "a resumed run cannot change loop, seed; only --device, --steps, --tracking" in capsys.readouterr().err
+
+
+def test_a_damaged_newest_checkpoint_costs_only_what_came_after_the_one_before(copied, capsys):
+    newest_file = copied / "checkpoints" / "step_000000000160.ckpt"
+    os.truncate(newest_file, newest_file.stat().st_size - 10)
+    assert main(["train", "--resume", str(copied)]) == 0
+    assert f"skipped damaged checkpoint {newest_file}: its checksum does not match" in capsys.readouterr().err
+    assert [record["step"] for record in read(copied / "metrics.jsonl")] == [
+        *range(20, 81, 20),
+        80,
+        *range(100, 161, 20),
+        160,
+    ]
+    assert newest(copied)["step"] == 160
+
+
+def test_a_half_written_checkpoint_is_ignored(copied):
+    (copied / "checkpoints" / "step_000000000200.ckpt.tmp").write_bytes(b"half")
+    dreamer.resume(copied, config=tiny_config("toy:copy", **PLAIN, steps=162))
+    assert newest(copied)["step"] == 162
+
+
+def test_another_process_cannot_train_in_the_same_folder(copied, capsys):
+    with open(copied / ".lock", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+        assert main(["train", "--resume", str(copied), "--steps", "200"]) == 2
+        assert capsys.readouterr().err == f"dreamer: {copied} is in use by another process\n"
+        assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_what_the_device_was_is_kept(copied, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device that the test pretends to miss")
+    info = json.loads((copied / "run.json").read_text())
+    assert info["device"] in ("cpu", "mps")
+    (copied / "run.json").write_text(json.dumps(info | {"device": "cuda"}))
+    assert main(["train", "--resume", str(copied), "--steps", "162"]) == 2
+    assert "--device cuda is not available here; available: " in capsys.readouterr().err
+    assert main(["train", "--resume", str(copied), "--steps", "162", "--device", "cpu"]) == 0
+    assert json.loads((copied / "run.json").read_text())["device"] == "cpu"
+
+
+class Unrepeatable(Counting):
+    """Counts on from where the last environment of this process stopped."""
+
+    started = 0
+
+    def _observation(self, action):
+        Unrepeatable.started += 1
+        return {**super()._observation(action), "row": np.array([Unrepeatable.started], np.float32)}
+
+
+def test_environments_that_do_not_repeat_themselves_cost_their_open_episodes_alone(tmp_path, capsys):
+    config = tiny_config("toy:counting", steps=40)
+    path = dreamer.train(config, run_dir=tmp_path / "run", make_env=Unrepeatable).path
+    rows = newest(path)["replay"]["heads"]
+    result = dreamer.resume(path, config=tiny_config("toy:counting", steps=120), make_env=Unrepeatable)
+    assert "environments [0, 1] did not replay their open episode identically" in capsys.readouterr().err
+    assert result.status == "finished" and rows == [20, 20] and newest(path)["replay"]["heads"] == [60, 60]
+
+
+# New runs from old weights
+
+
+def modules(path):
+    return newest(path)["agent"]["modules"]
+
+
+@pytest.mark.parametrize("load", ["world_model", "all"])
+def test_a_new_run_starts_from_the_weights_it_is_given(finished, tmp_path, load):
+    flags = tiny_flags(task="toy:copy", seed=5, **PLAIN | {"steps": 4})  # too few for an update
+    assert main(["train", *flags, "--run-dir", str(tmp_path / "run"), "--from", str(finished), "--load", load]) == 0
+    source, new = modules(finished), modules(tmp_path / "run")
+    plain = dreamer.train(tiny_config("toy:copy", seed=5, **PLAIN | {"steps": 4}), run_dir=tmp_path / "plain")
+    fresh = modules(plain.path)
+    assert source.keys() == new.keys() == fresh.keys()
+    for name in source:
+        wanted = source if load == "all" or name.startswith("world_model.") else fresh
+        assert torch.equal(new[name], wanted[name]), name
+    for part in ("world_model.core", "actor_critic.actor"):
+        assert any(not torch.equal(source[name], fresh[name]) for name in source if name.startswith(part))
+    assert newest(tmp_path / "run")["updates"] == 0
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_is_made(finished, tmp_path, capsys):
+    flags = tiny_flags(task="toy:counting", **PLAIN)
+    assert main(["train", *flags, "--run-dir", str(tmp_path / "run"), "--from", str(finished)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"dreamer: --from {finished}: the weights do not fit this task and size: world_model.")
+    assert message.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# W&B
+
+
+@pytest.mark.slow
+def test_a_killed_run_keeps_its_wandb_id(tmp_path):
+    path = tmp_path / "run"
+    flags = tiny_flags(task="toy:copy", **PLAIN | {"steps": 4000, "tracking.wandb": "offline"})
+    command = [sys.executable, "-m", "dreamer", "train", *flags, "--run-dir", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and len(list((path / "wandb").glob("offline-run-*/*.wandb"))) < 1:
+            time.sleep(0.1)
+        while time.monotonic() < deadline and len(list((path / "checkpoints").glob("*.ckpt"))) < 2:
+            time.sleep(0.1)
+        child.kill()
+    step = newest(path)["step"]
+    kept = (path / "wandb_id").read_text().strip()
+    assert child.returncode == -signal.SIGKILL and 0 < step < 4000
+    done = dreamer_command("train", "--resume", path, "--steps", str(step + 20))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (path / "wandb_id").read_text().strip() == kept
+    runs = {folder.name.rpartition("-")[2] for folder in (path / "wandb").glob("offline-run-*")}
+    assert runs == {kept}
+    steps = [record["step"] for record in read(path / "metrics.jsonl")]
+    assert steps == sorted(steps) and steps[-1] == step + 20
+    evaluated = dreamer_command("evaluate", path, "--episodes", "2", "--json")
+    assert evaluated.returncode == 0 and len(json.loads(evaluated.stdout)["sample"]["returns"]) == 2

@@ -1,0 +1,549 @@
+"""Tracking: metrics.jsonl is complete whatever happens, and every view shows what it holds."""
+
+import io
+import json
+import math
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from dreamer.errors import UserError
+from dreamer.tracking import JsonlWriter, Tracker, TrackingConfig, View, describe, open_tracker, read
+from dreamer.tracking.console import ConsoleView
+from dreamer.tracking.metrics import METRICS
+from dreamer.tracking.metrics.__main__ import render
+from dreamer.tracking.tensorboard import TensorBoardView
+from dreamer.tracking.views import ABANDON_SECONDS
+from dreamer.tracking.wandb import WandbView
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = TrackingConfig(wandb="off", console=False)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+# Definitions
+
+
+def test_documentation_is_generated_from_the_definitions():
+    assert (ROOT / "docs/metrics.md").read_text() == render()
+
+
+def test_definitions_are_complete_sentences_without_duplicates():
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert re.fullmatch(r"[a-z]+/([a-z_]+|<[a-z]+>)", metric.name)
+        assert metric.description[0].isupper() and metric.description.endswith(".")
+        assert f"`{metric.name}`" in render()
+
+
+def test_describe_knows_names_and_families():
+    assert describe("model/kl_dyn").unit == "nats"
+    assert describe("loss/dyn").description != describe("loss/overshooting").description
+    assert describe("reconstruction/joint_angles").name == "reconstruction/joint_angles"
+    for unknown in ("train/retrun", "loss/", "reconstruction/a b", "train", "loss/<name>", "reconstruction/x\n"):
+        with pytest.raises(KeyError):
+            describe(unknown)
+
+
+# metrics.jsonl
+
+
+def test_jsonl_roundtrip_is_strict_json(tmp_path):
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    writer.write(0, 0, {"train/return": 0.1, "loss/actor": math.nan})
+    writer.write(4, 1, {"loss/actor": math.inf, "loss/critic": -math.inf, "loss/dyn": np.float32(0.5)})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=refuse)["step"] for line in lines] == [0, 4]
+    first, second = read(tmp_path / "metrics.jsonl")
+    assert first["train/return"] == 0.1 and math.isnan(first["loss/actor"])
+    assert second == {"step": 4, "updates": 1, "loss/actor": math.inf, "loss/critic": -math.inf, "loss/dyn": 0.5}
+
+
+def test_unknown_metric_is_refused_and_nothing_is_written(tmp_path):
+    tracker = open_tracker(QUIET, tmp_path, {}, {}, 100, None)
+    with pytest.raises(ValueError, match="train/retrun"):
+        tracker.log(0, {"train/length": 1.0, "train/retrun": 1.0})
+    tracker.close("failed")
+    assert read(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_cut_at_any_byte_costs_only_the_cut_record(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path)
+    for step in range(3):
+        writer.write(step, step, {"train/return": step})
+    whole, records = path.read_bytes(), read(path)
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        survivors = records[: whole[:size].count(b"\n")]
+        assert read(path) == survivors
+        reopened = JsonlWriter(path)
+        assert reopened.last == (survivors[-1] if survivors else {})
+        reopened.write(9, 9, {"train/return": 9})
+        reopened.close()
+        assert read(path) == [*survivors, {"step": 9, "updates": 9, "train/return": 9}]
+
+
+def test_resume_forgets_what_followed_the_checkpoint(tmp_path):
+    tracker = open_tracker(QUIET, tmp_path, {}, {}, 100, None)
+    tracker.log(10, {"loop/updates": 3, "train/return": 1.0})
+    offset = tracker.offset()
+    tracker.log(20, {"loop/updates": 7, "train/return": 2.0})
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 30, "upda')
+    resumed = open_tracker(QUIET, tmp_path, {}, {}, 100, offset)
+    resumed.log(20, {"eval/return_mean": 5.0})
+    resumed.close("finished")
+    resumed.close("finished")
+    assert [(r["step"], r["updates"]) for r in read(tmp_path / "metrics.jsonl")] == [(10, 3), (20, 3)]
+
+
+def test_a_file_shorter_than_the_checkpoint_is_told_and_continued(tmp_path, capsys):
+    open_tracker(QUIET, tmp_path, {}, {}, 100, 50).close("finished")
+    assert "lacks 50 bytes" in capsys.readouterr().err
+
+
+def test_a_new_run_never_continues_the_file_of_another(tmp_path):
+    tracker = open_tracker(QUIET, tmp_path, {}, {}, 100, None)
+    tracker.log(0, {"train/return": 1.0})
+    tracker.close("finished")
+    with pytest.raises(UserError, match="earlier run"):
+        open_tracker(QUIET, tmp_path, {}, {}, 100, None)
+    assert len(read(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_damage_inside_the_file_is_told_with_its_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for damage in (b"{half\n", b"[1]\n", b'{"step": "x"}\n', b"\xff\n", b"[" * 10_000 + b"\n"):
+        path.write_bytes(b'{"step": 1, "updates": 0}\n' + damage)
+        with pytest.raises(UserError, match="line 2"):
+            read(path)
+    with pytest.raises(UserError, match="cannot read"):
+        read(tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match="cannot write"):
+        JsonlWriter(tmp_path)
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of files fails as a full disk does: part of a write succeeds, the rest raises.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    written = 0
+    try:
+        with pytest.raises(UserError, match="cannot write"):
+            for written in range(10_000):
+                writer.write(written, 0, {"train/return": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(read(path)) == written > 1000
+    assert path.read_bytes().endswith(b"\n")
+    writer.write(written, 0, {"train/return": 1.0})
+    assert len(read(path)) == written + 1
+
+
+# Views that misbehave
+
+
+class Raising(View):
+    title = "Raising"
+
+    def log(self, step, values):
+        raise RuntimeError(f"cannot show step {step}\nwith details")
+
+
+class Quitting(View):
+    title = "Quitting"
+
+    def log(self, step, values):
+        sys.exit(3)
+
+
+class Stalling(View):
+    title = "Stalling"
+
+    def __init__(self):
+        self.abandoned = threading.Event()
+
+    def log(self, step, values):
+        threading.Event().wait()
+
+    def abandon(self):
+        self.abandoned.set()
+
+
+class StallingStart(Stalling):
+    title = "Stalling at start"
+
+    def start(self):
+        threading.Event().wait()
+
+
+class Recording(View):
+    title = "Recording"
+
+    def __init__(self):
+        self.calls = []
+
+    def log(self, step, values):
+        self.calls.append(("log", step, dict(values)))
+
+    def video(self, step, name, path, fps):
+        self.calls.append(("video", step, name, path, fps))
+
+    def summary(self, values):
+        self.calls.append(("summary", dict(values)))
+
+    def close(self, status):
+        self.calls.append(("close", status))
+
+
+@pytest.mark.parametrize("bad", [Raising, Quitting, Stalling, StallingStart])
+def test_a_bad_view_neither_blocks_nor_costs_a_record(bad, tmp_path, capsys):
+    view, good = bad(), Recording()
+    config = TrackingConfig(close_seconds=0.3)
+    tracker = Tracker(config, JsonlWriter(tmp_path / "metrics.jsonl"), [view, good])
+    waits = []
+    for step in range(1200):
+        begin = time.perf_counter()
+        tracker.log(step, {"train/return": step})
+        waits.append(time.perf_counter() - begin)
+        if step % 100 == 0:
+            time.sleep(0.01)
+    # All but the odd turn that the operating system gives to others.
+    assert sorted(waits)[1190] < 0.05
+    begin = time.perf_counter()
+    tracker.close("finished")
+    assert time.perf_counter() - begin < 2
+    assert [record["step"] for record in read(tmp_path / "metrics.jsonl")] == list(range(1200))
+    assert [call[1] for call in good.calls[:-1]] == list(range(1200)) and good.calls[-1] == ("close", "finished")
+    told = [line for line in capsys.readouterr().err.splitlines() if view.title in line]
+    if isinstance(view, Stalling):
+        assert len(told) == 2 and "misses some records" in told[0] and "did not finish in time" in told[1]
+        assert view.abandoned.is_set()
+    else:
+        assert len(told) == 1 and "switched off" in told[0] and "metrics.jsonl is complete" in told[0]
+
+
+def test_views_get_everything_in_order(tmp_path):
+    view = Recording()
+    tracker = Tracker(TrackingConfig(), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
+    tracker.log(1, {"train/return": 2})
+    tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.summary({"eval/return_mean": 3})
+    tracker.close("interrupted")
+    assert view.calls == [
+        ("log", 1, {"train/return": 2.0}),
+        ("video", 1, "eval/film", tmp_path / "film.mp4", 25),
+        ("summary", {"eval/return_mean": 3.0}),
+        ("close", "interrupted"),
+    ]
+
+
+# Console
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+class Closed(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_console_prints_plain_lines_at_most_every_ten_seconds():
+    now = [0.0]
+    stream = io.StringIO()
+    console = ConsoleView(1000, stream, clock=lambda: now[0])
+    for step in range(0, 400, 10):
+        now[0] = step / 10
+        console.log(step, {"train/return": float(step), "time/env_steps_per_second": 1234.5, "loss/dyn": 1.0})
+    evaluation = {"eval/return_mean": 81.25, "eval/return_std": 2.0, "eval/episodes": 10, "eval/mode_return_mean": 90.0}
+    console.log(400, evaluation)
+    console.close("finished")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "step 0 of 1,000 (0%)  ETA -  1,234 env steps/s  train return 0.0"
+    assert lines[1] == "step 100 of 1,000 (10%)  ETA 0:01:30  1,234 env steps/s  train return 100.0"
+    assert len(lines) == 5
+    assert lines[4] == "step 400  evaluation return 81.2 (std 2.0) over 10 episodes, most likely actions 90.0"
+
+
+def test_console_draws_a_bar_in_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    colored, plain = draw_in_terminal(), None
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = draw_in_terminal()
+    for output in (colored, plain):
+        assert "500 of 1,000 steps" in output and "ETA 0:00:" in output and "7.5 updates/s" in output
+        assert "train return 12.0" in output and "evaluation return 9.0" in output
+        assert output.index("\x1b[?25l") < output.rindex("\x1b[?25h")
+    assert re.search(r"\x1b\[[0-9;]*38;", colored) and not re.search(r"\x1b\[[0-9;]*38;", plain)
+
+
+def draw_in_terminal():
+    now = [0.0]
+    stream = Terminal()
+    console = ConsoleView(1000, stream, clock=lambda: now[0])
+    console.log(0, {"train/return": 11.0, "time/updates_per_second": 7.5})
+    now[0] = 10.0
+    console.log(500, {"train/return": 12.0, "eval/return_mean": 9.0})
+    console.close("finished")
+    return stream.getvalue()
+
+
+def test_console_survives_odd_streams(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    ascii_terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(ascii_terminal, "isatty", lambda: True, raising=False)
+    for stream in (ascii_terminal, Closed()):
+        console = ConsoleView(1000, stream)
+        console.log(10, {"eval/return_mean": 1.0})
+        console.close("failed")
+    assert b"evaluation return 1.0" in ascii_terminal.buffer.getvalue()
+    monkeypatch.setenv("TERM", "dumb")
+    dumb = Terminal()
+    ConsoleView(1000, dumb).log(10, {"train/return": 1.0})
+    assert "\x1b" not in dumb.getvalue() and "step 10" in dumb.getvalue()
+
+
+# TensorBoard
+
+
+def test_tensorboard_is_read_back_and_drops_what_a_resume_repeats(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrackingConfig(wandb="off", console=False, tensorboard=True)
+    first = open_tracker(config, tmp_path, {}, {}, 100, None)
+    first.log(0, {"train/return": 0.0})
+    first.log(10, {"train/return": 1.0, "loss/dyn": math.nan})
+    offset = first.offset()
+    first.log(20, {"train/return": -1.0})
+    first.log(30, {"train/return": -1.0})
+    first.close("failed")
+    second = open_tracker(config, tmp_path, {}, {}, 100, offset)
+    second.log(20, {"train/return": 2.0})
+    second.close("finished")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/return")] == [(0, 0), (10, 1), (20, 2)]
+    assert math.isnan(events.Scalars("loss/dyn")[0].value)
+
+
+def test_missing_tensorboard_is_one_line(tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    tracker = Tracker(QUIET, JsonlWriter(tmp_path / "metrics.jsonl"), [TensorBoardView(tmp_path / "tensorboard")])
+    tracker.log(0, {"train/return": 1.0})
+    tracker.close("finished")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install tensorboard" in line and len(read(tmp_path / "metrics.jsonl")) == 1
+
+
+# W&B
+
+
+@pytest.fixture
+def wandb_home(tmp_path, monkeypatch):
+    """A user who has never heard of W&B, on a machine whose only network is a closed port."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / ".netrc"))
+    for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(home / name.lower()))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return home
+
+
+@pytest.fixture
+def hanging_server(monkeypatch, wandb_home):
+    """A user who is logged in to a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        yield
+
+
+def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, wandb_home, capfd):
+    run_dir = tmp_path / "a run"
+    run_dir.mkdir()
+    film = run_dir / "eval_000000010.mp4"
+    imageio.mimwrite(film, [np.full((16, 16, 3), 8 * i, np.uint8) for i in range(8)], fps=8, macro_block_size=16)
+    config = TrackingConfig(console=False, wandb_project="some-project", wandb_group="g", wandb_tags=("a", "b"))
+    info = {"commit": COMMIT + "-dirty", "command": "dreamer train --seed 3"}
+
+    tracker = open_tracker(config, run_dir, info, {"seed": 3, "agent": {"size": "1m"}}, 100, None)
+    tracker.log(0, {"train/return": 1.5, "loss/actor": math.nan})
+    tracker.log(10, {"train/return": 2.5})
+    tracker.video(10, "eval/film", film, 8)
+    offset = tracker.offset()
+    tracker.log(20, {"train/return": 3.5})
+    tracker.summary({"eval/return_mean": 7.0})
+    tracker.close("finished")
+    assert service_processes() == []
+
+    printed = capfd.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
+    assert f"upload with: wandb sync '{run_dir}/wandb'/offline-run-*" in printed.err
+
+    (folder,) = (run_dir / "wandb").glob("offline-run-*")
+    records = inspect(folder)
+    (run,) = find(records, "run")
+    assert run["run_id"] == (run_dir / "wandb_id").read_text().strip()
+    assert run["project"] == "some-project" and run["run_group"] == "g" and run["tags"] == ["a", "b"]
+    settings = run["config"]["update"]
+    assert settings["seed"] == 3 and settings["agent"] == {"size": "1m"} and settings["run_info"] == info
+    assert run["git"]["commit"] == COMMIT
+    assert {"glob_name": "*", "step_metric": "step"}.items() <= find(records, "metric")[1].items()
+    history = [record["item"] for record in find(records, "history")]
+    assert [item["step"] for item in history] == [0, 10, 10, 20]
+    assert [item.get("train/return") for item in history] == [1.5, 2.5, None, 3.5]
+    assert history[0]["loss/actor"] == "NaN"
+    assert (folder / "files" / history[2]["eval/film.path"]).read_bytes() == film.read_bytes()
+    summary = {key: value for record in find(records, "summary") for key, value in record["update"].items()}
+    assert summary["eval/return_mean"] == 7.0 and summary["train/return"] == 3.5
+    assert [record["exit_code"] for record in find(records, "exit")] == [0]
+
+    resumed = open_tracker(config, run_dir, info, {}, 100, offset)
+    resumed.log(20, {"train/return": 3.5})
+    resumed.close("interrupted")
+    assert service_processes() == []
+    (again,) = set((run_dir / "wandb").glob("offline-run-*")) - {folder}
+    records = inspect(again)
+    assert find(records, "run")[0]["run_id"] == run["run_id"] and find(records, "run")[0]["resume"] is True
+    assert [record["item"]["step"] for record in find(records, "history")] == [20]
+    assert find(records, "preempting") and find(records, "exit")[0]["exit_code"] == 1
+
+
+@pytest.mark.parametrize(("mode", "lines"), [("disabled", 0), ("offline", 1)])
+def test_wandb_mode_is_respected(mode, lines, tmp_path, hanging_server, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    tracker = open_tracker(TrackingConfig(console=False), tmp_path, {}, {}, 100, None)
+    tracker.log(0, {"train/return": 1.0})
+    tracker.close("finished")
+    assert len(capfd.readouterr().err.splitlines()) == lines
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == lines
+    assert service_processes() == []
+
+
+def test_wandb_goes_offline_when_the_server_does_not_answer(tmp_path, hanging_server, capfd):
+    view = WandbView(TrackingConfig(close_seconds=4.0), tmp_path, {}, {}, init_seconds=1.0)
+    view.start()
+    view.log(0, {"train/return": 1.0})
+    view.close("finished")
+    assert "offline (no connection" in view.notice and "a" * 40 not in view.notice
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert [record["item"]["train/return"] for record in find(inspect(folder), "history")] == [1.0]
+    assert service_processes() == []
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""
+
+
+def test_a_process_ends_though_wandb_hangs(tmp_path, hanging_server):
+    script = """
+        import sys, time
+        from pathlib import Path
+        from dreamer.tracking import TrackingConfig, open_tracker
+
+        tracker = open_tracker(TrackingConfig(console=False, close_seconds=1.0), Path(sys.argv[1]), {}, {}, 100, None)
+        for step in range(5):
+            tracker.log(step, {"train/return": 1.0})
+        time.sleep(1)
+        begin = time.monotonic()
+        tracker.close("finished")
+        print(time.monotonic() - begin)
+    """
+    begin = time.monotonic()
+    done = run_script(script, tmp_path)
+    assert time.monotonic() - begin < 30
+    assert float(done.stdout) < 1 + ABANDON_SECONDS
+    assert done.stderr.splitlines() == ["dreamer: W&B did not finish in time; metrics.jsonl is complete"]
+    assert len(read(tmp_path / "metrics.jsonl")) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the service process in /proc")
+def test_a_killed_wandb_service_is_one_line(tmp_path, wandb_home, capfd):
+    tracker = open_tracker(TrackingConfig(console=False), tmp_path, {}, {}, 100, None)
+    printed = ""
+    for step in range(600):
+        tracker.log(step, {"train/return": 1.0})
+        printed += capfd.readouterr().err
+        if "switched off" in printed:
+            break
+        if "offline" in printed:
+            for process in service_processes():
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
+    tracker.close("finished")
+    printed += capfd.readouterr().err
+    assert len(printed.splitlines()) == 2 and "W&B is switched off" in printed
+    assert len(read(tmp_path / "metrics.jsonl")) == step + 1
+
+
+def test_a_hostile_wandb_id_is_refused(tmp_path, wandb_home, capfd):
+    (tmp_path / "wandb_id").write_text("../../etc\n")
+    tracker = open_tracker(TrackingConfig(console=False), tmp_path, {}, {}, 100, None)
+    tracker.log(0, {"train/return": 1.0})
+    tracker.close("finished")
+    assert "delete it to start a new W&B run" in capfd.readouterr().err
+    assert len(read(tmp_path / "metrics.jsonl")) == 1 and service_processes() == []
+
+
+def run_script(script, *arguments):
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+
+
+def inspect(folder):
+    """The records of a W&B run, by W&B's own reader."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def find(records, kind):
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+def service_processes():
+    """Running W&B service processes that this process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        state, parent = rest.split()[:2]
+        if name.startswith("wandb-core") and int(parent) == os.getpid() and state != "Z":
+            found.append(int(path.parent.name))
+    return found
