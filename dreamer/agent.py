@@ -89,7 +89,7 @@ class Agent(nn.Module):
     def step(
         self,
         obs: Mapping[str, Tensor],
-        is_first: Bool[Tensor, "env"],
+        is_first: Bool[Tensor, " env"],
         carry: Carry,
         mode: ActionMode = "sample",
     ) -> Carry:
@@ -137,10 +137,10 @@ class Agent(nn.Module):
     # Learning
 
     def update(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
-        """One gradient step on a batch; returns metrics (tensors, no host synchronization) and the new stored states."""
+        """One gradient step on a batch; returns metrics (tensors: the host never waits) and the new stored states."""
         self.optimizer.zero_grad(set_to_none=True)
         total, metrics, packed = self.loss(batch)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         optimizer_metrics = self.optimizer.step()
         self.actor_critic.update_slow_critic()
         metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
@@ -214,8 +214,16 @@ class Agent(nn.Module):
 
 def check_config(config: AgentConfig, action: ActionSpec) -> None:
     """Refuse combinations that cannot learn; raises `UserError` saying what would work."""
-    if config.behavior.actor_gradient == "dynamics":
-        if action.discrete:
-            raise UserError("--agent.behavior.actor-gradient dynamics needs continuous actions; use reinforce")
-        if config.dynamics.latent != "gaussian":
-            raise UserError("--agent.behavior.actor-gradient dynamics needs --latent gaussian; or use reinforce")
+    behavior, rssm = config.behavior, config.dynamics.rssm
+    if behavior.actor_gradient == "dynamics" and action.discrete:
+        raise UserError("--agent.behavior.actor-gradient dynamics needs continuous actions; use reinforce")
+    if behavior.actor_gradient == "dynamics" and config.dynamics.latent != "gaussian":
+        raise UserError("--agent.behavior.actor-gradient dynamics needs --latent gaussian; or use reinforce")
+    if behavior.min_std > behavior.max_std:
+        raise UserError(f"--agent.behavior.min-std {behavior.min_std} must not exceed max-std {behavior.max_std}")
+    if config.imagination_starts == 1:
+        raise UserError(
+            "--agent.imagination-starts must be 0 (all rows) or at least 2: the replay critic needs two rows"
+        )
+    if rssm.cell == "block_gru" and rssm.deter % rssm.blocks:
+        raise UserError(f"--agent.dynamics.rssm.deter {rssm.deter} must be a multiple of its {rssm.blocks} blocks")

@@ -58,9 +58,8 @@ class Collector:
         """Step the environments with the chosen actions; returns the training episodes that ended."""
         before = self.arrived
         env_actions = self.agent.env_action(self.carry.action)
-        for actions, action, was_last in zip(self.actions, env_actions, before.is_last, strict=True):
-            if not was_last:
-                actions.append(action)
+        for actions, action in zip(self.actions, env_actions, strict=True):
+            actions.append(action)  # environments ignore one that follows a last row; the next episode clears the list
         obs, rewards, terminated, truncated, _ = self.vector.step(env_actions)
         is_first = before.is_last
         prev_action = np.where(is_first[:, None], 0.0, self.carry.action.cpu().numpy()).astype(np.float32)

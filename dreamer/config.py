@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
@@ -200,23 +201,36 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Parse what `to_json` wrote; nothing is filled in. Raises `UserError` for unknown, missing or impossible values."""
+    """Parse what `to_json` wrote, filling nothing in. Raises `UserError` for unknown, missing or impossible values."""
+    try:
+        written = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"the configuration is not JSON: {error}") from None
+    if not isinstance(written, dict):
+        raise UserError("the configuration is not a JSON object")
     config = _parse(lambda adapter: adapter.validate_json(text))
-    written, read = json.loads(text), json.loads(to_json(config))
-    difference = sorted(set(_paths(written)) ^ set(_paths(read)))
+    difference = sorted(set(_paths(written)) ^ set(_paths(json.loads(to_json(config)))))
     if difference:
-        raise UserError(f"the configuration was written by another version: {', '.join(difference)} differs")
+        named = ", ".join(difference[:4]) + (f" and {len(difference) - 4} more" if len(difference) > 4 else "")
+        raise UserError(f"the configuration was written by another version: {named} differ")
     return config
 
 
 def _parse(read: Callable[[TypeAdapter[Config]], Config]) -> Config:
     try:
-        return read(TypeAdapter(Config))
+        config = read(TypeAdapter(Config))
     except ValidationError as error:
         first = error.errors()[0]
-        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{flag}: {message} (got {first['input']!r})") from None
+        raise UserError(f"{_flag(map(str, first['loc']))}: {message} (got {first['input']!r})") from None
+    for path, value in _leaves(dataclasses.asdict(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{_flag(path.split('.'))}: must be a finite number (got {value})")
+    return config
+
+
+def _flag(path: Iterable[str]) -> str:
+    return "--" + ".".join(path).replace("_", "-")
 
 
 def _with_size(config: Config) -> Config:
@@ -250,7 +264,11 @@ def _known(kind: str, name: str, table: dict[str, Any]) -> str:
     return name
 
 
-def _paths(tree: Any, prefix: str = "") -> list[str]:
+def _paths(tree: Any) -> list[str]:
+    return [path for path, _ in _leaves(tree)]
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if not isinstance(tree, dict):
-        return [prefix]
-    return [path for key, value in tree.items() for path in _paths(value, f"{prefix}.{key}" if prefix else key)]
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else key)]

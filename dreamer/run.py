@@ -104,7 +104,6 @@ def open_run(path: Path) -> RunFolder:
     """Open an existing run folder; raises `UserError` when it is not one or was written by another version."""
     try:
         text = (path / "config.json").read_text()
-        json.loads(text)
         info = json.loads((path / "run.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"no run folder at {path}: {error.filename} is missing") from None
@@ -114,7 +113,7 @@ def open_run(path: Path) -> RunFolder:
         raise UserError(f"{path} is not a run folder: run.json does not name the device")
     try:
         return RunFolder(path, from_json(text), info)
-    except UserError as error:
+    except (UserError, RecursionError) as error:
         raise UserError(f"{path / 'config.json'}: {error}") from None
 
 

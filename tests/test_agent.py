@@ -235,6 +235,21 @@ def test_imagination_follows_the_timeline():
     assert rollout.action.shape == (15, 4, 2) and rollout.features.shape[:2] == (15, 5)
 
 
+def test_the_policy_reads_the_newest_state_without_a_gradient():
+    """Pitfall 25: what the policy reads is stopped, what it does is not."""
+    agent = make_agent(DYNAMICS_GRADIENT)
+    start = start_states(agent, make_batch(agent))
+    scale = torch.ones(2, requires_grad=True)
+
+    def policy(features):
+        assert not features.requires_grad
+        return features[:, :2] * scale
+
+    rollout = imagine(agent.world_model, policy, start, 3)
+    torch.testing.assert_close(rollout.action, rollout.features[:, :-1, :2])
+    assert torch.autograd.grad(rollout.features[:, 1].sum(), scale)[0].any()
+
+
 def test_imagination_uses_neither_encoder_nor_posterior(monkeypatch):
     """Prior-only by construction: with everything that reads observations gone, it still runs."""
     agent = make_agent()
@@ -285,6 +300,33 @@ def test_imagination_starts_from_the_last_rows(starts):
     assert terms["actor"].shape == terms["critic"].shape == (3 * rows,)
     assert terms["replay_critic"].shape == (3, rows - 1)
     assert terms["dyn"].shape == (3, 5) and packed.shape == (3, 5, agent.world_model.core.packed_dim)
+
+
+@pytest.mark.parametrize("starts", [0, 2])
+def test_replayed_values_bootstrap_from_the_rollout_of_their_own_row(starts, monkeypatch):
+    """Pitfall 7: row t gets the first return of the rollout that started there, and its own reward."""
+    agent = make_agent({"imagination_starts": starts})
+    awaken(agent)
+    batch, seen = make_batch(agent), {}
+    losses, replay_loss = agent.actor_critic.losses, agent.actor_critic.replay_loss
+
+    def spy_losses(trajectory):
+        seen["start"], result = trajectory.features[:, 0], losses(trajectory)
+        seen["returns"] = result[1]
+        return result
+
+    def spy_replay_loss(features, rows, bootstrap, discount):
+        seen["features"], seen["rows"], seen["bootstrap"] = features, rows, bootstrap
+        return replay_loss(features, rows, bootstrap, discount)
+
+    monkeypatch.setattr(agent.actor_critic, "losses", spy_losses)
+    monkeypatch.setattr(agent.actor_critic, "replay_loss", spy_replay_loss)
+    agent.loss_terms(batch)
+    rows = starts or 5
+    assert torch.equal(seen["start"].unflatten(0, (3, rows)), seen["features"])
+    assert torch.equal(seen["returns"][:, 0].unflatten(0, (3, rows)), seen["bootstrap"])
+    assert torch.equal(seen["rows"].reward, batch.reward[:, -rows:])
+    assert torch.equal(seen["rows"].is_last, batch.is_last[:, -rows:])
 
 
 # Updates

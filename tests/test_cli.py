@@ -81,9 +81,10 @@ MISTAKES = {
     "train --loop.batch-length 1": r"--loop\.batch-length: .* 2 \(got 1\)",
     "train --loop.replay-ratio 0": r"--loop\.replay-ratio: input should be greater than 0 \(got 0\.0\)",
     "train --loop.replay-ratio nan": r"--loop\.replay-ratio: .*nan",
+    "train --loop.replay-ratio inf": r"--loop\.replay-ratio: must be a finite number",
     "train --replay.capacity 10": r"--replay\.capacity: .* 1000 \(got 10\)",
     "train --agent.optimizer.learning-rate -1": r"--agent\.optimizer\.learning-rate: .* 0 \(got -1\.0\)",
-    "train --agent.dynamics.rssm.blocks 7": r"must be multiples of 7 blocks",
+    "train --agent.dynamics.rssm.blocks 7": r"deter 256 must be a multiple of its 7 blocks",
     "train --agent.behavior.actor-gradient dynamics": r"needs --latent gaussian; or use reinforce",
     # Folders
     "train --run-dir file": r"file already exists; continue it with `dreamer train --resume file` or pick another",
@@ -164,13 +165,13 @@ def folder_instead(name):
 
 
 DAMAGES = {
-    "config not JSON": (write("config.json", b"not json\nat all"), r"run is not a run folder: Expecting value"),
-    "config empty": (write("config.json", b""), r"run is not a run folder: Expecting value"),
+    "config not JSON": (write("config.json", b"not json\nat all"), r"config\.json: .*not JSON: Expecting value"),
+    "config empty": (write("config.json", b""), r"config\.json: .*not JSON: Expecting value"),
     "config not text": (write("config.json", b"\xff\xfe\x00"), r"run is not a run folder: .*decode"),
-    "config too deep": (write("config.json", b"[" * 100_000), r"run is not a run folder: .*recursion"),
-    "config a list": (write("config.json", b"[]"), r"config\.json: .*should be an object"),
-    "config with more": (edit_config(loop__new=1), r"config\.json: .*written by another version: loop\.new differs"),
-    "config with less": (edit_config(loop__film=None), r"config\.json: .*another version: loop\.film differs"),
+    "config too deep": (write("config.json", b"[" * 100_000), r"config\.json: .*recursion"),
+    "config a list": (write("config.json", b"[]"), r"config\.json: .*not a JSON object"),
+    "config with more": (edit_config(loop__new=1), r"config\.json: .*written by another version: loop\.new differ"),
+    "config with less": (edit_config(loop__film=None), r"config\.json: .*another version: loop\.film differ"),
     "config impossible": (edit_config(loop__batch_size=0), r"config\.json: --loop\.batch-size: .* 1 \(got 0\)"),
     "config of other type": (edit_config(steps="lots"), r"config\.json: --steps: .*valid integer.*'lots'"),
     "config a folder": (folder_instead("config.json"), r"run is not a run folder: .*Is a directory"),

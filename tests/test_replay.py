@@ -207,6 +207,20 @@ def test_queued_windows_wait_for_their_turn_and_stale_ones_are_skipped(tmp_path)
     assert all(start > 91 for start in replay.sample()[1].start)
 
 
+def test_a_checkpoint_keeps_the_queue_and_where_it_goes_on(tmp_path):
+    replay = make_replay(tmp_path, batch=2, online=True, rows=100)
+    feed(replay, 18)  # four windows of each stream, and one row more than they need
+    replay.sample()
+    again = make_replay(tmp_path, batch=2, online=True, rows=100)
+    again.load_state_dict(replay.state_dict())
+    drawn = []
+    for each in (replay, again):
+        starts = [each.sample()[1].start.tolist() for _ in range(3)]
+        feed(each, 3)
+        drawn.append([*starts, each.sample()[1].start.tolist()])
+    assert drawn[0] == drawn[1] == [[5, 5], [9, 9], [13, 13], [17, 17]]
+
+
 def test_without_the_queue_nothing_is_preferred(tmp_path):
     replay = make_replay(tmp_path, online=False)
     feed(replay, 60)

@@ -79,7 +79,8 @@ class Actor(nn.Module):
         params = self.output(self.mlp(features))
         if self.discrete:
             return OneHot.from_logits(params, self.config.action_unimix)
-        return BoundedNormal.from_params(*params.chunk(2, -1), self.config.min_std, self.config.max_std)
+        raw_mean, raw_std = params.chunk(2, -1)
+        return BoundedNormal.from_params(raw_mean, raw_std, self.config.min_std, self.config.max_std)
 
 
 class ActorCritic(nn.Module):
@@ -100,7 +101,7 @@ class ActorCritic(nn.Module):
 
     def losses(
         self, trajectory: Trajectory
-    ) -> tuple[dict[str, Float[Tensor, "start"]], Float[Tensor, "start horizon"], Metrics]:
+    ) -> tuple[dict[str, Float[Tensor, " start"]], Float[Tensor, "start horizon"], Metrics]:
         """Terms `actor` and `critic` per start state, the lambda-returns, and scalars worth logging.
 
         With `actor_gradient="dynamics"` the trajectory must carry gradients from rewards and features to actions.
@@ -112,10 +113,10 @@ class ActorCritic(nn.Module):
         policy = self.actor(features[:, :-1])
         entropy = policy.entropy()
         if self.config.actor_gradient == "reinforce":
-            target = self._returns(trajectory, value)
+            target = self._returns(trajectory, value).detach()
             self.normalizer.update(target)
             advantage = (target - value[:, :-1]) / self.normalizer.scale
-            gain = policy.log_prob(trajectory.action) * advantage
+            gain = policy.log_prob(trajectory.action.detach()) * advantage
         else:
             with frozen(self.critic):
                 returns = self._returns(trajectory, self.critic.mean(self.critic(trajectory.features)))

@@ -59,6 +59,7 @@ class ReturnNormalizer(nn.Module):
 
     low: Tensor
     high: Tensor
+    quantiles: Tensor
 
     def __init__(self, rate: float = 0.01, limit: float = 1.0, low: float = 0.05, high: float = 0.95):
         super().__init__()

@@ -27,6 +27,11 @@ def stored_field() -> Any:
     return dataclasses.field(metadata={"stored": True})
 
 
+def derived_field() -> Any:
+    """Mark a state field that only the core's own loss reads; replay does not keep it."""
+    return dataclasses.field(metadata={"stored": False})
+
+
 class DynamicsCore(nn.Module, ABC, Generic[State]):
     """A latent dynamics model that filters observations and imagines without them.
 

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer.dynamics.cells import GRU, BlockGRU, Cell, CellName
-from dreamer.dynamics.core import DynamicsCore, stored_field
+from dreamer.dynamics.core import DynamicsCore, derived_field, stored_field
 from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent, Latent, LatentName, balanced_kl
 from dreamer.nn.layers import MLP, Linear
 from dreamer.nn.struct import Struct
@@ -38,7 +38,7 @@ class RSSMState(Struct):
     """Deterministic state h."""
     stoch: Float[Tensor, "*batch stoch"] = stored_field()
     """Stochastic state z: one-hot groups side by side, or a Gaussian sample."""
-    params: Float[Tensor, "*batch param"]
+    params: Float[Tensor, "*batch param"] = derived_field()
     """Parameters of the distribution z was drawn from (the posterior's after `observe_step`)."""
 
 
@@ -147,8 +147,9 @@ class RSSM(DynamicsCore[RSSMState]):
         reset = is_first.unsqueeze(-1)
         deter, stoch = state.deter, state.stoch
         first, *rest = self.posterior_net
-        from_embed = embeds @ first.weight[:, self.config.deter :].T + first.bias
-        from_deter = first.weight[:, : self.config.deter].T
+        weight, bias = first.get_parameter("weight"), first.get_parameter("bias")
+        from_embed = embeds @ weight[:, self.config.deter :].T + bias
+        from_deter = weight[:, : self.config.deter].T
         deters, stochs, params = [], [], []
         for t in range(length):
             deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))

@@ -25,7 +25,7 @@ def symexp(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
-def symexp_bins(count: int = NUM_BINS) -> Float[Tensor, "bins"]:
+def symexp_bins(count: int = NUM_BINS) -> Float[Tensor, " bins"]:
     """Bin positions, exponentially spaced and exactly antisymmetric: the middle one is 0 and bins + reversed bins is 0.
 
     `count` must be odd.
@@ -37,7 +37,7 @@ def symexp_bins(count: int = NUM_BINS) -> Float[Tensor, "bins"]:
 
 
 def two_hot(
-    target: Float[Tensor, "*batch"], bins: Float[Tensor, "bins"]
+    target: Float[Tensor, "*batch"], bins: Float[Tensor, " bins"]
 ) -> tuple[Tensor, Tensor, Float[Tensor, "*batch"]]:
     """Neighboring bin indices of each target and the weight of the upper one, linear in value space.
 
@@ -51,7 +51,7 @@ def two_hot(
 
 
 def two_hot_loss(
-    logits: Float[Tensor, "*batch bins"], target: Float[Tensor, "*batch"], bins: Float[Tensor, "bins"]
+    logits: Float[Tensor, "*batch bins"], target: Float[Tensor, "*batch"], bins: Float[Tensor, " bins"]
 ) -> Float[Tensor, "*batch"]:
     """Cross-entropy between the two-hot code of `target` and the categorical of `logits`."""
     lower, upper, weight = two_hot(target.detach(), bins)
@@ -61,7 +61,7 @@ def two_hot_loss(
     return -(at_lower + weight * (at_upper - at_lower))
 
 
-def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, "bins"]) -> Float[Tensor, "*batch"]:
+def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bins"]) -> Float[Tensor, "*batch"]:
     """Expected value of the categorical over the bins.
 
     Mirrored bins are paired before summing: the end bins are near 5e8, so a plain float32 sum would leave an error of

@@ -70,7 +70,7 @@ class LaProp(torch.optim.Optimizer):
         }
 
     def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
-        """All gradients as one vector, each tensor's scaled down to at most `clip` times the tensor's norm; the raw norm."""
+        """All gradients as one vector, each scaled down to at most `clip` times its tensor's; their raw norm."""
         grads = [param.grad for param in self.params if param.grad is not None]
         if len(grads) < len(self.params):
             missing = len(self.params) - len(grads)
