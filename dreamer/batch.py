@@ -100,11 +100,11 @@ class Trajectory:
     Entry i of `reward` and `discount` belongs to the *arrival* at state i. `action[:, i]` leads from state i to i + 1.
     """
 
-    features: Float[Tensor, "start horizon+1 feature"]
+    features: Float[Tensor, "start states feature"]
     """Features of the visited states."""
-    action: Float[Tensor, "start horizon action"]
+    action: Float[Tensor, "start states-1 action"]
     """Actions taken."""
-    reward: Float[Tensor, "start horizon+1"]
+    reward: Float[Tensor, "start states"]
     """Predicted rewards."""
-    discount: Float[Tensor, "start horizon+1"]
+    discount: Float[Tensor, "start states"]
     """Predicted continuation probabilities, discount included."""

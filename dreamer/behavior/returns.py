@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 def lambda_return(
-    reward: Float[Tensor, "start horizon+1"],
-    discount: Float[Tensor, "start horizon+1"],
-    value: Float[Tensor, "start horizon+1"],
+    reward: Float[Tensor, "start states"],
+    discount: Float[Tensor, "start states"],
+    value: Float[Tensor, "start states"],
     lambda_: float,
-) -> Float[Tensor, "start horizon"]:
+) -> Float[Tensor, "start states-1"]:
     """Lambda-returns of imagined states 0..horizon-1 (V3 eq. 7; algorithm of section 1.10).
 
         R_H = v_H

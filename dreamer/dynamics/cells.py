@@ -85,6 +85,8 @@ class GRU(Cell):
         super().__init__()
         self.from_stoch = Linear(stoch, hidden)
         self.from_action = Linear(action, hidden, bias=False)
+        for part in (self.from_stoch, self.from_action):
+            init_weight_(part.weight, stoch + action)
         self.norm = RMSNorm(hidden)
         self.gru = nn.GRUCell(hidden, deter)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,7 @@ def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bin
     return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
 
 
+@runtime_checkable
 class ActionDistribution(Protocol):
     """What the actor-critic needs of a policy's distribution over action vectors `[*batch, action]`."""
 
