@@ -455,7 +455,7 @@ def test_a_whole_agent_overfits_one_batch(changes):
     )
     batch = make_batch(agent, time=3)
     with unchecked():
-        history = [agent.update(batch)[0] for _ in range(45)]
+        history = [agent.update(batch)[0] for _ in range(90)]
     first, last = (
         {name: torch.stack([values[name] for values in part]).mean().item() for name in history[0]}
         for part in (history[:3], history[-10:])

@@ -21,7 +21,7 @@ from running import ROOT, differences, dreamer_command, newest, timeless, tiny_c
 from tiny import unchecked
 
 import dreamer
-from dreamer import run
+from dreamer import checkpoint, run
 from dreamer.cli import main
 from dreamer.launch import make_factory
 from dreamer.tracking import read
@@ -252,6 +252,28 @@ def test_a_damaged_newest_checkpoint_costs_only_what_came_after_the_one_before(c
         160,
     ]
     assert newest(copied)["step"] == 160
+
+
+def test_falling_back_never_reads_rows_that_were_overwritten(tmp_path):
+    """A run dies long after its newest checkpoint, which then turns out to be damaged."""
+    changes = WRAPPING | {"env.time_limit": 0, "loop.eval_every": 10_000}  # episodes of toy:counting end by themselves
+    path = dreamer.train(tiny_config(**changes), run_dir=tmp_path / "run").path
+    folder = run.open_run(path)
+
+    dying = Trainer(folder, make_factory(folder.config))
+    dying.restore(newest(path))
+    while not dying.replay.must_commit:
+        dying.collect()
+    dying.close()
+    os.truncate(max((path / "checkpoints").iterdir()), 100)
+
+    trainer = Trainer(folder, make_factory(folder.config))
+    trainer.restore(checkpoint.load(folder.checkpoints)[1])
+    for _ in range(400):
+        batch, windows = trainer.replay.sample()
+        rows = batch.obs["row"][..., 0].numpy()
+        assert (rows == windows.start[:, None] + np.arange(rows.shape[1])).all(), (rows, windows)
+    trainer.close()
 
 
 def test_a_half_written_checkpoint_is_ignored(copied):

@@ -16,7 +16,7 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
     axes = figure.add_subplot()
 
     def points(name: str) -> tuple[list[float], list[float]]:
-        rows = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+        rows = [(float(record["step"]), float(record[name])) for record in records if record.get(name) is not None]
         return [row[0] for row in rows], [row[1] for row in rows]
 
     steps, means = points("eval/return_mean")
