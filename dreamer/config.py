@@ -192,7 +192,14 @@ def override(config: Any, changes: dict[str, Any]) -> Any:
 
 def validated(config: Config) -> Config:
     """The same configuration if every value is of its type and within its range; raises `UserError` otherwise."""
-    return _parse(lambda adapter: adapter.validate_python(dataclasses.asdict(config)))
+    config = _parse(lambda adapter: adapter.validate_python(dataclasses.asdict(config)))
+    starts = config.replay.capacity - config.env.num_envs * config.loop.batch_length
+    if starts < config.loop.learning_starts:
+        raise UserError(
+            f"--replay.capacity {config.replay.capacity} leaves room for {max(starts, 0)} sequences, "
+            f"but learning begins at --loop.learning-starts {config.loop.learning_starts}"
+        )
+    return config
 
 
 def to_json(config: Config) -> str:

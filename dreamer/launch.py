@@ -80,6 +80,7 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
             print(line, file=sys.stderr)
+        folder.info.setdefault("resumed", []).append(run.command_line())
         if step >= folder.config.steps and state["evaluated_at"] == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
         return _run(folder, factory, state, None)

@@ -85,7 +85,7 @@ def create(path: Path | None, config: Config, device: str) -> RunFolder:
     path = path or default_path(config)
     _make_empty(path)
     info = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "device": device,
@@ -135,6 +135,11 @@ def default_path(config: Config) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     task = re.sub(r"[^A-Za-z0-9]+", "_", config.task).strip("_")
     return Path("runs") / f"{task}_{config.agent.dynamics.core}_{config.size}_seed{config.seed}_{stamp}"
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def commit() -> str:

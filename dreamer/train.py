@@ -51,7 +51,15 @@ class Trainer:
         loop = config.loop
         slack = math.ceil(loop.checkpoint_every / (self.repeat * len(indices))) + loop.batch_length
         self.replay = Replay(
-            config.replay, folder.replay, layout, len(indices), loop.batch_size, loop.batch_length, slack, config.seed
+            config.replay,
+            folder.replay,
+            layout,
+            len(indices),
+            loop.batch_size,
+            loop.batch_length,
+            slack,
+            config.seed,
+            loop.keep_checkpoints,
         )
         self.evaluator = Evaluator(make_env, loop.eval_episodes, config.seed)
         self.ratio = ReplayRatio(loop.replay_ratio, loop.batch_size * loop.batch_length)
