@@ -33,6 +33,9 @@ class EnvironmentConfig:
     """Environment steps per agent step (action repeat); rewards are summed."""
     time_limit: Annotated[int, Ge(0)] = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
+    train_time_limit: Annotated[int, Ge(0)] = 0
+    """Training episodes of environment i are truncated after (i + 1) times this many environment steps: more episodes
+    begin, and some still see the task's late states. Evaluation is not affected. 0 changes nothing."""
     parallel: bool = False
     """Step every environment in a process of its own."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
@@ -124,14 +127,19 @@ SIZES: dict[str, Size] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "size": "300k",
-        "env.repeat": 2,
+        "steps": 30_000,
         "env.num_envs": 4,
-        "loop.replay_ratio": 128.0,
-        "loop.batch_size": 8,
-        "loop.batch_length": 32,
-        "loop.learning_starts": 512,
-        "agent.imagination_starts": 16,
-        "agent.optimizer.learning_rate": 1e-3,
+        "env.repeat": 2,
+        "env.train_time_limit": 250,
+        "loop.replay_ratio": 32.0,
+        "loop.batch_size": 16,
+        "loop.batch_length": 8,
+        "loop.learning_starts": 500,
+        "loop.eval_every": 5_000,
+        "loop.checkpoint_every": 5_000,
+        "agent.imagination_horizon": 10,
+        "agent.world_model.discount_horizon": 80.0,
+        "agent.optimizer.learning_rate": 7e-4,
         "agent.optimizer.warmup": 100,
     },
     "dmc_proprio": {

@@ -102,7 +102,7 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
     """The recipe for this run's environments."""
     env = config.env
-    return envs.EnvFactory(config.task, config.seed, env.repeat, env.time_limit, env.imports, make_env)
+    return envs.EnvFactory(config.task, config.seed, env.repeat, env.time_limit, imports=env.imports, custom=make_env)
 
 
 def make_factory_of(folder: RunFolder, make_env: MakeEnv | None = None) -> envs.EnvFactory:

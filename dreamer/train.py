@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import envs
 from dreamer import checkpoint
 from dreamer.agent import Agent
 from dreamer.collect import Collector
-from dreamer.evaluate import Evaluator, MakeEnv, film, summarize
+from dreamer.evaluate import Evaluator, film, summarize
 from dreamer.meters import Clock, Meter, peak_rss_mb
 from dreamer.replay import Replay, RowLayout
 from dreamer.run import RunFolder
@@ -37,13 +37,14 @@ class Result:
 class Trainer:
     """A run in progress: everything the loop alternates between, and how it is saved."""
 
-    def __init__(self, folder: RunFolder, make_env: MakeEnv):
+    def __init__(self, folder: RunFolder, make_env: envs.EnvFactory):
         self.folder, self.config, self.make_env = folder, folder.config, make_env
         config = self.config
         torch.manual_seed(config.seed)
         self.repeat = config.env.repeat
         indices = list(range(config.env.num_envs))
-        self.vector = envs.make_vector(make_env, indices, config.env.parallel)
+        training = replace(make_env, staggered_limit=config.env.train_time_limit)
+        self.vector = envs.make_vector(training, indices, config.env.parallel)
         obs_sizes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, obs_sizes, action).to(folder.info["device"])
         self.collector = Collector(self.agent, self.vector, indices)

@@ -25,6 +25,8 @@ class EnvFactory:
     """Environment steps per agent step."""
     time_limit: int = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
+    staggered_limit: int = 0
+    """Environment i is also truncated after (i + 1) times this many environment steps; 0 is off."""
     imports: tuple[str, ...] = ()
     """Modules imported first, which register environments with Gymnasium."""
     custom: Callable[[], gymnasium.Env] | None = None
@@ -36,11 +38,12 @@ class EnvFactory:
 
         for module in self.imports:
             import_module(module)
+        limits = [limit for limit in (self.time_limit, self.staggered_limit * (index + 1)) if limit]
         settings: dict[str, Any] = {
             "seed": self.seed,
             "index": index,
             "repeat": self.repeat,
-            "time_limit": self.time_limit or None,
+            "time_limit": min(limits, default=None),
         }
         if self.custom is not None:
             return envs.prepare(self.custom(), **settings)

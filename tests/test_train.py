@@ -126,6 +126,16 @@ def test_action_repeat_counts_in_steps_but_not_in_the_ratio(run_dir):
     assert finished and all(record["train/return"] == 55 and record["train/length"] == 5 for record in finished)
 
 
+def test_training_episodes_can_be_shorter_than_evaluation_episodes(run_dir):
+    """Short training episodes begin more often; what is reported as evaluation stays the task itself."""
+    result = train(run_dir, **{"env.train_time_limit": 3})
+    finished = [record for record in timeless(result.path) if "train/length" in record]
+    assert {record["train/length"] for record in finished} >= {3, 6}, (
+        "environment 0 is cut after 3, environment 1 after 6"
+    )
+    assert result.evaluation["eval/length_mean"] == 10
+
+
 # The replay ratio
 
 
