@@ -34,8 +34,8 @@ class EnvironmentConfig:
     time_limit: Annotated[int, Ge(0)] = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
     train_time_limit: Annotated[int, Ge(0)] = 0
-    """Training episodes of environment i are truncated after (i + 1) times this many environment steps: more episodes
-    begin, and some still see the task's late states. Evaluation is not affected. 0 changes nothing."""
+    """Training episodes are truncated after this many environment steps in all environments but the last: more
+    episodes begin, and some still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
     parallel: bool = False
     """Step every environment in a process of its own."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()

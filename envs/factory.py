@@ -25,8 +25,10 @@ class EnvFactory:
     """Environment steps per agent step."""
     time_limit: int = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
-    staggered_limit: int = 0
-    """Environment i is also truncated after (i + 1) times this many environment steps; 0 is off."""
+    short_limit: int = 0
+    """Environment steps after which the environments with an index below `short_envs` are truncated too; 0 is off."""
+    short_envs: int = 0
+    """Number of environments with the short limit."""
     imports: tuple[str, ...] = ()
     """Modules imported first, which register environments with Gymnasium."""
     custom: Callable[[], gymnasium.Env] | None = None
@@ -38,7 +40,8 @@ class EnvFactory:
 
         for module in self.imports:
             import_module(module)
-        limits = [limit for limit in (self.time_limit, self.staggered_limit * (index + 1)) if limit]
+        short = self.short_limit if index < self.short_envs else 0
+        limits = [limit for limit in (self.time_limit, short) if limit]
         settings: dict[str, Any] = {
             "seed": self.seed,
             "index": index,

@@ -130,7 +130,7 @@ def test_training_episodes_can_be_shorter_than_evaluation_episodes(run_dir):
     """Short training episodes begin more often; what is reported as evaluation stays the task itself."""
     result = train(run_dir, **{"env.train_time_limit": 3, "loop.log_every": 2})
     lengths = {record["train/length"] for record in timeless(result.path) if "train/length" in record}
-    assert lengths == {3, 4.5, 6}, "environment 0 is cut after 3 steps, environment 1 after 6, both at times at once"
+    assert 3 in lengths and 10 in lengths, "environment 0 is cut after 3 steps, environment 1 goes on to the end"
     assert result.evaluation["eval/length_mean"] == 10
 
 
