@@ -161,3 +161,11 @@ def tensors(tree):
         return [tree]
     children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else []
     return [tensor for child in children for tensor in tensors(child)]
+
+
+def test_the_learning_rate_falls_to_a_twentieth_and_stays():
+    params, optimizer = make(OptimizerConfig(learning_rate=1e-2, warmup=2, decay=8))
+    rates = [step(params, optimizer, random_grads(n))["learning_rate"].item() for n in range(11)]
+    warmup = [0.0, 0.5, *[1.0] * 9]
+    decay = [1 - n / 8 for n in range(8)] + [0.05] * 3
+    np.testing.assert_allclose(rates, [1e-2 * w * d for w, d in zip(warmup, decay, strict=True)], rtol=1e-6)

@@ -10,6 +10,8 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
+FINAL_FRACTION = 0.05  # of the learning rate, after its decay
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -19,6 +21,8 @@ class OptimizerConfig:
     """Step size after warm-up."""
     warmup: Annotated[int, Ge(0)] = 1000
     """Updates over which the step size rises linearly from 0; the very first update does nothing."""
+    decay: Annotated[int, Ge(0)] = 0
+    """Updates until the step size has fallen linearly to a twentieth, where it stays; 0 keeps it constant (V3)."""
     clip: Annotated[float, Gt(0)] = 0.3
     """Largest gradient norm of a tensor, as a fraction of that tensor's own norm."""
     clip_floor: Annotated[float, Gt(0)] = 1e-3
@@ -55,19 +59,29 @@ class LaProp(torch.optim.Optimizer):
         """Update all parameters; return the scalars `grad_norm` (before clipping), `update_norm`, `learning_rate`."""
         c = self.config
         grads, grad_norm = self._clipped_gradient()
-        warmup = (self.updates / c.warmup).clamp(max=1.0) if c.warmup else torch.ones_like(self.updates)
+        learning_rate = self._learning_rate()
         self.updates += 1
         self.rms.lerp_(grads.square(), 1 - c.rms_decay)
         scale = (self.rms / (1 - c.rms_decay**self.updates)).sqrt_().add_(c.epsilon)
         self.momentum.lerp_(grads.div_(scale), 1 - c.momentum)
-        delta = self.momentum * (c.learning_rate * warmup / (1 - c.momentum**self.updates)).float()
+        delta = self.momentum * (learning_rate / (1 - c.momentum**self.updates)).float()
         pieces = [piece.view_as(param) for piece, param in zip(delta.split(self.sizes), self.params, strict=True)]
         torch._foreach_sub_(self.params, pieces)
         return {
             "grad_norm": grad_norm,
             "update_norm": torch.linalg.vector_norm(delta),
-            "learning_rate": c.learning_rate * warmup,
+            "learning_rate": learning_rate,
         }
+
+    def _learning_rate(self) -> Tensor:
+        """The step size of this update, after warm-up and decay."""
+        c = self.config
+        rate = torch.full_like(self.updates, c.learning_rate)
+        if c.warmup:
+            rate *= (self.updates / c.warmup).clamp(max=1.0)
+        if c.decay:
+            rate *= (1 - self.updates / c.decay).clamp(min=FINAL_FRACTION)
+        return rate
 
     def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
         """All gradients as one vector, each scaled down to at most `clip` times its tensor's; their raw norm."""
