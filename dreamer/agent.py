@@ -64,7 +64,8 @@ class Agent(nn.Module):
         self.action = action
         self.world_model = WorldModel(config.world_model, config.dynamics, obs_sizes, action.dim)
         self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
-        self._optimizer: LaProp | None = None
+        self.vision_updates = 0
+        self._optimizers: tuple[LaProp, LaProp | None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -73,10 +74,23 @@ class Agent(nn.Module):
 
     @property
     def optimizer(self) -> LaProp:
-        """The optimizer, made on first use so that it lives where the parameters were moved to."""
-        if self._optimizer is None:
-            self._optimizer = LaProp((p for p in self.parameters() if p.requires_grad), self.config.optimizer)
-        return self._optimizer
+        """The optimizer of everything, or of everything but vision when vision is trained first."""
+        return self._make_optimizers()[0]
+
+    @property
+    def vision_optimizer(self) -> LaProp | None:
+        """The optimizer of vision in staged training; None otherwise."""
+        return self._make_optimizers()[1]
+
+    def _make_optimizers(self) -> tuple[LaProp, LaProp | None]:
+        """Made on first use, so that they live where the parameters were moved to."""
+        if self._optimizers is None:
+            vision = [p for module in self.world_model.vision_modules() for p in module.parameters()]
+            others = {id(p) for p in vision}
+            rest = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
+            config = self.config.optimizer
+            self._optimizers = LaProp(rest, config), LaProp(vision, config) if vision else None
+        return self._optimizers
 
     # Acting
 
@@ -137,14 +151,33 @@ class Agent(nn.Module):
     # Learning
 
     def update(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
-        """One gradient step on a batch; returns metrics (tensors: the host never waits) and the new stored states."""
+        """One gradient step on a batch; returns metrics (tensors: the host never waits) and the new stored states.
+
+        In staged training (`core.vision_updates`) the first updates train vision alone; from then on it is frozen.
+        """
+        if self.vision_updates < self.world_model.core.vision_updates:
+            return self._update_vision(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        total, metrics, packed = self.loss(batch)
+        with frozen(*self.world_model.vision_modules()):
+            total, metrics, packed = self.loss(batch)
         total.backward()
         optimizer_metrics = self.optimizer.step()
         self.actor_critic.update_slow_critic()
         metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
         return metrics, packed
+
+    def _update_vision(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
+        optimizer = self.vision_optimizer
+        assert optimizer is not None, "a core with vision updates has vision modules"
+        optimizer.zero_grad(set_to_none=True)
+        states = self.world_model.observe(batch)
+        terms = {name: term.mean() for name, term in self.world_model.vision_losses(states, batch).items()}
+        total = torch.stack([self.world_model.scales[name] * value for name, value in terms.items()]).sum()
+        total.backward()
+        metrics = {f"optim/{name}": value for name, value in optimizer.step().items()}
+        metrics |= {f"loss/{name}": value.detach() for name, value in terms.items()}
+        self.vision_updates += 1
+        return metrics | {"loss/total": total.detach()}, self.world_model.core.pack(states.detach())
 
     def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "batch time packed"]]:
         """The weighted sum of all loss terms, their metrics, and the filtered states packed for replay."""
@@ -190,13 +223,22 @@ class Agent(nn.Module):
     # Saving
 
     def learner_state(self) -> dict[str, Any]:
-        """Everything learned: parameters, optimizer, normalizer, slow critic."""
-        return {"modules": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Everything learned: parameters, optimizers, normalizer, slow critic."""
+        vision = self.vision_optimizer
+        return {
+            "modules": self.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "vision_optimizer": vision.state_dict() if vision is not None else {},
+            "vision_updates": self.vision_updates,
+        }
 
     def load_learner_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `learner_state` returned, onto this agent's device."""
         self.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.vision_optimizer is not None:
+            self.vision_optimizer.load_state_dict(state["vision_optimizer"])
+        self.vision_updates = state["vision_updates"]
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters of each part."""
@@ -214,16 +256,21 @@ class Agent(nn.Module):
 
 def check_config(config: AgentConfig, action: ActionSpec) -> None:
     """Refuse combinations that cannot learn; raises `UserError` saying what would work."""
-    behavior, rssm = config.behavior, config.dynamics.rssm
-    if behavior.actor_gradient == "dynamics" and action.discrete:
-        raise UserError("--agent.behavior.actor-gradient dynamics needs continuous actions; use reinforce")
-    if behavior.actor_gradient == "dynamics" and config.dynamics.latent != "gaussian":
-        raise UserError("--agent.behavior.actor-gradient dynamics needs --latent gaussian; or use reinforce")
+    behavior, dynamics = config.behavior, config.dynamics
+    family, settings = dynamics.family, dynamics.settings
+    if behavior.actor_gradient == "dynamics":
+        if action.discrete:
+            raise UserError("--agent.behavior.actor-gradient dynamics needs continuous actions; use reinforce")
+        if dynamics.core == "mdn_rnn":
+            raise UserError("--agent.behavior.actor-gradient dynamics cannot pass a mixture; use reinforce")
+        if family != "gaussian":
+            raise UserError("--agent.behavior.actor-gradient dynamics needs --latent gaussian; or use reinforce")
     if behavior.min_std > behavior.max_std:
         raise UserError(f"--agent.behavior.min-std {behavior.min_std} must not exceed max-std {behavior.max_std}")
     if config.imagination_starts == 1:
         raise UserError(
             "--agent.imagination-starts must be 0 (all rows) or at least 2: the replay critic needs two rows"
         )
-    if rssm.cell == "block_gru" and rssm.deter % rssm.blocks:
-        raise UserError(f"--agent.dynamics.rssm.deter {rssm.deter} must be a multiple of its {rssm.blocks} blocks")
+    if getattr(settings, "cell", "") == "block_gru" and settings.deter % settings.blocks:
+        flag = f"--agent.dynamics.{dynamics.core.replace('_', '-')}.deter"
+        raise UserError(f"{flag} {settings.deter} must be a multiple of its {settings.blocks} blocks")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from dreamer.agent import AgentConfig
+from dreamer.dynamics import CoreName
 from dreamer.errors import UserError
 from dreamer.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
@@ -34,12 +35,18 @@ class EnvironmentConfig:
     time_limit: Annotated[int, Ge(0)] = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
     train_time_limit: Annotated[int, Ge(0)] = 0
-    """Training episodes are truncated after this many environment steps in all environments but the last: more
-    episodes begin, and some still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
+    """Training episodes are truncated after this many environment steps in half of the environments: more episodes
+    begin, and the others still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
     parallel: bool = False
     """Step every environment in a process of its own."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
     """Modules to import first, which register environments with Gymnasium."""
+    hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",))] = ()
+    """Observations that the agent does not get: keys, or `velocities` for all that are known to be velocities."""
+    flicker: Annotated[float, Ge(0), Lt(1), tyro.conf.arg(aliases=("--flicker",))] = 0.0
+    """Probability with which a whole observation, the first of an episode too, is lost: zeros."""
+    obs_noise: Annotated[float, Ge(0), tyro.conf.arg(aliases=("--obs-noise",))] = 0.0
+    """Standard deviation of the normal noise added to every number observed."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +134,23 @@ SIZES: dict[str, Size] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "size": "300k",
-        "steps": 60_000,
-        "env.num_envs": 8,
+        "steps": 40_000,
+        "env.num_envs": 4,
         "env.repeat": 2,
         "env.train_time_limit": 250,
-        "loop.replay_ratio": 16.0,
-        "loop.batch_size": 16,
+        "loop.replay_ratio": 64.0,
+        "loop.batch_size": 32,
         "loop.batch_length": 8,
         "loop.learning_starts": 500,
         "loop.eval_every": 10_000,
         "loop.checkpoint_every": 5_000,
         "agent.imagination_horizon": 10,
         "agent.world_model.discount_horizon": 80.0,
+        "agent.dynamics.rssm.free_nats": 0.1,
+        "agent.dynamics.ssm.free_nats": 0.1,
         "agent.optimizer.learning_rate": 7e-4,
         "agent.optimizer.warmup": 100,
-        "agent.optimizer.decay": 3_600,
+        "agent.optimizer.decay": 4_900,
     },
     "dmc_proprio": {
         "size": "1m",
@@ -262,8 +271,14 @@ def _with_size(config: Config) -> Config:
         ],
         size.units,
     )
-    core = {name: getattr(size, name) for name in ("deter", "hidden", "classes")}
-    return override(config, units | {f"agent.dynamics.rssm.{name}": value for name, value in core.items()})
+    widths = {name: getattr(size, name) for name in ("deter", "hidden", "classes")}
+    cores = {
+        f"agent.dynamics.{core}.{name}": value
+        for core in get_args(CoreName)
+        for name, value in widths.items()
+        if hasattr(getattr(config.agent.dynamics, core), name)
+    }
+    return override(config, units | cores)
 
 
 def _replace(config: Any, path: list[str], value: Any, full: str) -> Any:

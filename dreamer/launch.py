@@ -20,6 +20,7 @@ from dreamer.agent import Agent
 from dreamer.batch import ActionSpec
 from dreamer.config import Config, validated
 from dreamer.errors import UserError
+from dreamer.matching import Spec, match_params, parameter_table, reference
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
@@ -38,6 +39,7 @@ def train(
     make_env: MakeEnv | None = None,
     start_from: Path | str | None = None,
     load: Load = "all",
+    match: bool = False,
 ) -> Result:
     """Train a new agent.
 
@@ -47,6 +49,7 @@ def train(
         make_env: constructor of your own `gymnasium.Env`; `config.task` is then only a name.
         start_from: run folder whose newest checkpoint gives the initial weights.
         load: which weights to take from there.
+        match: change the core's width until the agent has as many parameters as with the `rssm` core (within 2 %).
 
     Raises:
         UserError: for anything the user can put right.
@@ -54,7 +57,12 @@ def train(
     config = validated(config)
     device = run.choose_device(config.device)
     factory = make_factory(config, make_env)
-    agent = _dry_run(factory, config)
+    spec = spec_of_factory(factory)
+    if match:
+        matched = match_params(config, spec)
+        print(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec), file=sys.stderr)
+        config = matched
+    agent = dry_run(spec, config)
     weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
     folder = run.create(Path(run_dir) if run_dir is not None else None, config, device)
     if make_env is not None:
@@ -102,7 +110,17 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
     """The recipe for this run's environments."""
     env = config.env
-    return envs.EnvFactory(config.task, config.seed, env.repeat, env.time_limit, imports=env.imports, custom=make_env)
+    return envs.EnvFactory(
+        config.task,
+        config.seed,
+        env.repeat,
+        env.time_limit,
+        hide=env.hide,
+        flicker=env.flicker,
+        obs_noise=env.obs_noise,
+        imports=env.imports,
+        custom=make_env,
+    )
 
 
 def make_factory_of(folder: RunFolder, make_env: MakeEnv | None = None) -> envs.EnvFactory:
@@ -116,7 +134,6 @@ def make_factory_of(folder: RunFolder, make_env: MakeEnv | None = None) -> envs.
 def _run(
     folder: RunFolder, factory: envs.EnvFactory, state: dict[str, Any] | None, weights: dict[str, Any] | None
 ) -> Result:
-    folder.save()
     trainer = Trainer(folder, factory)
     try:
         if weights is not None:
@@ -124,9 +141,10 @@ def _run(
         if state is None:
             trainer.begin()
         offset = trainer.restore(state) if state is not None else None
-        info = folder.info | {"parameters": trainer.agent.parameter_counts()}
+        folder.info["parameters"] = trainer.agent.parameter_counts()
+        folder.save()
         config = dataclasses.asdict(folder.config)
-        tracker = open_tracker(folder.config.tracking, folder.path, info, config, folder.config.steps, offset)
+        tracker = open_tracker(folder.config.tracking, folder.path, folder.info, config, folder.config.steps, offset)
         trainer.tracker = tracker
         try:
             with _graceful_stop(trainer):
@@ -162,18 +180,24 @@ def _graceful_stop(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _dry_run(factory: envs.EnvFactory, config: Config) -> Agent:
-    """Make one environment, and an agent that takes no memory, so that mistakes are told before a folder exists."""
+def spec_of_factory(factory: envs.EnvFactory) -> Spec:
+    """Make one environment to learn its spaces, so that mistakes are told before a folder exists."""
     env = factory(0)
     try:
+        return Spec(*spec_of(env.observation_space, env.action_space))
+    finally:
+        env.close()
+
+
+def dry_run(spec: Spec, config: Config) -> Agent:
+    """An agent that takes no memory; raises `UserError` when none can be built."""
+    try:
         with torch.device("meta"):
-            return Agent(config.agent, *spec_of(env.observation_space, env.action_space))
+            return Agent(config.agent, spec.obs_sizes, spec.action)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"no such agent can be built: {error}") from error
-    finally:
-        env.close()
 
 
 def _with_allowed_changes(old: Config, new: Config) -> Config:

@@ -43,7 +43,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.repeat = config.env.repeat
         indices = list(range(config.env.num_envs))
-        training = replace(make_env, short_limit=config.env.train_time_limit, short_envs=len(indices) - 1)
+        training = replace(make_env, short_limit=config.env.train_time_limit, short_envs=len(indices) // 2)
         self.vector = envs.make_vector(training, indices, config.env.parallel)
         obs_sizes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, obs_sizes, action).to(folder.info["device"])

@@ -229,7 +229,7 @@ def test_dmc_proprio_is_the_current_published_configuration():
     assert (loop.replay_ratio, loop.batch_size, loop.batch_length, loop.learning_starts) == (1024, 16, 64, 1024)
     assert (config.replay.capacity, config.replay.online) == (5_000_000, True)
     assert (agent.imagination_horizon, agent.imagination_starts) == (15, 0)
-    assert (agent.dynamics.core, agent.dynamics.latent, agent.dynamics.rssm.cell) == (
+    assert (agent.dynamics.core, agent.dynamics.family, agent.dynamics.rssm.cell) == (
         "rssm",
         "categorical",
         "block_gru",

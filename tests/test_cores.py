@@ -1,9 +1,10 @@
 """One contract for every dynamics core, broken loops that must fail it, and what is special to the RSSM's cells.
 
-A new core joins by a line in `CASES` and its tiny sizes in `TINY_SIZES`.
+A new core joins by a line in `CASES`.
 """
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny import TINY_RSSM, keep_in, mode_latents, unchecked
 from torch import nn
 
 from dreamer.config import override
-from dreamer.dynamics import DynamicsConfig, make_core
+from dreamer.dynamics import CoreName, DynamicsConfig, make_core
 from dreamer.dynamics.cells import BlockGRU
 from dreamer.dynamics.core import DynamicsCore
 from dreamer.nn.layers import Linear
@@ -22,8 +23,24 @@ CASES = {
     "rssm-categorical-gru": {"core": "rssm", "latent": "categorical", "rssm.cell": "gru"},
     "rssm-gaussian-block_gru": {"core": "rssm", "latent": "gaussian", "rssm.cell": "block_gru"},
     "rssm-gaussian-gru": {"core": "rssm", "latent": "gaussian", "rssm.cell": "gru"},
+    "ssm-categorical": {"core": "ssm", "latent": "categorical"},
+    "ssm-gaussian": {"core": "ssm", "latent": "gaussian"},
+    "rnn-block_gru": {"core": "rnn", "rnn.cell": "block_gru"},
+    "rnn-gru": {"core": "rnn", "rnn.cell": "gru"},
+    "gru": {"core": "gru"},
+    "gru-block_gru": {"core": "gru", "gru.cell": "block_gru"},
+    "mdn_rnn-joint": {"core": "mdn_rnn", "mdn_rnn.mixture": "joint"},
+    "mdn_rnn-per_dimension": {"core": "mdn_rnn", "mdn_rnn.mixture": "per_dimension"},
 }
-TINY_SIZES = {f"rssm.{name}": value for name, value in (TINY_RSSM | {"free_nats": 0.0}).items()}
+DETERMINISTIC = {"rnn-block_gru", "rnn-gru", "gru", "gru-block_gru"}
+"""Cores that imagine one future for each sequence of actions."""
+SETTINGS = TINY_RSSM | {"free_nats": 0.0, "components": 2}
+TINY_SIZES = {
+    f"{core}.{name}": value
+    for core in get_args(CoreName)
+    for name, value in SETTINGS.items()
+    if hasattr(getattr(DynamicsConfig(), core), name)
+}
 EMBED, ACTION, BATCH, TIME = 5, 2, 3, 6
 START = 3
 """Row at which the second episode of `inputs` starts."""
@@ -59,6 +76,11 @@ def filtered(core, batch=BATCH):
 
 def fields(state):
     return vars(state).items()
+
+
+def everything(state):
+    """All fields side by side: distribution parameters differ where one-hot samples may agree."""
+    return torch.cat([value for _, value in fields(state)], -1)
 
 
 def assert_same(left, right, exact=True):
@@ -225,7 +247,8 @@ def test_the_model_alone_bounds_actions():
         state, action = filtered(core), signs[:, 0].clone().requires_grad_()
         with mode_latents():
             assert_same(core.imagine_step(state, 1.5 * action), core.imagine_step(state, 3.0 * action))
-        core.features(core.imagine_step(state, 1.5 * action)).sum().backward()
+        features = core.features(core.imagine_step(state, 1.5 * action))
+        (features * torch.randn(features.shape)).sum().backward()  # a plain sum of probabilities is constant
         assert action.grad.abs().max() > 1e-3, "the bound has no gradient of its own, but passes that of the action"
 
 
@@ -233,7 +256,7 @@ def test_actions_reach_imagination(core):
     state = filtered(core)
     action = torch.zeros(BATCH, ACTION, requires_grad=True)
     with mode_latents(), torch.no_grad():
-        still, moved = (core.features(core.imagine_step(state, action + shift)) for shift in (0.0, 0.5))
+        still, moved = (everything(core.imagine_step(state, action + shift)) for shift in (0.0, 0.5))
     assert ((still - moved).abs().amax(-1) > 1e-4).all()
     (core.features(core.imagine_step(state, action)) * torch.randn(BATCH, core.feature_dim)).sum().backward()
     assert (action.grad != 0).all()
@@ -282,12 +305,17 @@ def test_inputs_are_not_changed(core):
     assert all(torch.equal(x, copy) for x, copy in zip(given, copies, strict=True))
 
 
-def test_rows_in_the_same_state_imagine_differently(core):
-    """Pitfall 59: every row and every step has noise of its own."""
+@pytest.mark.parametrize("case", CASES)
+def test_rows_in_the_same_state_imagine_differently(case):
+    """Pitfall 59: every row and every step has noise of its own; a deterministic core has none."""
+    core = make(case)
     state = filtered(core, batch=1)[torch.zeros(32, dtype=torch.long)]
     steps = [core.features(core.imagine_step(state, torch.zeros(32, ACTION))) for _ in range(2)]
-    assert all(len(step.unique(dim=0)) > 8 for step in steps)
-    assert not torch.equal(*steps)
+    if case in DETERMINISTIC:
+        assert torch.equal(*steps) and torch.equal(steps[0], steps[0][:1].expand_as(steps[0]))
+    else:
+        assert all(len(step.unique(dim=0)) > 8 for step in steps)
+        assert not torch.equal(*steps)
 
 
 @pytest.mark.parametrize("case", CASES)

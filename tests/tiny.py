@@ -14,6 +14,7 @@ from dreamer.agent import Agent, AgentConfig
 from dreamer.batch import ActionSpec, Batch
 from dreamer.config import override
 from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent
+from dreamer.dynamics.mixtures import GaussianMixture
 
 OBS = {"position": 2, "velocity": 1}
 CONTINUOUS = ActionSpec(2, discrete=False)
@@ -81,7 +82,7 @@ def awaken(module: nn.Module) -> None:
 @contextlib.contextmanager
 def mode_latents() -> Iterator[None]:
     """Latents take their most likely value instead of a sample, so that states can be compared."""
-    classes = (CategoricalLatent, GaussianLatent)
+    classes = (CategoricalLatent, GaussianLatent, GaussianMixture)
     samples = [latent.sample for latent in classes]
     for latent in classes:
         latent.sample = latent.mode  # type: ignore[method-assign]

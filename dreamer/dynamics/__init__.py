@@ -1,17 +1,43 @@
-"""Dynamics cores: the ablation axis. `core.py` is the interface, one file per core, `make_core` picks one by name."""
+"""Dynamics cores: the ablation axis. `core.py` is the interface, one file per core, `make_core` picks one by name.
+
+What changes from one core to the next:
+
+    core      predict                        correct
+    rssm      h = f(h, z, a), z ~ p(z | h)   z ~ q(z | h, e)      sees history and observation
+    ssm       z ~ p(z | z, a)                z ~ q(z | prior, e)  no deterministic path
+    rnn       h = f(h, m, a), m = mu(h)      m = mu(h, e)         nothing is sampled
+    mdn_rnn   h = LSTM(h, z, a), z ~ mixture z ~ q(z | e)         the code knows no history
+    gru       h = GRU(h, z, a), z = W h      z ~ q(z | e)         one component, no variance
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from dreamer.dynamics.core import DynamicsCore
+from dreamer.dynamics.gru import GRUConfig, GRUCore
 from dreamer.dynamics.latents import LatentName
+from dreamer.dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
+from dreamer.dynamics.rnn import RNN, RNNConfig
 from dreamer.dynamics.rssm import RSSM, RSSMConfig
+from dreamer.dynamics.ssm import SSM, SSMConfig
+from dreamer.errors import UserError
 
-CoreName = Literal["rssm"]
+CoreName = Literal["rssm", "ssm", "rnn", "gru", "mdn_rnn"]
+LatentChoice = Literal["auto", "categorical", "gaussian"]
+
+LATENTS: dict[str, tuple[LatentName, ...]] = {
+    "rssm": ("categorical", "gaussian"),
+    "ssm": ("categorical", "gaussian"),
+    "rnn": (),
+    "gru": ("gaussian",),
+    "mdn_rnn": ("gaussian",),
+}
+"""Families of the stochastic state that each core can have, its default first."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +46,47 @@ class DynamicsConfig:
 
     core: Annotated[CoreName, tyro.conf.arg(prefix_name=False)] = "rssm"
     """Dynamics core."""
-    latent: Annotated[LatentName, tyro.conf.arg(prefix_name=False)] = "categorical"
-    """Family of the stochastic state."""
+    latent: Annotated[LatentChoice, tyro.conf.arg(prefix_name=False)] = "auto"
+    """Family of the stochastic state; auto is categorical for rssm and ssm, and the core's own for the others."""
     rssm: RSSMConfig = field(default_factory=RSSMConfig)
     """Settings of the `rssm` core."""
+    ssm: SSMConfig = field(default_factory=SSMConfig)
+    """Settings of the `ssm` core."""
+    rnn: RNNConfig = field(default_factory=RNNConfig)
+    """Settings of the `rnn` core."""
+    gru: GRUConfig = field(default_factory=GRUConfig)
+    """Settings of the `gru` core."""
+    mdn_rnn: MDNRNNConfig = field(default_factory=MDNRNNConfig)
+    """Settings of the `mdn_rnn` core."""
+
+    @property
+    def settings(self) -> Any:
+        """Settings of the chosen core."""
+        return getattr(self, self.core)
+
+    @property
+    def family(self) -> LatentName:
+        """Family of the stochastic state of the chosen core; raises `UserError` for one it cannot have."""
+        families = LATENTS[self.core]
+        if self.latent == "auto":
+            return families[0] if families else "gaussian"
+        if self.latent not in families:
+            can = " or ".join(("auto", *families))
+            raise UserError(f"--latent {self.latent}: the {self.core} core cannot have it; use --latent {can}")
+        return self.latent
 
 
 def make_core(config: DynamicsConfig, embed_dim: int, action_dim: int) -> DynamicsCore[Any]:
     """Build the configured core for embeddings and actions of the given sizes."""
-    constructors = {"rssm": lambda: RSSM(config.rssm, config.latent, embed_dim, action_dim)}
+    family = config.family
+    constructors: dict[str, Callable[[], DynamicsCore[Any]]] = {
+        "rssm": lambda: RSSM(config.rssm, family, embed_dim, action_dim),
+        "ssm": lambda: SSM(config.ssm, family, embed_dim, action_dim),
+        "rnn": lambda: RNN(config.rnn, embed_dim, action_dim),
+        "gru": lambda: GRUCore(config.gru, embed_dim, action_dim),
+        "mdn_rnn": lambda: MDNRNN(config.mdn_rnn, embed_dim, action_dim),
+    }
     return constructors[config.core]()
+
+
+assert set(LATENTS) == set(get_args(CoreName))

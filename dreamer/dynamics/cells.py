@@ -99,3 +99,10 @@ class GRU(Cell):
     ) -> Float[Tensor, "batch deter"]:
         """Next h, given the projected action."""
         return self.gru(F.silu(self.norm(self.from_stoch(stoch) + action)), deter)
+
+
+def make_cell(name: CellName, deter: int, hidden: int, stoch: int, action: int, blocks: int) -> Cell:
+    """The cell of that name; `blocks` matters to the block GRU alone."""
+    if name == "block_gru":
+        return BlockGRU(deter, hidden, stoch, action, blocks)
+    return GRU(deter, hidden, stoch, action)

@@ -41,6 +41,10 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     feature_dim: int
     """Size of `features`, what heads and policy read."""
+    differentiable: bool
+    """Whether imagined states carry an unbiased gradient to the actions (`actor_gradient="dynamics"`)."""
+    vision_updates: int = 0
+    """Updates that train `vision_modules` and the decoder alone before the rest (staged training); 0 is none."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -59,6 +63,19 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
     @abstractmethod
     def features(self, state: State) -> Float[Tensor, "*batch feature"]:
         """What heads, decoder, actor and critic read."""
+
+    @property
+    def decoder_dim(self) -> int:
+        """Size of `decoder_input`."""
+        return self.feature_dim
+
+    def decoder_input(self, state: State, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:
+        """What the decoder reads: the features, unless the core codes observations apart from their history."""
+        return features
+
+    def vision_modules(self) -> list[nn.Module]:
+        """The core's own part of vision, for staged training."""
+        return []
 
     @abstractmethod
     def loss(self, states: State) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
@@ -106,3 +123,8 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
 def _stored(state: Struct) -> list[dataclasses.Field[Tensor]]:
     return [field for field in dataclasses.fields(state) if field.metadata.get("stored")]  # type: ignore[arg-type]
+
+
+def bound_action(action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+    """Divide by max(1, |a|) elementwise, without a gradient through the divisor (V3): stored actions are unclipped."""
+    return action / action.detach().abs().clamp(min=1.0)

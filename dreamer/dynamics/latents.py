@@ -32,6 +32,10 @@ class Latent(ABC):
         """The most likely z."""
 
     @abstractmethod
+    def describe(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch param"]:
+        """The distribution in numbers that another network can read."""
+
+    @abstractmethod
     def kl(self, left: Float[Tensor, "*batch param"], right: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
         """KL(left || right) of the whole z, in nats and float32."""
 
@@ -69,6 +73,10 @@ class CategoricalLatent(Latent):
         """One-hot vectors of the most likely classes."""
         probs = self.probs(params).transpose(-1, -2)
         return one_hot_argmax(probs).transpose(-1, -2).flatten(-2)
+
+    def describe(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch param"]:
+        """Mixed probabilities."""
+        return self.probs(params).flatten(-2)
 
     def kl(self, left: Float[Tensor, "*batch param"], right: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
         """Sum over groups of sum_c p_c (ln p_c - ln q_c)."""
@@ -110,6 +118,10 @@ class GaussianLatent(Latent):
         """The mean."""
         return self.mean_std(params)[0]
 
+    def describe(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch param"]:
+        """[mean, std]."""
+        return torch.cat(self.mean_std(params), -1)
+
     def kl(self, left: Float[Tensor, "*batch param"], right: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
         """Closed form, summed over dimensions."""
         (mean_p, std_p), (mean_q, std_q) = self.mean_std(left), self.mean_std(right)
@@ -119,6 +131,11 @@ class GaussianLatent(Latent):
     def entropy(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
         """Differential entropy, summed over dimensions."""
         return (self.mean_std(params)[1].log() + 0.5 + HALF_LOG_TWO_PI).sum(-1)
+
+
+def make_latent(name: LatentName, stoch: int, classes: int, unimix: float, min_std: float) -> Latent:
+    """The latent of that name: `stoch` groups of `classes` classes, or `stoch` Gaussian numbers."""
+    return CategoricalLatent(stoch, classes, unimix) if name == "categorical" else GaussianLatent(stoch, min_std)
 
 
 def balanced_kl(

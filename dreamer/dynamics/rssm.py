@@ -21,12 +21,12 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Gt, Lt
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreamer.dynamics.cells import GRU, BlockGRU, Cell, CellName
-from dreamer.dynamics.core import DynamicsCore, derived_field, stored_field
-from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent, Latent, LatentName, balanced_kl
-from dreamer.nn.layers import MLP, Linear
+from dreamer.dynamics.cells import CellName, make_cell
+from dreamer.dynamics.core import DynamicsCore, bound_action, derived_field, stored_field
+from dreamer.dynamics.latents import LatentName, balanced_kl, make_latent
+from dreamer.nn.layers import mlp_to
 from dreamer.nn.struct import Struct
 
 
@@ -76,16 +76,12 @@ class RSSM(DynamicsCore[RSSMState]):
     def __init__(self, config: RSSMConfig, latent: LatentName, embed_dim: int, action_dim: int):
         super().__init__()
         self.config = config
-        self.latent = make_latent(config, latent)
-        self.cell: Cell
-        if config.cell == "block_gru":
-            self.cell = BlockGRU(config.deter, config.hidden, self.latent.dim, action_dim, config.blocks)
-        else:
-            self.cell = GRU(config.deter, config.hidden, self.latent.dim, action_dim)
-        self.prior_net = _mlp_to(config.deter, config.hidden, config.prior_layers, self.latent.num_params)
-        self.posterior_net = _mlp_to(
-            config.deter + embed_dim, config.hidden, config.posterior_layers, self.latent.num_params
-        )
+        self.latent = make_latent(latent, config.stoch, config.classes, config.unimix, config.min_std)
+        self.differentiable = latent == "gaussian"
+        deter, hidden, params = config.deter, config.hidden, self.latent.num_params
+        self.cell = make_cell(config.cell, deter, hidden, self.latent.dim, action_dim, config.blocks)
+        self.prior_net = mlp_to(deter, hidden, config.prior_layers, params)
+        self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, params)
         self.feature_dim = config.deter + self.latent.dim
 
     def recurrent(self, state: RSSMState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
@@ -162,20 +158,3 @@ class RSSM(DynamicsCore[RSSMState]):
             stochs.append(stoch)
             params.append(param)
         return RSSMState(torch.stack(deters, 1), torch.stack(stochs, 1), torch.stack(params, 1))
-
-
-def bound_action(action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
-    """Divide by max(1, |a|) elementwise, without a gradient through the divisor (V3): stored actions are unclipped."""
-    return action / action.detach().abs().clamp(min=1.0)
-
-
-def make_latent(config: RSSMConfig, name: LatentName) -> Latent:
-    """The latent named `name`, sized by the core's config."""
-    if name == "categorical":
-        return CategoricalLatent(config.stoch, config.classes, config.unimix)
-    return GaussianLatent(config.stoch, config.min_std)
-
-
-def _mlp_to(in_features: int, units: int, layers: int, out_features: int) -> nn.Sequential:
-    mlp = MLP(in_features, units, layers)
-    return nn.Sequential(*mlp, Linear(mlp.out_features, out_features))

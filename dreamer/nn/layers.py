@@ -82,3 +82,9 @@ class MLP(nn.Sequential):
             modules += [Linear(in_features if layer == 0 else units, units), RMSNorm(units), nn.SiLU()]
         super().__init__(*modules)
         self.out_features = units if layers else in_features
+
+
+def mlp_to(in_features: int, units: int, layers: int, out_features: int) -> nn.Sequential:
+    """An MLP with a linear output layer."""
+    mlp = MLP(in_features, units, layers)
+    return nn.Sequential(*mlp, Linear(mlp.out_features, out_features))

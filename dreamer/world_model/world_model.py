@@ -68,7 +68,7 @@ class WorldModel(nn.Module):
         self.config = config
         self.encoder = VectorEncoder(config.encoder, obs_sizes)
         self.core = make_core(dynamics, self.encoder.embed_dim, action_dim)
-        self.decoder = VectorDecoder(config.decoder, self.core.feature_dim, obs_sizes)
+        self.decoder = VectorDecoder(config.decoder, self.core.decoder_dim, obs_sizes)
         self.reward = ScalarHead(config.reward, self.core.feature_dim)
         self.cont = ContinueHead(config.cont, self.core.feature_dim, config.discount)
 
@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
 
         Terms: `reconstruction`, `reward`, `cont`, and the core's own `dyn` and `rep`.
         """
-        reconstruction = self.decoder.loss(features, batch.obs)
+        reconstruction = self.decoder.loss(self.core.decoder_input(states, features), batch.obs)
         reward_logits = self.reward(features)
         cont_logits = self.cont(features)
         core_terms, core_metrics = self.core.loss(states)
@@ -103,6 +103,22 @@ class WorldModel(nn.Module):
                 **core_metrics,
             }
         return terms, metrics
+
+    def vision_losses(self, states: Struct, batch: Batch) -> dict[str, Float[Tensor, "batch time"]]:
+        """The terms that train vision alone: `reconstruction` and the core's `rep`."""
+        reconstruction = self.decoder.loss(self.core.decoder_input(states, self.core.features(states)), batch.obs)
+        return {
+            "reconstruction": torch.stack(list(reconstruction.values())).sum(0),
+            "rep": self.core.loss(states)[0]["rep"],
+        }
+
+    def decode(self, states: Struct) -> dict[str, Tensor]:
+        """Observations `[*batch, size]` by key that the states stand for, in the observations' own units."""
+        return self.decoder(self.core.decoder_input(states, self.core.features(states)))
+
+    def vision_modules(self) -> list[nn.Module]:
+        """What staged training trains first and then freezes; empty for cores that know no stages."""
+        return [self.encoder, self.decoder, *self.core.vision_modules()] if self.core.vision_updates else []
 
     @property
     def scales(self) -> dict[str, float]:

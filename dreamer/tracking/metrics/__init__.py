@@ -76,6 +76,29 @@ METRICS = (
         "nats",
         "below model/prior_entropy",
     ),
+    Metric(
+        "model/prediction_error",
+        "Half squared distance of the predicted to the observed code (`rnn`, `gru`).",
+        healthy="falls; a rest stays where outcomes are random, since a point cannot predict them",
+    ),
+    Metric(
+        "model/mixture_nll",
+        "Negative log-density of the observed code under the predicted mixture (`mdn_rnn`).",
+        "nats",
+        "falls, often below 0",
+    ),
+    Metric(
+        "model/mixture_entropy",
+        "Entropy of the mixture's weights (`mdn_rnn`).",
+        "nats",
+        "between 0 (one component is used) and ln K",
+    ),
+    Metric(
+        "model/vision_kl",
+        "KL divergence of the code from N(0, I), the VAE's regularizer (`gru`, `mdn_rnn`).",
+        "nats",
+        "settles at a few nats per informative number of the observation",
+    ),
     Metric("model/reward_error", "Mean absolute error of the predicted reward on replayed rows.", "reward", "falls"),
     Metric(
         "model/continue_accuracy",

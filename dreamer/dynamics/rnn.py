@@ -1,0 +1,120 @@
+"""Deterministic recurrent model: the RSSM with nothing sampled (PlaNet section 3 and figure 4, arXiv 1811.04551).
+
+    recurrent    h_t = f(h_{t-1}, m_{t-1}, a_{t-1})
+    prior        m_t = mu_prior(h_t)
+    posterior    m_t = mu_posterior(h_t, e_t)
+
+        h_{t-1}, m_{t-1} --+
+                           +-- f --> h_t --+--> m_t = mu_prior(h_t)             imagine
+                 a_{t-1} --+               |
+                                           +--> m_t = mu_posterior(h_t, e_t)    observe
+                          embedding  e_t --+
+
+PlaNet's released code gives the divergence a scale of 0, since its planner needs no more than that; here the prior is
+trained towards the posterior, because imagination runs on it. One future per action: it must average over outcomes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamer.dynamics.cells import CellName, make_cell
+from dreamer.dynamics.core import DynamicsCore, bound_action, stored_field
+from dreamer.nn.layers import mlp_to
+from dreamer.nn.struct import Struct
+
+
+@dataclass(frozen=True)
+class RNNState(Struct):
+    """State of the deterministic model."""
+
+    deter: Float[Tensor, "*batch deter"] = stored_field()
+    """Recurrent state h."""
+    mean: Float[Tensor, "*batch stoch"] = stored_field()
+    """m, which stands where the RSSM has its sample."""
+
+
+@dataclass(frozen=True)
+class RNNConfig:
+    """Deterministic recurrent model."""
+
+    deter: Annotated[int, Ge(1)] = 512
+    """Size of the recurrent state h."""
+    hidden: Annotated[int, Ge(1)] = 64
+    """Width of the input projections, the prior and the posterior."""
+    stoch: Annotated[int, Ge(1)] = 32
+    """Numbers in m."""
+    cell: CellName = "block_gru"
+    """Recurrent cell: block_gru (V3) or gru (PlaNet, V1)."""
+    blocks: Annotated[int, Ge(1)] = 8
+    """Blocks of the block GRU; must divide deter."""
+    prior_layers: Annotated[int, Ge(0)] = 2
+    """Hidden layers of the prior."""
+    posterior_layers: Annotated[int, Ge(0)] = 1
+    """Hidden layers of the posterior."""
+
+
+class RNN(DynamicsCore[RNNState]):
+    """A purely deterministic path: h remembers, m is the one predicted present."""
+
+    differentiable = True
+
+    def __init__(self, config: RNNConfig, embed_dim: int, action_dim: int):
+        super().__init__()
+        self.config = config
+        deter, hidden = config.deter, config.hidden
+        self.cell = make_cell(config.cell, deter, hidden, config.stoch, action_dim, config.blocks)
+        self.prior_net = mlp_to(deter, hidden, config.prior_layers, config.stoch)
+        self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, config.stoch)
+        self.feature_dim = deter + config.stoch
+
+    def recurrent(self, state: RNNState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
+        """h_t = f(h_{t-1}, m_{t-1}, a_{t-1})."""
+        return self.cell(state.deter, state.mean, self.cell.project_action(bound_action(action)))
+
+    def prior(self, deter: Float[Tensor, "*batch deter"]) -> Float[Tensor, "*batch stoch"]:
+        """mu_prior(h_t)."""
+        return self.prior_net(deter)
+
+    def posterior(
+        self, deter: Float[Tensor, "*batch deter"], embed: Float[Tensor, "*batch embed"]
+    ) -> Float[Tensor, "*batch stoch"]:
+        """mu_posterior(h_t, e_t)."""
+        return self.posterior_net(torch.cat([deter, embed], -1))
+
+    def initial_state(self, batch_size: int) -> RNNState:
+        """All zeros; nothing is learned."""
+        zeros = next(self.parameters()).new_zeros
+        return RNNState(zeros(batch_size, self.config.deter), zeros(batch_size, self.config.stoch))
+
+    def observe_step(
+        self, state: RNNState, prev_action: Float[Tensor, "batch action"], embed: Float[Tensor, "batch embed"]
+    ) -> RNNState:
+        """Advance h with the action, then set m to the posterior mean."""
+        deter = self.recurrent(state, prev_action)
+        return RNNState(deter, self.posterior(deter, embed))
+
+    def imagine_step(self, state: RNNState, action: Float[Tensor, "batch action"]) -> RNNState:
+        """Advance h with the action, then set m to the prior mean."""
+        deter = self.recurrent(state, action)
+        return RNNState(deter, self.prior(deter))
+
+    def features(self, state: RNNState) -> Float[Tensor, "*batch feature"]:
+        """[h, m]."""
+        return torch.cat([state.deter, state.mean], -1)
+
+    def loss(self, states: RNNState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
+        """Half squared distances: `dyn` draws the prior to the posterior, `rep` the posterior to the prior.
+
+        They are the balanced KL of unit-variance Gaussians around the two means.
+        """
+        prior, posterior = self.prior(states.deter), states.mean
+        dyn = 0.5 * (prior - posterior.detach()).float().square().sum(-1)
+        rep = 0.5 * (prior.detach() - posterior).float().square().sum(-1)
+        return {"dyn": dyn, "rep": rep}, {"model/prediction_error": dyn.detach().mean()}

@@ -1,0 +1,85 @@
+"""Widths at which different cores have equally many parameters: comparisons of ideas, not of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dreamer.agent import Agent
+from dreamer.batch import ActionSpec
+from dreamer.config import Config, override
+from dreamer.errors import UserError
+
+WIDTHS = {"rssm": "deter", "ssm": "hidden", "rnn": "deter", "gru": "deter", "mdn_rnn": "deter"}
+"""The setting of each core that is widened or narrowed: what carries most of its parameters."""
+TOLERANCE = 0.02
+MAX_WIDTH = 1 << 16
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an environment tells about the sizes of networks."""
+
+    obs_sizes: Mapping[str, int]
+    """Numbers in each observation key."""
+    action: ActionSpec
+    """The action space."""
+
+
+def match_params(config: Config, spec: Spec) -> Config:
+    """The configuration with its core's width changed so that the agent has as many parameters as the reference.
+
+    The reference is the same agent with the `rssm` core at its default latent. Raises `UserError` where no width comes
+    within 2 % of it.
+    """
+    target = sum(parameter_counts(reference(config), spec).values())
+    dynamics = config.agent.dynamics
+    step = dynamics.settings.blocks if getattr(dynamics.settings, "cell", "") == "block_gru" else 1
+    name = f"agent.dynamics.{dynamics.core}.{WIDTHS[dynamics.core]}"
+
+    def total(width: int) -> int:
+        return sum(parameter_counts(override(config, {name: width * step}), spec).values())
+
+    low, high = 1, 2
+    while total(high) < target and high * step < MAX_WIDTH:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(middle) <= target else (low, middle)
+    best = min((low, high), key=lambda width: abs(total(width) - target))
+    if abs(total(best) - target) > TOLERANCE * target:
+        raise UserError(
+            f"--match-params: no width of the {dynamics.core} core gives about {target:,} parameters "
+            f"(closest: {total(best):,} at {WIDTHS[dynamics.core]} {best * step}); try another --size"
+        )
+    return override(config, {name: best * step})
+
+
+def reference(config: Config) -> Config:
+    """The same configuration with the `rssm` core at its default latent."""
+    return override(config, {"agent.dynamics.core": "rssm", "agent.dynamics.latent": "auto"})
+
+
+def parameter_counts(config: Config, spec: Spec) -> dict[str, int]:
+    """Trainable parameters of each part of the agent, counted without allocating any."""
+    with torch.device("meta"):
+        return Agent(config.agent, spec.obs_sizes, spec.action).parameter_counts()
+
+
+def parameter_table(configs: Mapping[str, Config], spec: Spec) -> str:
+    """Plain-text table: a row for each configuration by name, columns for its parts, its total and its core's width."""
+    counts = {name: parameter_counts(config, spec) for name, config in configs.items()}
+    first = sum(next(iter(counts.values())).values())
+    parts = list(next(iter(counts.values())))
+    rows: list[list[Any]] = [["core", *parts, "total", "of first", "width"]]
+    for name, config in configs.items():
+        dynamics = config.agent.dynamics
+        total, width = sum(counts[name].values()), WIDTHS[dynamics.core]
+        cells = [f"{counts[name][part]:,}" for part in parts]
+        size = f"{width} {getattr(dynamics.settings, width)}"
+        rows.append([name, *cells, f"{total:,}", f"{total / first:.1%}", size])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
