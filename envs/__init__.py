@@ -7,7 +7,8 @@ Discrete(n) as action, and depends on (seed, index, episode) and the actions sin
 from __future__ import annotations
 
 import difflib
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import gymnasium
 
@@ -32,6 +33,10 @@ def make(
     index: int = 0,
     repeat: int = 1,
     time_limit: int | None = None,
+    hide: Sequence[str] = (),
+    blank: Sequence[str] = (),
+    flicker: float = 0.0,
+    obs_noise: float = 0.0,
     obs: Observations = "state",
     render_size: tuple[int, int] = (256, 256),
     camera: int | None = None,
@@ -40,13 +45,14 @@ def make(
 
     `task` is `dmc:<domain>_<task>`, `gym:[module:]<id>` or `toy:<name>`; `render_size` (height, width) and `camera` are
     those of the frames that `render()` draws of dmc tasks.
-    Raises UserError for an unknown task (with the closest names), unsupported spaces and values out of range.
+    Raises UserError for an unknown task (with the closest names), and as `prepare` does.
     """
     if obs != "state":
         raise UserError(f"obs='{obs}': pixels are not supported yet; use obs='state'")
     family, _, name = task.partition(":")
     env = _build(family, name, task, render_size, camera)
-    return prepare(env, seed=seed, index=index, repeat=repeat, time_limit=time_limit)
+    episodes: dict[str, Any] = {"seed": seed, "index": index, "repeat": repeat, "time_limit": time_limit}
+    return prepare(env, **episodes, hide=hide, blank=blank, flicker=flicker, obs_noise=obs_noise)
 
 
 def tasks() -> dict[str, list[str]]:

@@ -29,6 +29,14 @@ class EnvFactory:
     """Environment steps after which the environments with an index below `short_envs` are truncated too; 0 is off."""
     short_envs: int = 0
     """Number of environments with the short limit."""
+    hide: tuple[str, ...] = ()
+    """Observations to remove: keys, or `velocities`."""
+    blank: tuple[str, ...] = ()
+    """Observations to replace by zeros, for an agent that was trained on them."""
+    flicker: float = 0.0
+    """Probability with which a whole observation is zeros."""
+    obs_noise: float = 0.0
+    """Standard deviation of the noise added to every observed number."""
     imports: tuple[str, ...] = ()
     """Modules imported first, which register environments with Gymnasium."""
     custom: Callable[[], gymnasium.Env] | None = None
@@ -47,6 +55,10 @@ class EnvFactory:
             "index": index,
             "repeat": self.repeat,
             "time_limit": min(limits, default=None),
+            "hide": self.hide,
+            "blank": self.blank,
+            "flicker": self.flicker,
+            "obs_noise": self.obs_noise,
         }
         if self.custom is not None:
             return envs.prepare(self.custom(), **settings)

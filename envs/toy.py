@@ -1,12 +1,17 @@
-"""Three tiny environments whose every number is known beforehand: for tests, for docs, for debugging an agent."""
+"""Three tiny environments whose every number is known beforehand, for tests and debugging; and every toy by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from envs.push import Push
+from envs.recall import Recall
 
 Start = tuple[Any, dict[str, Any]]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
@@ -112,10 +117,15 @@ class Copy(gymnasium.Env):
 
 def make_toy(name: str) -> gymnasium.Env:
     """The toy environment of one of `TOYS`."""
-    kind, _, variant = name.partition("_")
-    if kind == "chain":
-        return Chain()
-    return Counting(discrete=bool(variant)) if kind == "counting" else Copy(discrete=bool(variant))
+    return TOYS[name]()
 
 
-TOYS = ("chain", "copy", "copy_discrete", "counting", "counting_discrete")
+TOYS: dict[str, Callable[[], gymnasium.Env]] = {
+    "chain": Chain,
+    "copy": Copy,
+    "copy_discrete": partial(Copy, discrete=True),
+    "counting": Counting,
+    "counting_discrete": partial(Counting, discrete=True),
+    "push": Push,
+    "recall": Recall,
+}

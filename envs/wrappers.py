@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from envs.errors import UserError
+from envs.partial import partially_observed
 from envs.spaces import action_codec, observation_leaves
 
 Step = tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]
@@ -19,14 +20,26 @@ Plan = tuple[int, Sequence[Any] | np.ndarray]
 
 
 def prepare(
-    env: gymnasium.Env, *, seed: int, index: int, repeat: int = 1, time_limit: int | None = None
+    env: gymnasium.Env,
+    *,
+    seed: int,
+    index: int,
+    repeat: int = 1,
+    time_limit: int | None = None,
+    hide: Sequence[str] = (),
+    blank: Sequence[str] = (),
+    flicker: float = 0.0,
+    obs_noise: float = 0.0,
 ) -> gymnasium.Env:
     """Wrap any supported environment so that an agent can be trained in it.
 
     Observations become a Dict of float32 vectors (keys sorted), actions Box(-1, 1, [n]) or Discrete(n); actions are
     repeated `repeat` times; an episode is truncated after `time_limit` environment steps (counted before the repeat;
     None leaves the environment's own limit); episodes are seeded from (seed, index, episode).
-    Raises UserError for spaces that are not supported and values out of range.
+    The agent may see less than there is: without the observations that `hide` names, zeros for those that `blank`
+    names, nothing but zeros in a row with probability `flicker`, and all numbers with normal noise of standard
+    deviation `obs_noise`; see `envs.partial`.
+    Raises UserError for spaces that are not supported, names that there are not and values out of range.
     """
     if not isinstance(env, gymnasium.Env):
         raise UserError(f"an environment must be a gymnasium.Env, got {type(env).__module__}.{type(env).__qualname__}")
@@ -35,6 +48,7 @@ def prepare(
             raise UserError(f"time_limit must be at least 1 environment step, got {time_limit}")
         env = TimeLimit(env, max_episode_steps=time_limit)
     env = ObservationVectors(NormalizedActions(ActionRepeat(env, repeat)))
+    env = partially_observed(env, hide=hide, blank=blank, flicker=flicker, obs_noise=obs_noise)
     return SeededEpisodes(env, seed=seed, index=index)
 
 

@@ -19,7 +19,15 @@ from envs.rendering import missing_gl_message, select_backend
 from envs.spaces import action_codec, observation_leaves
 from envs.toy import Chain, Copy, Counting
 
-TOYS = ["toy:chain", "toy:copy", "toy:copy_discrete", "toy:counting", "toy:counting_discrete"]
+TOYS = [
+    "toy:chain",
+    "toy:copy",
+    "toy:copy_discrete",
+    "toy:counting",
+    "toy:counting_discrete",
+    "toy:push",
+    "toy:recall",
+]
 CHECKED = ["dmc:cartpole_balance", "gym:Pendulum-v1", "gym:CartPole-v1", "gym:FrozenLake-v1", *TOYS]
 EXPECTED_ADVICE = ("different from the unwrapped", "infinity", "Not able to test alternative render modes")
 
@@ -362,7 +370,7 @@ def test_counting_tells_where_it_is(discrete):
             "`dreamer tasks` lists all",
         ),
         ("walker_walk", "unknown task 'walker_walk'; did you mean dmc:walker_walk? `dreamer tasks` lists all"),
-        ("toy:chian", "unknown task 'toy:chian'; did you mean toy:chain? `dreamer tasks` lists all"),
+        ("toy:chian", "unknown task 'toy:chian'; did you mean toy:chain, toy:recall? `dreamer tasks` lists all"),
         (
             "",
             "unknown task ''; a task is dmc:<domain>_<task>, gym:<id> or toy:<name>; `dreamer tasks` lists all",
