@@ -24,8 +24,11 @@ from dreamer.config import (
     compose,
 )
 from dreamer.errors import UserError
+from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
 from dreamer.experiments.bench import BenchArguments, bench
 from dreamer.experiments.doctor import doctor
+from dreamer.experiments.exam import ExamArguments, exam
+from dreamer.experiments.report import ReportArguments, report
 from dreamer.tracking import read
 
 T = TypeVar("T")
@@ -45,6 +48,8 @@ class TrainArguments:
     """Run folder whose newest checkpoint gives a new run its initial weights."""
     load: launch.Load = "all"
     """Which weights --from takes: all, or the world model alone."""
+    match_params: bool = False
+    """Change the core's width until the agent has as many parameters as with the rssm core, within 2 %."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +68,42 @@ class EvaluateArguments:
     """Also write an MP4 of one episode here."""
     device: DeviceName = "auto"
     """Where the networks run."""
+    hide: tuple[str, ...] = ()
+    """Observations to replace by zeros (keys, or `velocities`), besides those that the run was trained without."""
+    flicker: float | None = None
+    """Probability with which a whole observation is zeros; default: the run's own."""
+    obs_noise: float | None = None
+    """Standard deviation of the noise added to every number observed; default: the run's own."""
     json: bool = False
     """Print one JSON object."""
 
 
-def train_command(argv: Sequence[str]) -> int:
-    """`dreamer train`."""
+def train_arguments(argv: Sequence[str]) -> TrainArguments:
+    """What the words after `dreamer train` say; raises `UserError` when they say nothing possible."""
     resumed = _option(argv, "--resume")
     if resumed is not None:
         base = run.open_run(Path(resumed)).config
     else:
         base = compose(_option(argv, "--preset") or "quick", _option(argv, "--size"))
-    args = _parse(TrainArguments, "dreamer train", argv, default=TrainArguments(base))
+    return _parse(TrainArguments, "dreamer train", argv, default=TrainArguments(base))
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """`dreamer train`."""
+    args = train_arguments(argv)
     try:
         if args.resume is not None:
-            if args.run_dir is not None or args.start_from is not None:
-                raise UserError("--resume goes on in its own folder; it takes neither --run-dir nor --from")
+            if args.run_dir is not None or args.start_from is not None or args.match_params:
+                raise UserError("--resume goes on as it was; it takes neither --run-dir nor --from nor --match-params")
             result = launch.resume(args.resume, config=args.config)
         else:
-            result = launch.train(args.config, run_dir=args.run_dir, start_from=args.start_from, load=args.load)
+            result = launch.train(
+                args.config,
+                run_dir=args.run_dir,
+                start_from=args.start_from,
+                load=args.load,
+                match=args.match_params,
+            )
     except KeyboardInterrupt:
         return 130
     if result.status == "interrupted":
@@ -99,7 +121,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     if args.episodes < 1:
         raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
     agent = launch.load(args.run, args.device)
-    factory = replace(launch.make_factory_of(run.open_run(args.run)), seed=args.seed)
+    factory = _evaluation_factory(args)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
     modes: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
@@ -116,6 +138,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
     if args.film is not None:
         print(f"film: {film(agent, factory, args.film, args.seed)}", file=sys.stderr)
     return 0
+
+
+def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
+    """The run's own environments, with the changes that the arguments ask for."""
+    own = launch.make_factory_of(run.open_run(args.run))
+    flicker = own.flicker if args.flicker is None else args.flicker
+    obs_noise = own.obs_noise if args.obs_noise is None else args.obs_noise
+    return replace(own, seed=args.seed, blank=args.hide, flicker=flicker, obs_noise=obs_noise)
 
 
 def tasks_command(argv: Sequence[str]) -> int:
@@ -156,12 +186,51 @@ def doctor_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def exam_command(argv: Sequence[str]) -> int:
+    """`dreamer exam`."""
+    print(exam(_parse(ExamArguments, "dreamer exam", argv)))
+    return 0
+
+
+def ablate_command(argv: Sequence[str]) -> int:
+    """`dreamer ablate`."""
+    for flag, instead in ONE_OF_SEVERAL.items():
+        if _option(argv, flag) is not None:
+            raise UserError(f"{flag}: an ablation has several; use {instead}")
+    folder = _option(argv, "--folder")
+    if folder is not None and _option(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
+        base = arguments_of(Path(folder))
+    else:
+        base = AblateArguments(compose(_option(argv, "--preset") or "quick", _option(argv, "--size")))
+    try:
+        return ablate(_parse(AblateArguments, "dreamer ablate", argv, default=base))
+    except KeyboardInterrupt:
+        return 130
+
+
+def report_command(argv: Sequence[str]) -> int:
+    """`dreamer report`."""
+    print(report(_parse(ReportArguments, "dreamer report", argv)))
+    return 0
+
+
+ONE_OF_SEVERAL = {
+    "--task": "--tasks TASK,TASK",
+    "--core": "--cores CORE,CORE",
+    "--latent": "--cores CORE:LATENT",
+    "--seed": "--seeds NUMBER",
+}
+"""Options of a single run that an ablation does not take, and what takes their place."""
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train_command, "train an agent, or resume a run"),
     "evaluate": (evaluate_command, "run episodes without learning, film one"),
     "tasks": (tasks_command, "list what can be trained"),
     "bench": (bench_command, "measure the cost of an update against the machine's peak"),
     "doctor": (doctor_command, "say what this machine offers"),
+    "exam": (exam_command, "measure what each dynamics core can represent, against ground truth"),
+    "ablate": (ablate_command, "train for every task, core and seed"),
+    "report": (report_command, "compare the cores of an ablation"),
 }
 
 

@@ -199,7 +199,7 @@ def test_a_damaged_run_folder_is_refused_in_one_line(small_run, tmp_path, capsys
 
 def test_resume_does_not_mix_with_flags_of_new_runs(small_run, tmp_path, capsys):
     message = refused(capsys, "train", "--resume", small_run, "--run-dir", tmp_path / "other")
-    assert message == "--resume goes on in its own folder; it takes neither --run-dir nor --from"
+    assert message == "--resume goes on as it was; it takes neither --run-dir nor --from nor --match-params"
 
 
 def test_a_run_made_with_a_users_own_environment_says_how_to_go_on(tmp_path, capsys):

@@ -1,0 +1,115 @@
+"""Recorded episodes that every core learns from and is examined on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from dreamer.batch import Batch
+from dreamer.matching import Spec
+from dreamer.spaces import spec_of
+
+Policy = Callable[[np.random.Generator, int], np.ndarray]
+"""Draws the actions `[time, action]` of an episode."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Episodes of equal length as arrival rows, the first row of each included."""
+
+    obs: dict[str, np.ndarray]
+    """Observations `[episode, time, size]` by key."""
+    prev_action: np.ndarray
+    """Actions that led to each row `[episode, time, action]`."""
+    reward: np.ndarray
+    """Rewards on arrival `[episode, time]`."""
+    truth: np.ndarray
+    """`info["position"]` of every row `[episode, time]` where the environment tells it, else NaN."""
+    spec: Spec
+    """Sizes of observations and actions."""
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.reward)
+
+    @property
+    def length(self) -> int:
+        """Rows of an episode."""
+        return self.reward.shape[1]
+
+    def windows(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> Batch:
+        """A batch of `length` rows from each (episode, start); filtering begins with the initial state."""
+        rows = starts[:, None] + np.arange(length)
+        picked = episodes[:, None], rows
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array[picked]))
+
+        is_first = torch.from_numpy(rows == 0)
+        is_last = torch.from_numpy(rows == self.length - 1)
+        return Batch(
+            obs={key: tensor(value) for key, value in self.obs.items()},
+            prev_action=tensor(self.prev_action),
+            reward=tensor(self.reward),
+            is_first=is_first,
+            is_last=is_last,
+            is_terminal=torch.zeros_like(is_last),
+            context=torch.zeros(len(episodes), 0),
+        )
+
+
+def record(
+    make_env: Callable[[int], gymnasium.Env], episodes: int, steps: int, policy: Policy, first_index: int = 0
+) -> Recording:
+    """Run one episode of `steps` actions in each of `episodes` environments; nothing may end before.
+
+    Environment `first_index + i` determines episode i, its actions included: recordings repeat exactly.
+    """
+    rows: list[dict[str, Any]] = []
+    for i in range(first_index, first_index + episodes):
+        env = make_env(i)
+        actions = policy(np.random.default_rng(i), steps)
+        obs, info = env.reset()
+        seen, rewards, truth = [obs], [0.0], [info.get("position", np.nan)]
+        for action in actions:
+            obs, reward, *_, info = env.step(action)
+            seen.append(obs)
+            rewards.append(float(reward))
+            truth.append(info.get("position", np.nan))
+        spec = Spec(*spec_of(env.observation_space, env.action_space))
+        env.close()
+        prev = np.concatenate([np.zeros((1, actions.shape[1])), actions]).astype(np.float32)
+        obs_rows = {key: np.stack([o[key] for o in seen]) for key in obs}
+        rows.append({"obs": obs_rows, "prev": prev, "reward": np.array(rewards, np.float32), "truth": np.array(truth)})
+    return Recording(
+        obs={key: np.stack([row["obs"][key] for row in rows]) for key in rows[0]["obs"]},
+        prev_action=np.stack([row["prev"] for row in rows]),
+        reward=np.stack([row["reward"] for row in rows]),
+        truth=np.stack([row["truth"] for row in rows]),
+        spec=spec,
+    )
+
+
+def uniform_actions(size: int) -> Policy:
+    """Independent uniform actions in [-1, 1]."""
+    return lambda random, steps: random.uniform(-1, 1, (steps, size)).astype(np.float32)
+
+
+def smooth_actions(size: int, memory: float = 0.9) -> Policy:
+    """Actions that wander through [-1, 1], so that a simulated body is moved and not only shaken."""
+
+    def draw(random: np.random.Generator, steps: int) -> np.ndarray:
+        noise = random.normal(size=(steps, size))
+        value, values = random.normal(size=size), []
+        for now in noise:
+            value = memory * value + (1 - memory**2) ** 0.5 * now
+            values.append(value)
+        return np.clip(np.array(values), -1, 1).astype(np.float32)
+
+    return draw

@@ -1,0 +1,48 @@
+"""What a core costs: seconds per update of the whole agent and per imagined step, cores in turn in one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import torch
+
+from dreamer.agent import Agent
+from dreamer.config import Config
+from dreamer.experiments.bench import random_batch
+from dreamer.matching import Spec
+
+BATCH, LENGTH = 16, 64
+
+
+def examine(configs: Mapping[str, Config], spec: Spec, rounds: int) -> dict[str, dict[str, Any]]:
+    """Median seconds of an update (batch 16 x 64) and of an imagined step of 1,024 states, by core.
+
+    Every round times every core once, so that a slow moment of the machine meets them all.
+    """
+    torch.manual_seed(0)
+    agents = {name: Agent(config.agent, spec.obs_sizes, spec.action) for name, config in configs.items()}
+    batches = {name: random_batch(agent, BATCH, LENGTH) for name, agent in agents.items()}
+    times: dict[str, dict[str, list[float]]] = {name: {"update": [], "imagine": []} for name in agents}
+    for _ in range(rounds + 1):
+        for name, agent in agents.items():
+            begin = time.perf_counter()
+            agent.update(batches[name])
+            times[name]["update"].append(time.perf_counter() - begin)
+            core = agent.world_model.core
+            state = core.initial_state(BATCH * LENGTH)
+            action = torch.zeros(BATCH * LENGTH, spec.action.dim)
+            with torch.no_grad():
+                begin = time.perf_counter()
+                core.imagine_step(state, action)
+                times[name]["imagine"].append(time.perf_counter() - begin)
+    return {
+        name: {
+            "parameters": sum(agents[name].parameter_counts().values()),
+            "seconds_per_update": median(taken["update"][1:]),
+            "seconds_per_imagined_step": median(taken["imagine"][1:]),
+        }
+        for name, taken in times.items()
+    }

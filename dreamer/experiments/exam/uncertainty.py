@@ -1,0 +1,107 @@
+"""Can a core hold two futures? A pushed box moves or is stuck, and the truth about the next observation is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.special import logsumexp
+
+from dreamer.config import Config
+from dreamer.experiments.exam.learner import train_model, with_initial_context
+from dreamer.experiments.exam.recordings import Recording, record, uniform_actions
+from dreamer.world_model.world_model import WorldModel
+from envs import make
+from envs.push import MOVE_PROBABILITY, SIGMA, next_observation_modes, predictive_log_density
+
+STEPS = 8
+UPDATES = 2000
+TEST_ROWS = (1, 3, 5, 7)
+"""Rows of the test episodes after which the next observation is predicted."""
+
+
+def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Recording]:
+    """Training and test episodes of random pushes."""
+
+    def push(index: int) -> Any:
+        return make("toy:push", index=index)
+
+    train = record(push, train_episodes, STEPS, uniform_actions(1))
+    return train, record(push, test_episodes, STEPS, uniform_actions(1), first_index=1_000_000)
+
+
+def examine(
+    config: Config, train: Recording, test: Recording, updates: int, samples: int, seed: int, batch_size: int = 128
+) -> dict[str, Any]:
+    """Train a core and compare its predictions of the next observation with the true distribution.
+
+    `nll_gap` is in nats above the true distribution given the true position; `nll_gap_floor` is what remains to a
+    perfect filter, which must infer the position from noisy observations. `moved` and `stuck` are the shares of
+    decoded samples that lie within half the distance of the two outcomes from each. A model's density is the mean of
+    N(decoded sample, sigma^2).
+    """
+    model, losses = train_model(config, train, updates, batch_size, train.length, seed)
+    torch.manual_seed(seed)
+    decoded, rows = predict(model, test, samples)
+    before, after = np.array(rows), np.array(rows) + 1
+    seen = test.obs["position"][:, after, 0]
+    action = test.prev_action[:, after, 0]
+    means, weights, sigma = next_observation_modes(test.truth[:, before], action)
+    true_log = logsumexp(stats.norm.logpdf(seen[..., None], means, sigma), b=weights, axis=-1)
+    best_log = np.stack(
+        [
+            predictive_log_density(obs[:, 0], actions[1:, 0])[before]
+            for obs, actions in zip(test.obs["position"], test.prev_action, strict=True)
+        ]
+    )
+    model_log = logsumexp(stats.norm.logpdf(seen[..., None], decoded, sigma), axis=-1) - np.log(decoded.shape[-1])
+    moved, stuck = mode_masses(decoded, means)
+    pit = stats.norm.cdf((seen[..., None] - decoded) / sigma).mean(-1).ravel()
+    return {
+        "loss": losses[-1],
+        "nll": float(-model_log.mean()),
+        "nll_gap": float((true_log - model_log).mean()),
+        "nll_gap_floor": float((true_log - best_log).mean()),
+        "moved": float(moved.mean()),
+        "stuck": float(stuck.mean()),
+        "neither": float(1 - moved.mean() - stuck.mean()),
+        "true_moved": MOVE_PROBABILITY,
+        "moved_error_per_state": float(np.abs(moved - MOVE_PROBABILITY).mean()),
+        "pit_histogram": (np.histogram(pit, 10, (0, 1))[0] / len(pit)).tolist(),
+        "pit_ks": float(stats.kstest(pit, "uniform").statistic),
+        "coverage_50": float(np.mean((pit > 0.25) & (pit < 0.75))),
+        "coverage_90": float(np.mean((pit > 0.05) & (pit < 0.95))),
+        "example": {
+            "samples": decoded[0, -1][:1000].round(4).tolist(),
+            "means": means[0, -1].tolist(),
+            "weights": weights[0, -1].tolist(),
+            "sigma": sigma,
+        },
+    }
+
+
+@torch.no_grad()
+def predict(model: WorldModel, test: Recording, samples: int) -> tuple[np.ndarray, list[int]]:
+    """Decoded prior samples `[episode, row, sample]` of the observations that follow `TEST_ROWS`."""
+    everything = np.arange(test.episodes)
+    batch = with_initial_context(model, test.windows(everything, np.zeros_like(everything), test.length))
+    states = model.observe(batch)
+    decoded = []
+    for row in TEST_ROWS:
+        start = states[:, row].map(lambda x: x.repeat_interleave(samples, 0))
+        action = batch.prev_action[:, row + 1].repeat_interleave(samples, 0)
+        positions = model.decode(model.core.imagine_step(start, action))["position"]
+        decoded.append(positions.reshape(test.episodes, samples))
+    return torch.stack(decoded, 1).double().numpy(), list(TEST_ROWS)
+
+
+def mode_masses(decoded: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of samples `[..., sample]` within half the distance between the two means `[..., 2]` of each."""
+    half = np.abs(means[..., :1] - means[..., 1:]) / 2
+    moved, stuck = (np.mean(np.abs(decoded - means[..., i : i + 1]) < half, -1) for i in range(2))
+    return moved, stuck
+
+
+__all__ = ["MOVE_PROBABILITY", "SIGMA", "examine", "mode_masses", "predict", "recordings"]

@@ -1,0 +1,390 @@
+"""Ablations: every run is done once, whatever is killed or fails on the way, and mistakes are told beforehand."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from itertools import product
+
+import pytest
+import yaml
+from running import ROOT, timeless, tiny_config, tiny_flags
+from tiny import unchecked
+from wandb.sdk.launch.sweeps import utils as sweeps
+
+import dreamer
+from dreamer import cli, run
+from dreamer.cli import main
+from dreamer.experiments import ablate, jobs
+from dreamer.experiments.grid import Cell, cells
+from dreamer.experiments.runs import find_runs
+from dreamer.tracking import read
+
+
+def flags(folder, *given, **changes):
+    """The words of `dreamer ablate` for tiny runs."""
+    words = tiny_flags(**changes)
+    at = words.index("--task")
+    return ["ablate", *words[:at], *words[at + 2 :], "--folder", str(folder), *given]
+
+
+def everything_below(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def eventually(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def locked(run_dir):
+    """Whether a process trains in a run folder."""
+    with open(run_dir / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def refused(capsys, *argv):
+    assert main([str(word) for word in argv]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("dreamer: ") and output.err.count("\n") == 1
+    return output.err
+
+
+# Before anything starts
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Jobs are collected instead of done, as if someone had pressed Ctrl-C at once."""
+    collected = []
+
+    def collect(jobs, limit, started, ended):
+        collected[:] = jobs
+        return not jobs
+
+    monkeypatch.setattr(ablate, "do_all", collect)
+    return collected
+
+
+MISTAKES = {
+    "": r"name at least one task and one core, such as --tasks",
+    "--tasks toy:cpy": r"unknown task 'toy:cpy'; did you mean toy:copy",
+    "--tasks toy:copy,toy:cpoy": r"unknown task 'toy:cpoy'",
+    "--tasks gym:Pendulum-v1,gym:Pendulum_v1": r"gym:Pendulum-v1 and gym:Pendulum_v1 would share a folder",
+    "--tasks toy:copy --cores rssm,rsm": r"unknown core 'rsm'; choose from rssm, ssm, rnn, gru, mdn_rnn, or all",
+    "--tasks toy:copy --cores rssm:normal": r"--cores rssm:normal: unknown latent 'normal'; choose from auto, cat",
+    "--tasks toy:copy --cores rnn:gaussian": r"the rnn core cannot have that latent; use rnn$",
+    "--tasks toy:copy --cores gru:categorical": r"the gru core cannot have that latent; use gru$",
+    "--tasks toy:copy --seeds 0": r"--seeds: must be at least 1 \(got 0\)",
+    "--tasks toy:copy --jobs 0": r"--jobs: must be at least 1 \(got 0\)",
+    "--tasks toy:copy --steps 0": r"--steps: input should be greater than or equal to 1",
+    "--tasks toy:copy --preset quik": r"unknown preset 'quik'",
+    "--tasks toy:copy --stps 4": r"did you mean --steps\?; see `dreamer ablate --help`",
+    "--task toy:copy": r"--task: an ablation has several; use --tasks TASK,TASK",
+    "--tasks toy:copy --core rssm": r"--core: an ablation has several; use --cores CORE,CORE",
+    "--tasks toy:copy --latent=gaussian": r"--latent: an ablation has several; use --cores CORE:LATENT",
+    "--tasks toy:copy --seed 3": r"--seed: an ablation has several; use --seeds NUMBER",
+    "--tasks toy:copy --agent.behavior.actor-gradient dynamics": r"toy:copy rssm: .*actor-gradient dynamics needs",
+    "--tasks toy:copy --env-import no_such_module": r"--env-import no_such_module: No module named",
+    "--tasks toy:copy --folder file": r"cannot use file as a folder: Not a directory",
+    "--tasks toy:copy --folder file/f": r"cannot use file/f as a folder: Not a directory",
+    "--tasks toy:copy --folder full": r"full already exists and is not an ablation; pick another --folder",
+    "--folder full": r"no ablation at full: full/ablation\.json is missing; to begin one, name its --tasks",
+    "--folder missing": r"no ablation at missing",
+    "--tasks toy:copy --match-params --size 100k --cores mdn_rnn --agent.dynamics.mdn-rnn.components 99": (
+        r"toy:copy mdn_rnn: --match-params: no width of the mdn_rnn core gives about [\d,]+ parameters"
+    ),
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_told_in_one_line_before_anything_starts(tmp_path, monkeypatch, capsys, planned, line):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    before = everything_below(tmp_path)
+    assert re.search(MISTAKES[line], refused(capsys, "ablate", *line.split()).rstrip("\n"))
+    assert everything_below(tmp_path) == before and len(list(tmp_path.iterdir())) == 2 and not planned
+
+
+def test_words_may_be_separated_by_commas_and_spaces_and_cores_have_one_name_each(tmp_path, planned):
+    given = ["--tasks", "toy:copy,toy:chain", "toy:counting", "--cores", "rssm:categorical,rssm:auto", "rssm:gaussian"]
+    assert main(flags(tmp_path / "f", *given, "--seeds", "2")) == 130
+    tasks, cores = ["toy:copy", "toy:chain", "toy:counting"], ["rssm", "rssm:gaussian"]
+    wanted = [Cell(task, core, seed) for seed, task, core in product((0, 1), tasks, cores)]
+    assert [job.cell for job in planned] == wanted == cells(tasks, cores, 2)
+    written = json.loads((tmp_path / "f" / "ablation.json").read_text())
+    assert (written["format"], written["tasks"], written["cores"], written["seeds"]) == (1, tasks, cores, 2)
+    assert written["match_params"] is False and written["config"]["steps"] == 160
+    assert {"command", "commit", "created"} <= written.keys()
+
+
+def test_all_cores_and_three_seeds_unless_told_otherwise(tmp_path, planned):
+    assert main(flags(tmp_path / "f", "--tasks", "toy:copy")) == 130
+    wanted = product((0, 1, 2), ("rssm", "ssm", "rnn", "gru", "mdn_rnn"))
+    assert [(job.cell.seed, job.cell.core) for job in planned] == list(wanted)
+
+
+def test_a_run_differs_from_the_shared_settings_in_its_cell_and_its_names_in_wandb(tmp_path, planned):
+    words = ["--tasks", "toy:copy", "--cores", "rssm:gaussian,rnn", "--seeds", "2", "--tracking.wandb-tags", "mine"]
+    assert main(flags(tmp_path / "my folder", *words)) == 130
+    job = planned[2]
+    assert job.run_dir == tmp_path / "my folder" / "toy_copy" / "rssm_gaussian" / "seed1"
+    names = {"wandb_group": "my folder", "wandb_tags": ("mine", "rssm", "gaussian", "toy:copy")}
+    changes = {f"tracking.{name}": value for name, value in names.items()}
+    cell = {"agent.dynamics.latent": "gaussian", "seed": 1}
+    assert job.config == tiny_config("toy:copy", **changes, **cell)
+    assert planned[3].config.tracking.wandb_tags == ("mine", "rnn", "toy:copy")
+
+
+def test_matched_agents_are_tabled_and_planned(tmp_path, planned, capsys):
+    words = ["--tasks", "toy:copy,toy:chain", "--cores", "gru,rssm", "--seeds", "1", "--match-params"]
+    assert main(flags(tmp_path / "f", *words, **{"agent.dynamics.rssm.deter": 64})) == 130
+    printed = capsys.readouterr().out
+    for task in ("toy:copy", "toy:chain"):
+        rows = [line.split() for line in printed.partition(f"parameters on {task}\n")[2].splitlines()[1:3]]
+        assert [row[0] for row in rows] == ["rssm", "gru"]
+        total, other = (int(row[-4].replace(",", "")) for row in rows)
+        assert abs(total - other) <= 0.02 * total
+        job = next(job for job in planned if job.cell == Cell(task, "gru", 0))
+        assert str(job.config.agent.dynamics.gru.deter) == rows[1][-1] and job.config.task == task
+
+
+def test_an_ablation_goes_on_with_its_own_settings_alone(tmp_path, planned, capsys):
+    folder = tmp_path / "f"
+    words = ["--tasks", "toy:copy", "--cores", "rssm,rnn", "--seeds", "2"]
+    assert main(flags(folder, *words, **{"loop.batch_size": 3})) == 130
+    first = list(planned)
+    assert main(["ablate", "--folder", str(folder)]) == 130 and planned == first
+    assert main(["ablate", f"--folder={folder}", "--jobs", "2"]) == 130 and planned == first
+    planned.clear()
+    capsys.readouterr()
+    other = refused(capsys, *flags(folder, *words[:-1], "3", steps=20))
+    assert other.endswith("was begun with other settings: --steps is 160 there and 20 here, --loop.batch-size is 3 "
+                          "there and 2 here, --seeds is 2 there and 3 here\n")  # fmt: skip
+    assert "--steps is 160 there and 8 here" in refused(capsys, "ablate", "--folder", folder, "--steps", "8")
+    assert "--cores is rssm rnn there and rnn" in refused(capsys, "ablate", "--folder", folder, "--cores", "rnn")
+    assert "--match-params is False there and" in refused(capsys, "ablate", "--folder", folder, "--match-params")
+    assert not planned
+
+
+DAMAGES = {
+    "not JSON": (lambda text: text[:40], r"ablation\.json does not describe an ablation: JSONDecodeError"),
+    "a list": (lambda text: "[]", r"ablation\.json does not describe an ablation: TypeError"),
+    "other format": (lambda text: text.replace('"format": 1', '"format": 2'), r"json: it has format 2, this version"),
+    "other version": (lambda text: text.replace('"steps"', '"stages"'), r"written by another version: stages, steps"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_of_another_version_is_refused(tmp_path, planned, capsys, damage):
+    words = flags(tmp_path / "f", "--tasks", "toy:copy", "--cores", "rssm")
+    assert main(words) == 130
+    capsys.readouterr()
+    path = tmp_path / "f" / "ablation.json"
+    path.write_text(DAMAGES[damage][0](path.read_text()))
+    for argv in (words, ["ablate", "--folder", tmp_path / "f"]):
+        assert re.search(DAMAGES[damage][1], refused(capsys, *argv))
+
+
+def test_a_folder_is_not_worked_on_twice_at_a_time(tmp_path, planned, capsys):
+    words = flags(tmp_path / "f", "--tasks", "toy:copy", "--cores", "rssm")
+    assert main(words) == 130
+    capsys.readouterr()
+    with run.RunFolder(tmp_path / "f", tiny_config(), {}).locked():
+        assert refused(capsys, *words).endswith("f is in use by another process\n")
+
+
+# One run
+
+
+def test_a_run_without_a_checkpoint_is_started_over(tmp_path):
+    path, config = tmp_path / "run", tiny_config(steps=4)
+    run.create(path, config, "cpu")
+    (path / "metrics.jsonl").write_text('{"step": 2}\n')
+    (path / "replay").mkdir()
+    assert jobs._begin_or_go_on(path, config).status == "finished"
+    assert [record["step"] for record in read(path / "metrics.jsonl")] == [4]
+
+
+def test_a_folder_with_work_of_others_is_not_deleted(tmp_path):
+    path = tmp_path / "run"
+    run.create(path, tiny_config(), "cpu")
+    (path / "thesis.tex").write_text("mine")
+    with pytest.raises(dreamer.UserError, match="run holds thesis.tex but no checkpoint; delete it to begin"):
+        jobs._begin_or_go_on(path, tiny_config())
+    assert (path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_run_that_another_process_has_begun_is_not_deleted(tmp_path):
+    folder = run.create(tmp_path / "run", tiny_config(), "cpu")
+    with folder.locked(), pytest.raises(dreamer.UserError, match="in use by another process"):
+        jobs._begin_or_go_on(folder.path, tiny_config())
+    assert (folder.path / "config.json").exists()
+
+
+def test_an_error_is_one_line(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("dreamer: old\nTraceback\n  ...\ndreamer: new\nleft behind\n")
+    assert jobs._error(0, log, 0) == ""
+    assert jobs._error(2, log, 0) == "new"
+    assert jobs._error(1, log, log.read_text().index("left")) == "left behind"
+    assert jobs._error(1, log, log.stat().st_size) == "exit status 1"
+    assert jobs._error(-9, log, 0) == "ended by SIGKILL, perhaps for want of memory"
+
+
+# Real processes
+
+
+def start(folder, *words, **changes):
+    """`dreamer ablate` in a process of its own."""
+    command = [sys.executable, "-m", "dreamer", *flags(folder, *words, **changes)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **pipes)
+
+
+@pytest.mark.slow
+def test_an_ablation_is_done_once(tmp_path, capsys):
+    words = flags(tmp_path / "f", "--tasks", "toy:copy", "--cores", "rssm,rnn", "--seeds", "2", "--jobs", "2", steps=40)
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^start   toy:copy (rssm|rnn) seed [01]  output in ", printed, re.M)) == 4
+    lines = re.findall(r"^finish  .*  return (-?\d+\.\d)  in 0:0\d:\d\d  (\d) of 4  ETA (\d:\d\d:\d\d)$", printed, re.M)
+    assert [done for _, done, _ in lines] == ["1", "2", "3", "4"] and lines[-1][2] == "0:00:00"
+    assert printed.endswith(f"next: dreamer report {tmp_path / 'f'}\n")
+
+    runs, failures = find_runs(tmp_path / "f")
+    found = [(one.task, one.core, one.seed, one.finished) for one in runs]
+    assert found == [("toy:copy", core, seed, True) for core in ("rnn", "rssm") for seed in (0, 1)] and not failures
+    assert sorted(line[0] for line in lines) == sorted(f"{one.final:.1f}" for one in runs)
+    assert json.loads((tmp_path / "f" / "failures.json").read_text()) == []
+    assert len(list((tmp_path / "f" / "logs").iterdir())) == 4
+    for one in runs:
+        assert one.info["threads"] <= max(1, os.cpu_count() // 2) and one.info["command"].endswith(run.command_line())
+
+    before, began = everything_below(tmp_path / "f"), time.monotonic()
+    for again in (words, ["ablate", "--folder", str(tmp_path / "f")]):
+        assert main(again) == 0
+        assert "4 runs on cpu, 4 of them finished\nnext: dreamer report" in capsys.readouterr().out
+    assert time.monotonic() - began < 10
+    before.pop(tmp_path / "f" / "failures.json")
+    assert before.items() <= everything_below(tmp_path / "f").items()
+
+
+@pytest.mark.slow
+def test_an_ablation_that_is_stopped_and_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+    folder = tmp_path / "f"
+    first, second = (folder / "toy_copy" / "rssm" / f"seed{seed}" for seed in (0, 1))
+    words = ("--tasks", "toy:copy", "--cores", "rssm", "--seeds", "2")
+    changes = {"steps": 1600, "loop.eval_every": 800}
+
+    def checkpoints(run_dir):
+        return sorted((run_dir / "checkpoints").glob("*.ckpt"))
+
+    parent = start(folder, *words, **changes)
+    eventually(lambda: checkpoints(first))
+    parent.send_signal(signal.SIGTERM)
+    output, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 130 and f"stopped; go on with: dreamer ablate --folder {folder}" in output
+    assert "SIGTERM received: saving a checkpoint" in (folder / "logs" / "toy_copy_rssm_seed0.log").read_text()
+    assert not second.exists() and json.loads((folder / "failures.json").read_text()) == []
+
+    parent = start(folder, *words, **changes)
+    eventually(lambda: checkpoints(second))
+    finished = everything_below(first)
+    assert locked(second) and not locked(first)
+    parent.kill()
+    parent.communicate()
+    eventually(lambda: not locked(second), seconds=5)
+    interrupted = everything_below(second)
+    assert checkpoints(second)[-1].name < "step_000000001600.ckpt"
+    time.sleep(1)
+    assert everything_below(second) == interrupted
+
+    assert main(["ablate", "--folder", str(folder)]) == 0
+    finished.pop(first / ".lock", None)
+    assert finished.items() <= everything_below(first).items()
+    for run_dir in (first, second):
+        with unchecked():
+            twin = dreamer.train(run.open_run(run_dir).config, run_dir=tmp_path / run_dir.name)
+        assert timeless(run_dir) == timeless(twin.path)
+
+
+FRAGILE = """
+    import pathlib
+
+    import gymnasium
+    from envs.toy import Copy
+
+
+    class Fragile(Copy):
+        def step(self, action):
+            if not pathlib.Path("mended").exists():
+                raise RuntimeError("the wheel came off\\nand rolled away")
+            return super().step(action)
+
+
+    gymnasium.register("Fragile-v0", Fragile)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_stops_no_other_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "fragile_wheels.py").write_text(textwrap.dedent(FRAGILE))
+    monkeypatch.chdir(tmp_path)
+    words = ["--tasks", "gym:Fragile-v0", "toy:copy", "--cores", "rssm", "--seeds", "1"]
+    assert main(flags("f", *words, "--env-import", "fragile_wheels", steps=20)) == 1
+    printed = capsys.readouterr().out
+    error = "RuntimeError: the wheel came off"
+    assert re.search(rf"^failed  gym:Fragile-v0 rssm seed 0: {error}  in .*  1 of 2  ETA", printed, re.M)
+    assert re.search(r"^finish  toy:copy rssm seed 0  return", printed, re.M)
+    assert printed.splitlines()[-3] == f"failed  gym:Fragile-v0 rssm seed 0: {error}"
+    entry = {"task": "gym:Fragile-v0", "core": "rssm", "seed": 0, "error": error}
+    assert json.loads((tmp_path / "f" / "failures.json").read_text()) == [entry]
+    assert "Traceback" in (tmp_path / "f" / "logs" / "gym_Fragile_v0_rssm_seed0.log").read_text()
+
+    (tmp_path / "mended").touch()
+    assert main(["ablate", "--folder", "f"]) == 0
+    assert json.loads((tmp_path / "f" / "failures.json").read_text()) == []
+    assert all(one.finished for one in find_runs(tmp_path / "f")[0])
+
+
+# The same through W&B
+
+
+def test_the_sweep_does_runs_that_dreamer_train_accepts():
+    sweep = yaml.safe_load((ROOT / "scripts" / "sweep.yaml").read_text())
+    assert (sweep["method"], sweep["program"], sweep["command"][:2]) == ("grid", "dreamer", ["${env}", "${program}"])
+    values = {name: parameter["values"] for name, parameter in sweep["parameters"].items()}
+    assert values.keys() == {"task", "core", "seed"} and values["core"] == list(ablate.grid.LATENTS)
+    known = {task for family in cli.envs.tasks().values() for task in family}
+    assert set(values["task"]) <= known
+    done = set()
+    for point in product(*values.values()):
+        arguments = {name: {"value": value} for name, value in zip(values, point, strict=True)}
+        replaced = {
+            "${env}": [],
+            "${program}": [],
+            "${args}": sweeps.create_sweep_command_args({"args": arguments})["args"],
+        }
+        command, *argv = [word for part in sweep["command"] for word in replaced.get(part, [part])]
+        config = cli.train_arguments(argv).config
+        assert command == "train" and config == dreamer.compose(
+            config.preset, task=point[0], seed=point[2], **{"agent.dynamics.core": point[1]}
+        )
+        done.add((config.task, config.agent.dynamics.core, config.seed))
+    assert len(done) == 30
