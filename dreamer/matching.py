@@ -11,10 +11,9 @@ import torch
 from dreamer.agent import Agent
 from dreamer.batch import ActionSpec
 from dreamer.config import Config, override
+from dreamer.dynamics import WIDTHS
 from dreamer.errors import UserError
 
-WIDTHS = {"rssm": "deter", "ssm": "hidden", "rnn": "deter", "gru": "deter", "mdn_rnn": "deter"}
-"""The setting of each core that is widened or narrowed: what carries most of its parameters."""
 TOLERANCE = 0.02
 MAX_WIDTH = 1 << 16
 
@@ -59,8 +58,9 @@ def match_params(config: Config, spec: Spec) -> Config:
 
 
 def reference(config: Config) -> Config:
-    """The same configuration with the `rssm` core at its default latent."""
-    return override(config, {"agent.dynamics.core": "rssm", "agent.dynamics.latent": "auto"})
+    """The same configuration with the `rssm` core at its default latent, whose actor learns by REINFORCE."""
+    changes = {"dynamics.core": "rssm", "dynamics.latent": "auto", "behavior.actor_gradient": "reinforce"}
+    return override(config, {f"agent.{name}": value for name, value in changes.items()})
 
 
 def parameter_counts(config: Config, spec: Spec) -> dict[str, int]:

@@ -51,6 +51,15 @@ class Clock:
         self.began = time.perf_counter()
         self.start(0, 0)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, those before a resume included; time between the processes is left out."""
+        return time.perf_counter() - self.began
+
+    def resume(self, elapsed: float) -> None:
+        """Go on with a run that had taken this many seconds."""
+        self.began = time.perf_counter() - elapsed
+
     def start(self, step: int, updates: int) -> None:
         """Begin counting from these totals."""
         self.since = time.perf_counter()
@@ -72,7 +81,7 @@ class Clock:
         elapsed = max(now - self.since, 1e-9)
         training = max(elapsed - self.spent["evaluation"] - self.spent["saving"], 1e-9)
         values = {f"time/fraction_{part}": self.spent[part] / elapsed for part in self.PARTS}
-        values["time/elapsed"] = now - self.began
+        values["time/elapsed"] = self.elapsed
         values["time/env_steps_per_second"] = (step - self.step) / training
         values["time/updates_per_second"] = (updates - self.updates) / training
         self.start(step, updates)

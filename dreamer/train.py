@@ -175,6 +175,7 @@ class Trainer:
                 "step": self.step,
                 "updates": self.updates,
                 "episodes": self.episodes,
+                "elapsed": self.clock.elapsed,
                 "evaluation": self.evaluation,
                 "evaluated_at": self.evaluated_at,
                 "metrics_offset": self.tracker.offset(),
@@ -215,6 +216,7 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.agent.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"])
+        self.clock.resume(state["elapsed"])
         self.clock.start(self.step, self.updates)
         return state["metrics_offset"]
 

@@ -39,6 +39,15 @@ LATENTS: dict[str, tuple[LatentName, ...]] = {
 }
 """Families of the stochastic state that each core can have, its default first."""
 
+WIDTHS = {
+    "rssm": "deter",
+    "ssm": "hidden",
+    "rnn": "deter",
+    "gru": "deter",
+    "mdn_rnn": "deter",
+}
+"""The setting of each core that `--match-params` widens or narrows: what carries most of its parameters."""
+
 
 @dataclass(frozen=True)
 class DynamicsConfig:
@@ -89,4 +98,4 @@ def make_core(config: DynamicsConfig, embed_dim: int, action_dim: int) -> Dynami
     return constructors[config.core]()
 
 
-assert set(LATENTS) == set(get_args(CoreName))
+assert set(LATENTS) == set(WIDTHS) == set(get_args(CoreName))

@@ -83,8 +83,13 @@ def configurations(shared: Config, wanted: Sequence[Cell], group: str, match: bo
                 dry_run(spec, configs[core])
         if match:
             print(f"parameters on {task}\n{parameter_table({'rssm': reference(some)} | configs, spec)}\n", flush=True)
-        found |= {cell: dataclasses.replace(configs[cell.core], seed=cell.seed) for cell in several}
+        found |= {cell: _of_cell(configs[cell.core], cell) for cell in several}
     return {cell: found[cell] for cell in wanted}
+
+
+def _of_cell(config: Config, cell: Cell) -> Config:
+    tracking = dataclasses.replace(config.tracking, wandb_name=str(cell))
+    return dataclasses.replace(config, seed=cell.seed, tracking=tracking)
 
 
 def _configuration(shared: Config, cell: Cell, group: str) -> Config:

@@ -14,6 +14,8 @@ class TrackingConfig:
     """W&B project."""
     wandb_entity: str = ""
     """W&B user or team; empty is the default of the account."""
+    wandb_name: str = ""
+    """W&B name of this run; empty is the name of its folder."""
     wandb_group: str = ""
     """W&B group of this run; empty is none."""
     wandb_tags: tuple[str, ...] = ()

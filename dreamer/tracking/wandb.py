@@ -128,7 +128,7 @@ class WandbView(View):
             entity=config.wandb_entity or None,
             group=config.wandb_group or None,
             tags=config.wandb_tags or None,
-            name=self._run_dir.resolve().name,
+            name=config.wandb_name or self._run_dir.resolve().name,
             dir=self._run_dir,
             id=run_id(self._run_dir),
             resume="allow",

@@ -27,6 +27,7 @@ from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
 from dreamer.experiments.grid import variants, words
 from dreamer.run import command_line, commit
+from envs.push import SIGMA
 
 Part = Literal["uncertainty", "memory", "drift", "speed"]
 ALL = tuple(name for core, latents in LATENTS.items() for name in (core, *(f"{core}:{other}" for other in latents[1:])))
@@ -97,21 +98,29 @@ Work = Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]
 
 
 def _uncertainty(args: ExamArguments, names: list[str]) -> Work:
-    train, test = uncertainty.recordings(args.scaled(2000), args.scaled(64))
+    train, test = uncertainty.recordings(args.scaled(8000), args.scaled(130))
     for variant in names:
-        config = exam_config(variant, args.size, args.free_nats, train.spec, uncertainty.SIGMA)
+        config = exam_config(
+            variant,
+            args.size,
+            args.free_nats,
+            train.spec,
+            uncertainty.STOCH,
+            uncertainty.LEARNING_RATE,
+            SIGMA,
+        )
         for seed in range(args.seeds):
-            updates = args.scaled(uncertainty.UPDATES)
-            yield variant, seed, partial(uncertainty.examine, config, train, test, updates, 1000, seed)
+            stages = [stage.scaled(args.effort) for stage in uncertainty.STAGES]
+            yield variant, seed, partial(uncertainty.examine, config, train, test, stages, 1000, seed)
 
 
 def _memory(args: ExamArguments, names: list[str]) -> Work:
     train, test = memory.recordings(args.scaled(500), args.scaled(200))
     for variant in names:
-        config = exam_config(variant, args.size, args.free_nats, train.spec)
+        config = exam_config(variant, args.size, args.free_nats, train.spec, memory.STOCH)
         for seed in range(args.seeds):
-            updates = args.scaled(memory.UPDATES)
-            yield variant, seed, partial(memory.examine, config, train, test, updates, seed)
+            stages = [stage.scaled(args.effort) for stage in memory.STAGES]
+            yield variant, seed, partial(memory.examine, config, train, test, stages, seed)
 
 
 def _drift(args: ExamArguments, names: list[str]) -> Work:
@@ -119,11 +128,11 @@ def _drift(args: ExamArguments, names: list[str]) -> Work:
     for variant in names:
         config = exam_config(variant, args.size, args.free_nats, train.spec)
         for seed in range(args.seeds):
-            updates = args.scaled(drift.UPDATES)
+            stages = [stage.scaled(args.effort) for stage in drift.STAGES]
             yield (
                 variant,
                 seed,
-                partial(drift.examine, config, train, test, updates, 32, seed),
+                partial(drift.examine, config, train, test, stages, 32, seed),
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,14 @@ import torch
 
 from dreamer.config import Config
 from dreamer.errors import UserError
-from dreamer.experiments.exam.learner import train_model, with_initial_context
+from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import Recording, record, smooth_actions
 from envs import make
 
 CONTEXT = 5
 HORIZON = 50
 STEPS = 200
-UPDATES = 1000
+STAGES = (Stage(1000, 16, 50),)
 REPEAT = 2
 
 
@@ -40,14 +41,7 @@ def recordings(task: str, train_episodes: int, test_episodes: int) -> tuple[Reco
 
 
 def examine(
-    config: Config,
-    train: Recording,
-    test: Recording,
-    updates: int,
-    samples: int,
-    seed: int,
-    batch_size: int = 16,
-    length: int = 50,
+    config: Config, train: Recording, test: Recording, stages: Sequence[Stage], samples: int, seed: int
 ) -> dict[str, Any]:
     """Train a core, filter `CONTEXT` rows of test windows, and predict `HORIZON` more from their actions alone.
 
@@ -55,7 +49,7 @@ def examine(
     and windows: `rmse` of the mean of the samples, `crps` of their distribution (equal to the absolute error where all
     samples agree), `spread` of the samples, and `copy_rmse`, `copy_crps` of repeating the last observed row.
     """
-    model, losses = train_model(config, train, updates, batch_size, length, seed)
+    model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)
     random = np.random.default_rng(0)  # the same windows for every core and seed
     episodes = np.arange(test.episodes)
@@ -75,7 +69,7 @@ def examine(
     target = truth[:, CONTEXT:] / scale
     last = (truth[:, CONTEXT - 1 : CONTEXT] / scale).expand_as(target)
     return {
-        "loss": losses[-1],
+        "loss": loss,
         "rmse": _curve((predicted.mean(1) - target).square()).sqrt().tolist(),
         "crps": _curve(crps(predicted, target)).tolist(),
         "spread": _curve(predicted.std(1) if samples > 1 else torch.zeros_like(target)).tolist(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,58 +12,86 @@ import torch
 
 from dreamer.batch import Batch
 from dreamer.config import Config, compose
+from dreamer.dynamics import LATENTS
 from dreamer.experiments.exam.recordings import Recording
 from dreamer.matching import Spec, match_params
 from dreamer.nn.optim import LaProp
 from dreamer.world_model.world_model import WorldModel
 
-LEARNING_RATE = 1e-3
 WARMUP = 50
 
 
-def exam_config(variant: str, size: str, free_nats: float, spec: Spec, sigma: float | None = None) -> Config:
+def exam_config(
+    variant: str,
+    size: str,
+    free_nats: float,
+    spec: Spec,
+    stoch: int = 32,
+    learning_rate: float = 1e-3,
+    sigma: float | None = None,
+) -> Config:
     """Settings of a core variant (`core` or `core:latent`) with as many parameters as the reference of that size.
 
-    Where the observation noise is known to be `sigma`, reconstruction becomes its exact likelihood: squared errors
-    without symlog, times 1 / (2 sigma^2).
+    `stoch` is the number of groups or numbers in a code. Where the observation noise is known to be `sigma`, the loss
+    becomes the exact evidence lower bound: squared errors without symlog times 1 / (2 sigma^2), and a scale of 1 for
+    `rep` as for `dyn`.
     """
     core, _, latent = variant.partition(":")
     changes: dict[str, Any] = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
     changes |= {f"agent.dynamics.{name}.free_nats": free_nats for name in ("rssm", "ssm")}
+    changes |= {f"agent.dynamics.{name}.stoch": stoch for name in LATENTS}
     if sigma is not None:
         changes |= {f"agent.world_model.{part}.symlog": False for part in ("encoder", "decoder")}
-        changes["agent.world_model.scales.reconstruction"] = 0.5 / sigma**2
-    optimizer = {"agent.optimizer.learning_rate": LEARNING_RATE, "agent.optimizer.warmup": WARMUP}
+        changes |= {"agent.world_model.scales.reconstruction": 0.5 / sigma**2, "agent.world_model.scales.rep": 1.0}
+    optimizer = {"agent.optimizer.learning_rate": learning_rate, "agent.optimizer.warmup": WARMUP}
     return match_params(compose("dmc_proprio", size, **changes, **optimizer), spec)
 
 
-def train_model(
-    config: Config, recording: Recording, updates: int, batch_size: int, length: int, seed: int
-) -> tuple[WorldModel, list[float]]:
-    """Train a world model on random windows of a recording; returns it with its loss at every update.
+@dataclass(frozen=True)
+class Stage:
+    """A part of training with windows of one length."""
 
-    The learning rate falls linearly to a twentieth. Windows begin anywhere; those that begin inside an episode are
-    filtered from the initial state, as PlaNet does.
+    updates: int
+    """Updates."""
+    batch_size: int
+    """Windows per update."""
+    length: int
+    """Rows of a window."""
+    from_start: bool = False
+    """Whether windows begin with their episode; otherwise they begin anywhere."""
+
+    def scaled(self, effort: float) -> Stage:
+        """The same stage with more or fewer updates, at least one."""
+        return dataclasses.replace(self, updates=max(1, round(self.updates * effort)))
+
+
+def train_model(config: Config, recording: Recording, stages: Sequence[Stage], seed: int) -> tuple[WorldModel, float]:
+    """Train a world model on random windows of a recording, stage by stage; returns it with its last loss.
+
+    The learning rate falls linearly to a twentieth. Windows that begin inside an episode are filtered from the initial
+    state, as PlaNet does.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     model = WorldModel(
         config.agent.world_model, config.agent.dynamics, recording.spec.obs_sizes, recording.spec.action.dim
     )
-    optimizer = LaProp(model.parameters(), dataclasses.replace(config.agent.optimizer, decay=updates))
-    losses = []
-    for _ in range(updates):
-        episodes = random.integers(recording.episodes, size=batch_size)
-        starts = random.integers(recording.length - length + 1, size=batch_size)
-        batch = with_initial_context(model, recording.windows(episodes, starts, length))
-        states = model.observe(batch)
-        terms, _ = model.losses(states, model.core.features(states), batch)
-        loss = torch.stack([model.scales[name] * term.mean() for name, term in terms.items()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return model.eval(), losses
+    total = sum(stage.updates for stage in stages)
+    optimizer = LaProp(model.parameters(), dataclasses.replace(config.agent.optimizer, decay=total))
+    loss = torch.zeros(())
+    for stage in stages:
+        for _ in range(stage.updates):
+            episodes = random.integers(recording.episodes, size=stage.batch_size)
+            last = 0 if stage.from_start else recording.length - stage.length
+            starts = random.integers(last + 1, size=stage.batch_size)
+            batch = with_initial_context(model, recording.windows(episodes, starts, stage.length))
+            states = model.observe(batch)
+            terms, _ = model.losses(states, model.core.features(states), batch)
+            loss = torch.stack([model.scales[name] * term.mean() for name, term in terms.items()]).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval(), loss.item()
 
 
 def with_initial_context(model: WorldModel, batch: Batch) -> Batch:

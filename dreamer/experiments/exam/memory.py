@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from dreamer.config import Config
-from dreamer.experiments.exam.learner import train_model, with_initial_context
+from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import Recording, record, uniform_actions
-from envs import make
+from envs import prepare
+from envs.recall import Recall
 
 DELAYS = (10, 50, 200)
-UPDATES = 400
+LENGTHS = {4: (300, 128), 8: (300, 128), 16: (300, 64), 32: (200, 64), 64: (100, 32), 128: (60, 32), 201: (40, 16)}
+"""Updates and batch size by rows of an episode's beginning: memory is stretched as training goes on."""
+STAGES = tuple(Stage(updates, batch, length, from_start=True) for length, (updates, batch) in LENGTHS.items())
+QUERY_PROBABILITY = 0.3
+STOCH = 8
+"""A small code: every random group or number of a large one is noise in the memory of a cue that needs one bit."""
 
 
 def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Recording]:
     """Training and test episodes."""
 
     def recall(index: int) -> Any:
-        return make("toy:recall", index=index)
+        return prepare(Recall(DELAYS, QUERY_PROBABILITY), seed=0, index=index)
 
     steps = max(DELAYS)
     train = record(recall, train_episodes, steps, uniform_actions(1))
     return train, record(recall, test_episodes, steps, uniform_actions(1), first_index=1_000_000)
 
 
-def examine(
-    config: Config, train: Recording, test: Recording, updates: int, seed: int, batch_size: int = 16
-) -> dict[str, Any]:
-    """Train a core on whole episodes; accuracy is how often the predicted reward of a query has the cue's sign."""
-    model, losses = train_model(config, train, updates, batch_size, train.length, seed)
+def examine(config: Config, train: Recording, test: Recording, stages: Sequence[Stage], seed: int) -> dict[str, Any]:
+    """Train a core on ever longer beginnings of episodes; accuracy is how often a query's reward is predicted right."""
+    model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)
     everything = np.arange(test.episodes)
     batch = with_initial_context(model, test.windows(everything, np.zeros_like(everything), test.length))
@@ -40,4 +45,4 @@ def examine(
         predicted, _ = model.predict(model.core.features(states))
     cue = batch.obs["cue"][:, 0, 0]
     correct = {delay: (predicted[:, delay] * cue > 0).float().mean().item() for delay in DELAYS}
-    return {"loss": losses[-1], "accuracy": {str(delay): value for delay, value in correct.items()}}
+    return {"loss": loss, "accuracy": {str(delay): value for delay, value in correct.items()}}

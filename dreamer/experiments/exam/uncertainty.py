@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,17 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from dreamer.config import Config
-from dreamer.experiments.exam.learner import train_model, with_initial_context
+from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import Recording, record, uniform_actions
 from dreamer.world_model.world_model import WorldModel
 from envs import make
-from envs.push import MOVE_PROBABILITY, SIGMA, next_observation_modes, predictive_log_density
+from envs.push import MOVE_PROBABILITY, next_observation_modes, predictive_log_density
 
-STEPS = 8
-UPDATES = 2000
-TEST_ROWS = (1, 3, 5, 7)
+STEPS = 4
+STAGES = (Stage(5000, 256, STEPS + 1),)
+STOCH = 8
+LEARNING_RATE = 3e-3
+TEST_ROWS = (1, 2, 3)
 """Rows of the test episodes after which the next observation is predicted."""
 
 
@@ -33,19 +36,23 @@ def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Reco
 
 
 def examine(
-    config: Config, train: Recording, test: Recording, updates: int, samples: int, seed: int, batch_size: int = 128
+    config: Config, train: Recording, test: Recording, stages: Sequence[Stage], samples: int, seed: int
 ) -> dict[str, Any]:
-    """Train a core and compare its predictions of the next observation with the true distribution.
-
-    `nll_gap` is in nats above the true distribution given the true position; `nll_gap_floor` is what remains to a
-    perfect filter, which must infer the position from noisy observations. `moved` and `stuck` are the shares of
-    decoded samples that lie within half the distance of the two outcomes from each. A model's density is the mean of
-    N(decoded sample, sigma^2).
-    """
-    model, losses = train_model(config, train, updates, batch_size, train.length, seed)
+    """Train a core and judge its predictions of the next observation."""
+    model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)
-    decoded, rows = predict(model, test, samples)
-    before, after = np.array(rows), np.array(rows) + 1
+    return {"loss": loss} | judge(predict(model, test, samples), test)
+
+
+def judge(decoded: np.ndarray, test: Recording) -> dict[str, Any]:
+    """Compare decoded samples `[episode, row, sample]` of what follows `TEST_ROWS` with the true distribution.
+
+    A model's density is the mean of N(decoded sample, sigma^2). `nll_gap` is in nats above the true distribution given
+    the true position; `nll_gap_floor` is what remains to a perfect filter, which must infer the position from noisy
+    observations. `moved` and `stuck` are the shares of samples that lie within half the distance of the two outcomes
+    from each.
+    """
+    before, after = np.array(TEST_ROWS), np.array(TEST_ROWS) + 1
     seen = test.obs["position"][:, after, 0]
     action = test.prev_action[:, after, 0]
     means, weights, sigma = next_observation_modes(test.truth[:, before], action)
@@ -60,7 +67,6 @@ def examine(
     moved, stuck = mode_masses(decoded, means)
     pit = stats.norm.cdf((seen[..., None] - decoded) / sigma).mean(-1).ravel()
     return {
-        "loss": losses[-1],
         "nll": float(-model_log.mean()),
         "nll_gap": float((true_log - model_log).mean()),
         "nll_gap_floor": float((true_log - best_log).mean()),
@@ -83,7 +89,7 @@ def examine(
 
 
 @torch.no_grad()
-def predict(model: WorldModel, test: Recording, samples: int) -> tuple[np.ndarray, list[int]]:
+def predict(model: WorldModel, test: Recording, samples: int) -> np.ndarray:
     """Decoded prior samples `[episode, row, sample]` of the observations that follow `TEST_ROWS`."""
     everything = np.arange(test.episodes)
     batch = with_initial_context(model, test.windows(everything, np.zeros_like(everything), test.length))
@@ -94,7 +100,7 @@ def predict(model: WorldModel, test: Recording, samples: int) -> tuple[np.ndarra
         action = batch.prev_action[:, row + 1].repeat_interleave(samples, 0)
         positions = model.decode(model.core.imagine_step(start, action))["position"]
         decoded.append(positions.reshape(test.episodes, samples))
-    return torch.stack(decoded, 1).double().numpy(), list(TEST_ROWS)
+    return torch.stack(decoded, 1).double().numpy()
 
 
 def mode_masses(decoded: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,6 +108,3 @@ def mode_masses(decoded: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.
     half = np.abs(means[..., :1] - means[..., 1:]) / 2
     moved, stuck = (np.mean(np.abs(decoded - means[..., i : i + 1]) < half, -1) for i in range(2))
     return moved, stuck
-
-
-__all__ = ["MOVE_PROBABILITY", "SIGMA", "examine", "mode_masses", "predict", "recordings"]
