@@ -15,7 +15,7 @@ from envs import prepare
 from envs.recall import Recall
 
 DELAYS = (10, 50, 200)
-LENGTHS = {4: (300, 128), 8: (300, 128), 16: (300, 64), 32: (200, 64), 64: (100, 32), 128: (60, 32), 201: (40, 16)}
+LENGTHS = {4: (1000, 128), 8: (500, 128), 16: (400, 64), 32: (200, 64), 64: (100, 32), 128: (60, 32), 201: (40, 16)}
 """Updates and batch size by rows of an episode's beginning: memory is stretched as training goes on."""
 STAGES = tuple(Stage(updates, batch, length, from_start=True) for length, (updates, batch) in LENGTHS.items())
 QUERY_PROBABILITY = 0.3
