@@ -144,7 +144,11 @@ def test_a_run_differs_from_the_shared_settings_in_its_cell_and_its_names_in_wan
     assert main(flags(tmp_path / "my folder", *words)) == 130
     job = planned[2]
     assert job.run_dir == tmp_path / "my folder" / "toy_copy" / "rssm_gaussian" / "seed1"
-    names = {"wandb_group": "my folder", "wandb_tags": ("mine", "rssm", "gaussian", "toy:copy")}
+    names = {
+        "wandb_name": str(job.cell),
+        "wandb_group": "my folder",
+        "wandb_tags": ("mine", "rssm", "gaussian", "toy:copy"),
+    }
     changes = {f"tracking.{name}": value for name, value in names.items()}
     cell = {"agent.dynamics.latent": "gaussian", "seed": 1}
     assert job.config == tiny_config("toy:copy", **changes, **cell)
