@@ -49,7 +49,7 @@ def tiny_flags(**changes: Any) -> list[str]:
     settings = {"task": "toy:counting", "preset": "debug"} | AGENT | LOOP | changes
     words: list[str] = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
+        flag = "core" if name == "agent.dynamics.core" else name.replace("_", "-")
         if isinstance(value, bool):
             section, _, last = flag.rpartition(".")
             words.append(f"--{section}.{'' if value else 'no-'}{last}")

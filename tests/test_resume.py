@@ -49,6 +49,7 @@ FAST = {
     "writing back": (WRAPPING, "dreamer.replay:Replay.write_states", 20, "after"),
 }
 STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
+CORES = {"ssm": "toy:copy", "rnn": "toy:copy_discrete", "gru": "toy:copy", "mdn_rnn": "toy:copy_discrete"}
 SLOW = {
     "learning": (PLAIN, "dreamer.agent:Agent.update", 15, "after"),
     "storing": (WRAPPING, "dreamer.replay:_Stream.append", 16 * 103 + 3, "after"),
@@ -59,6 +60,15 @@ SLOW = {
     "saved and committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "after"),
     "control suite": (PLAIN | {"task": "dmc:cartpole_swingup"}, "dreamer.collect:Collector.advance", 53, "before"),
     "in processes": (PLAIN | {"env.parallel": True}, "dreamer.collect:Collector.advance", 53, "after"),
+    **{
+        f"{core} on {task}": (
+            PLAIN | {"agent.dynamics.core": core, "task": task},
+            "dreamer.collect:Collector.advance",
+            53,
+            "before",
+        )
+        for core, task in CORES.items()
+    },
 }
 
 
