@@ -7,8 +7,11 @@ each: `uncertainty`, `memory`, `drift`, `speed`.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +58,8 @@ class ExamArguments:
     """Free nats of rssm and ssm; 0 trains priors to the end, Dreamer V3 uses 1."""
     effort: Annotated[float, Gt(0)] = 1.0
     """Multiplies episodes and updates; below 1 for a quick look."""
+    jobs: Annotated[int, Ge(0)] = 0
+    """Models trained at a time, each in a process of its own; 0 is one per processor core. Speed is measured alone."""
     json: bool = False
     """Print the results as one JSON object."""
 
@@ -73,26 +78,45 @@ def exam(args: ExamArguments) -> str:
     chosen = list(variants([name for word in words(args.cores) for name in (ALL if word == "all" else (word,))]))
     if args.seeds < 1:
         raise UserError(f"--seeds: must be at least 1 (got {args.seeds})")
+    if args.jobs < 0:
+        raise UserError(f"--jobs: must be at least 0 (got {args.jobs})")
     if args.free_nats < 0 or args.effort <= 0:
         raise UserError("--free-nats must be at least 0 and --effort greater than 0")
     if not args.task.startswith("dmc:"):
         raise UserError(f"--task {args.task}: the drift part needs a dmc: task, whose simulator repeats itself")
     _open_folder(args)
     for part in args.parts:
-        for variant, seed, run in PARTS[part](args, chosen):
-            path = _path(args.folder, part, variant, seed)
-            if not path.exists():
-                result = run()
-                write_atomically(path, (json.dumps(result) + "\n").encode())
-                print(f"{part}  {variant}  seed {seed}  done", file=sys.stderr, flush=True)
+        work = PARTS[part](args, chosen)
+        missing = {(name, seed): run for name, seed, run in work if not _path(args.folder, part, name, seed).exists()}
+        for (variant, seed), result in _done(missing, 1 if part == "speed" else args.jobs or os.cpu_count() or 1):
+            write_atomically(_path(args.folder, part, variant, seed), (json.dumps(result) + "\n").encode())
+            print(f"{part}  {variant}  seed {seed}  done", file=sys.stderr, flush=True)
     results = _gather(args, chosen)
     text = document(results)
-    write_atomically(args.folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
     write_atomically(args.folder / "report.md", text.encode())
     draw(results, args.folder)
     return json.dumps(results) if args.json else text
 
 
+def _done(work: dict[Key, Callable[[], dict[str, Any]]], jobs: int) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Do everything, `jobs` at a time, and yield results as they come."""
+    if min(jobs, len(work)) <= 1:
+        yield from ((key, run()) for key, run in work.items())
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
+        futures = {pool.submit(run): key for key, run in work.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+Key = tuple[str, int]
+"""Variant and seed."""
 Work = Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]
 """Variant, seed, and what examines it."""
 
