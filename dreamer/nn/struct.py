@@ -47,11 +47,10 @@ class Struct:
 
     @classmethod
     def stack(cls: type[S], items: Sequence[S], dim: int) -> S:
-        """Stack structs of one type along a new axis `dim`."""
-        return cls(
-            **{field.name: torch.stack([getattr(item, field.name) for item in items], dim) for field in _fields(cls)}
-        )
+        """Stack structs of one type along a new axis `dim`; at least one."""
+        names = [field.name for field in _fields(items[0])]  # torch.compile reads fields of instances, not of classes
+        return cls(**{name: torch.stack([getattr(item, name) for item in items], dim) for name in names})
 
 
-def _fields(struct: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(struct)
+def _fields(struct: Struct) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(struct)  # type: ignore[arg-type]
