@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dreamer.batch import ActionSpec, Batch, Trajectory
 from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
-from dreamer.behavior.imagination import frozen, imagine
+from dreamer.behavior.imagination import frozen, imagine, imagine_fast
 from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
 from dreamer.nn.optim import LaProp, OptimizerConfig
@@ -215,8 +215,7 @@ class Agent(nn.Module):
         policy = self.actor_critic.policy(sample=True)
         horizon = self.config.imagination_horizon
         if self.config.behavior.actor_gradient == "reinforce":
-            with torch.no_grad():
-                return imagine(self.world_model, policy, start, horizon)
+            return imagine_fast(self.world_model, policy, self.actor_critic.readers, start, horizon)
         with frozen(self.world_model):
             return imagine(self.world_model, policy, start, horizon)
 

@@ -18,8 +18,8 @@ which filtering of the following rows starts; a row with `is_first` starts from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,3 +108,5 @@ class Trajectory:
     """Predicted rewards."""
     discount: Float[Tensor, "start states"]
     """Predicted continuation probabilities, discount included."""
+    first: Mapping[str, Float[Tensor, "start states _"]] = field(default_factory=dict)
+    """What the first linear maps of actor, critic and slow critic make of the features, where that is known already."""

@@ -15,6 +15,7 @@ from dreamer import checkpoint
 from dreamer.agent import Agent
 from dreamer.collect import Collector
 from dreamer.evaluate import Evaluator, film, summarize
+from dreamer.machine import keep_freed_memory
 from dreamer.meters import Clock, Meter, peak_rss_mb
 from dreamer.replay import Replay, RowLayout
 from dreamer.run import RunFolder
@@ -40,6 +41,7 @@ class Trainer:
     def __init__(self, folder: RunFolder, make_env: envs.EnvFactory):
         self.folder, self.config, self.make_env = folder, folder.config, make_env
         config = self.config
+        keep_freed_memory()
         torch.manual_seed(config.seed)
         self.repeat = config.env.repeat
         indices = list(range(config.env.num_envs))

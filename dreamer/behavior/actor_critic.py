@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamer.batch import ActionSpec, Batch, Trajectory
-from dreamer.behavior.imagination import frozen
+from dreamer.behavior.imagination import Policy, frozen
 from dreamer.behavior.returns import ReturnNormalizer, lambda_return, replay_return
 from dreamer.nn.distributions import ActionDistribution, BoundedNormal, OneHot
 from dreamer.nn.layers import MLP, Linear
@@ -74,9 +73,11 @@ class Actor(nn.Module):
         self.mlp = MLP(feature_dim, config.actor.units, config.actor.layers)
         self.output = Linear(self.mlp.out_features, action.dim * (1 if action.discrete else 2), scale=0.01)
 
-    def forward(self, features: Float[Tensor, "*batch feature"]) -> ActionDistribution:
-        """Distribution of the action in states with these features."""
-        params = self.output(self.mlp(features))
+    def forward(
+        self, features: Float[Tensor, "*batch feature"], first: Float[Tensor, "*batch units"] | None = None
+    ) -> ActionDistribution:
+        """Distribution of the action in states with these features; `first` as in `MLP.forward`."""
+        params = self.output(self.mlp(features, first))
         if self.discrete:
             return OneHot.from_logits(params, self.config.action_unimix)
         raw_mean, raw_std = params.chunk(2, -1)
@@ -106,17 +107,18 @@ class ActorCritic(nn.Module):
 
         With `actor_gradient="dynamics"` the trajectory must carry gradients from rewards and features to actions.
         """
-        features = trajectory.features.detach()
-        logits = self.critic(features)
-        value = self.critic.mean(logits.detach())
+        features, first = trajectory.features.detach(), trajectory.first
+        hidden = self.critic.mlp(features, first.get("critic"))
+        value = self.critic.value(hidden)
+        slow_value = self._slow_value(features, first.get("slow_critic"))
         weight = torch.cumprod(trajectory.discount.detach(), 1)[:, :-1]
-        policy = self.actor(features[:, :-1])
-        entropy = policy.entropy()
+        policy = self.actor(features, first.get("actor"))
+        entropy = policy.entropy()[:, :-1]
         if self.config.actor_gradient == "reinforce":
             target = self._returns(trajectory, value).detach()
             self.normalizer.update(target)
             advantage = (target - value[:, :-1]) / self.normalizer.scale
-            gain = policy.log_prob(trajectory.action.detach()) * advantage
+            gain = policy[:, :-1].log_prob(trajectory.action.detach()) * advantage
         else:
             with frozen(self.critic):
                 returns = self._returns(trajectory, self.critic.mean(self.critic(trajectory.features)))
@@ -125,7 +127,8 @@ class ActorCritic(nn.Module):
             advantage = (target - value[:, :-1]) / self.normalizer.scale
             gain = returns / self.normalizer.scale
         actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean(1)
-        critic_loss = (weight * self._critic_loss(logits[:, :-1], features[:, :-1], target)).mean(1)
+        errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
+        critic_loss = (weight * errors).mean(1)
 
         with torch.no_grad():
             metrics = {
@@ -157,23 +160,33 @@ class ActorCritic(nn.Module):
         args = (batch.reward, batch.is_last, batch.is_terminal, bootstrap.detach())
         target = replay_return(*args, discount, self.config.lambda_)
         features = features[:, :-1]
-        loss = self._critic_loss(self.critic(features), features.detach(), target)
+        slow_value = self._slow_value(features.detach())
+        loss = self.critic.errors(self.critic.mlp(features), (target, 1.0), (slow_value, self.config.slow_scale))
         return loss.masked_fill(batch.is_last[:, :-1], 0.0)
 
     def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
         return lambda_return(trajectory.reward, trajectory.discount, value, self.config.lambda_)
 
-    def _critic_loss(self, logits: Tensor, features: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy to the target and, as a regularizer, to the slow critic's prediction."""
-        with torch.no_grad():
-            slow_value = self.slow_critic.mean(self.slow_critic(features))
-        return self.critic.loss(logits, target) + self.config.slow_scale * self.critic.loss(logits, slow_value)
+    @torch.no_grad()
+    def _slow_value(self, features: Tensor, first: Tensor | None = None) -> Tensor:
+        """The slow critic's prediction, to which the critic's loss pulls it back."""
+        return self.slow_critic.value(self.slow_critic.mlp(features, first))
+
+    @property
+    def readers(self) -> dict[str, MLP]:
+        """The networks that read imagined features, for `imagine_fast`."""
+        return {"actor": self.actor.mlp, "critic": self.critic.mlp, "slow_critic": self.slow_critic.mlp}
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:
         """Move the slow critic toward the critic."""
         torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), self.config.slow_rate)
 
-    def policy(self, sample: bool) -> Callable[[Tensor], Tensor]:
+    def policy(self, sample: bool) -> Policy:
         """Features to actions, drawn from the policy or its mode."""
-        return lambda features: self.actor(features).sample() if sample else self.actor(features).mode()
+
+        def choose(features: Tensor, first: Tensor | None = None) -> Tensor:
+            distribution = self.actor(features, first)
+            return distribution.sample() if sample else distribution.mode()
+
+        return choose

@@ -28,6 +28,12 @@ class Latent(ABC):
         """Draw z with a gradient to the parameters."""
 
     @abstractmethod
+    def pull_back(
+        self, params: Float[Tensor, "*batch param"], sample: Float[Tensor, "*batch stoch"], grad: Tensor
+    ) -> Float[Tensor, "*batch param"]:
+        """The gradient of the parameters that a sample drawn from them passes on, given the sample's gradient."""
+
+    @abstractmethod
     def mode(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
         """The most likely z."""
 
@@ -68,6 +74,14 @@ class CategoricalLatent(Latent):
         if probs.requires_grad:
             sample = sample + (probs - probs.detach())
         return sample.flatten(-2)
+
+    def pull_back(
+        self, params: Float[Tensor, "*batch param"], sample: Float[Tensor, "*batch stoch"], grad: Tensor
+    ) -> Float[Tensor, "*batch param"]:
+        """That of the mixed probabilities, whatever was drawn."""
+        probs = F.softmax(params.float().unflatten(-1, (self.classes, self.groups)), -2)
+        outer = grad.unflatten(-1, (self.classes, self.groups)) * probs
+        return (outer - probs * outer.sum(-2, keepdim=True)).mul_(1 - self.unimix).flatten(-2)
 
     def mode(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
         """One-hot vectors of the most likely classes."""
@@ -113,6 +127,14 @@ class GaussianLatent(Latent):
         """mean + std * noise."""
         mean, std = self.mean_std(params)
         return mean + std * torch.randn_like(std)
+
+    def pull_back(
+        self, params: Float[Tensor, "*batch param"], sample: Float[Tensor, "*batch stoch"], grad: Tensor
+    ) -> Float[Tensor, "*batch param"]:
+        """That of mean + std * noise, the noise being what the sample tells."""
+        mean, std = self.mean_std(params)
+        raw_std = params.float().chunk(2, -1)[1]
+        return torch.cat([grad, grad * (sample - mean) / std * torch.sigmoid(raw_std)], -1)
 
     def mode(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
         """The mean."""

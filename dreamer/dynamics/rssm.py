@@ -23,9 +23,10 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamer.dynamics.cells import CellName, make_cell
+from dreamer.dynamics.cells import BlockGRU, CellName, make_cell
 from dreamer.dynamics.core import DynamicsCore, bound_action, derived_field, stored_field
 from dreamer.dynamics.latents import LatentName, balanced_kl, make_latent
+from dreamer.dynamics.scan import filter_sequence
 from dreamer.nn.layers import mlp_to
 from dreamer.nn.struct import Struct
 
@@ -136,18 +137,20 @@ class RSSM(DynamicsCore[RSSMState]):
         is_first: Bool[Tensor, "batch time"],
         state: RSSMState | None = None,
     ) -> RSSMState:
-        """The base loop, with the projections that do not depend on the state computed for all steps at once."""
-        batch_size, length = is_first.shape
-        state = self.initial_state(batch_size) if state is None else state
+        """The base loop, with what does not depend on the state computed for all steps at once."""
+        state = self.initial_state(is_first.shape[0]) if state is None else state
         actions = self.cell.project_action(bound_action(prev_actions.masked_fill(is_first.unsqueeze(-1), 0.0)))
-        reset = is_first.unsqueeze(-1)
-        deter, stoch = state.deter, state.stoch
+        if isinstance(self.cell, BlockGRU) and self.config.posterior_layers == 1:
+            start = state.deter, state.stoch
+            rows = filter_sequence(self.cell, self.posterior_net, self.latent, start, is_first, actions, embeds)
+            return RSSMState(*rows)
         first, *rest = self.posterior_net
         weight, bias = first.get_parameter("weight"), first.get_parameter("bias")
         from_embed = embeds @ weight[:, self.config.deter :].T + bias
         from_deter = weight[:, : self.config.deter].T
+        deter, stoch, reset = state.deter, state.stoch, is_first.unsqueeze(-1)
         deters, stochs, params = [], [], []
-        for t in range(length):
+        for t in range(is_first.shape[1]):
             deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
             deter = self.cell(deter, stoch, actions[:, t])
             param = torch.addmm(from_embed[:, t], deter, from_deter)

@@ -18,6 +18,7 @@ from dreamer.collect import Collector
 from dreamer.config import Config, validated
 from dreamer.errors import UserError
 from dreamer.launch import make_factory
+from dreamer.machine import keep_freed_memory
 from dreamer.meters import peak_rss_mb, synchronize
 from dreamer.run import choose_device
 from dreamer.spaces import spec_of
@@ -57,6 +58,7 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
 
     `fraction_of_peak` is counted FLOPs (2 per multiply-add of matrix products) / (seconds x sgemm peak).
     """
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     import envs
 

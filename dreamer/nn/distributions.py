@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +92,10 @@ class ActionDistribution(Protocol):
         """Entropy of whole action vectors, in nats."""
         ...
 
+    def __getitem__(self, index: Any) -> ActionDistribution:
+        """The distributions at an index of the leading axes."""
+        ...
+
 
 @dataclass(frozen=True)
 class BoundedNormal:
@@ -115,6 +119,10 @@ class BoundedNormal:
     def sample(self) -> Float[Tensor, "*batch action"]:
         """mean + std * noise."""
         return self.mean + self.std * torch.randn_like(self.mean)
+
+    def __getitem__(self, index: Any) -> BoundedNormal:
+        """Index the leading axes."""
+        return BoundedNormal(self.mean[index], self.std[index])
 
     def mode(self) -> Float[Tensor, "*batch action"]:
         """The mean."""
@@ -147,6 +155,10 @@ class OneHot:
     def sample(self) -> Float[Tensor, "*batch action"]:
         """Draw one-hot vectors (no gradient)."""
         return one_hot_argmax(sample_scores(self.log_probs.exp()))
+
+    def __getitem__(self, index: Any) -> OneHot:
+        """Index the leading axes."""
+        return OneHot(self.log_probs[index])
 
     def mode(self) -> Float[Tensor, "*batch action"]:
         """One-hot vector of the most likely class."""

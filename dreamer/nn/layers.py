@@ -7,12 +7,16 @@ standard deviations and rescaled so that the realized standard deviation is exac
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NORM_EPSILON = 1e-4
+from dreamer.nn.fused import NORM_EPSILON, known_linear, norm_silu
+
 TRUNCATED_NORMAL_STD = 0.8796256610342398  # standard deviation of N(0, 1) truncated to [-2, 2]
 
 
@@ -52,6 +56,14 @@ class RMSNorm(nn.Module):
         return (full * torch.rsqrt(mean_square + NORM_EPSILON) * self.scale).to(x.dtype)
 
 
+class NormSiLU(RMSNorm):
+    """SiLU(RMSNorm(x)), what follows the linear map in every hidden layer."""
+
+    def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+        """Normalize and activate."""
+        return norm_silu(x, self.scale)
+
+
 class BlockLinear(nn.Module):
     """Block-diagonal affine map: block k maps slice k of the input to slice k of the output.
 
@@ -79,9 +91,43 @@ class MLP(nn.Sequential):
     def __init__(self, in_features: int, units: int, layers: int):
         modules: list[nn.Module] = []
         for layer in range(layers):
-            modules += [Linear(in_features if layer == 0 else units, units), RMSNorm(units), nn.SiLU()]
+            modules += [Linear(in_features if layer == 0 else units, units), NormSiLU(units)]
         super().__init__(*modules)
         self.out_features = units if layers else in_features
+
+    @property
+    def first(self) -> Linear:
+        """The first linear map; there must be a hidden layer."""
+        return cast(Linear, self[0])
+
+    def forward(
+        self, x: Float[Tensor, "*batch feature"], first: Float[Tensor, "*batch units"] | None = None
+    ) -> Float[Tensor, "*batch out_feature"]:
+        """Map x; `first` is what the first linear map makes of x, where that is known already (see `JointLinear`)."""
+        layers = iter(self)
+        if first is not None:
+            next(layers)
+            x = known_linear(x, self.first.weight, self.first.bias, first)
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+class JointLinear:
+    """The first linear maps of several MLPs that read the same input, as one matrix product (no gradients).
+
+    One wide product passes over the input once and runs nearer to the machine's peak than several narrow ones. Made
+    anew for every update, from the weights of that moment.
+    """
+
+    def __init__(self, mlps: Sequence[MLP]):
+        self.weight = torch.cat([mlp.first.weight.detach() for mlp in mlps])
+        self.bias = torch.cat([mlp.first.bias.detach() for mlp in mlps])
+        self.sizes = [mlp.first.out_features for mlp in mlps]
+
+    def __call__(self, x: Float[Tensor, "*batch feature"]) -> tuple[Float[Tensor, "*batch _"], ...]:
+        """What each MLP's first map makes of x, in their order."""
+        return F.linear(x, self.weight, self.bias).split(self.sizes, -1)
 
 
 def mlp_to(in_features: int, units: int, layers: int, out_features: int) -> nn.Sequential:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer.nn.distributions import symexp_bins, two_hot_loss, two_hot_mean
+from dreamer.nn.fused import two_hot_errors, two_hot_value
 from dreamer.nn.layers import MLP, Linear
 
 
@@ -21,7 +22,7 @@ class HeadConfig:
 
     units: Annotated[int, Ge(1)] = 64
     """Width of the hidden layers."""
-    layers: Annotated[int, Ge(0)] = 1
+    layers: Annotated[int, Ge(1)] = 1
     """Hidden layers."""
 
 
@@ -39,6 +40,16 @@ class ScalarHead(nn.Module):
     def forward(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch bins"]:
         """Logits over the bins."""
         return self.output(self.mlp(features))
+
+    def value(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch"]:
+        """Expected value, without gradients, given the output `hidden` of `mlp`."""
+        return two_hot_value(hidden, self.output.weight, self.output.bias, self.bins)
+
+    def errors(
+        self, hidden: Float[Tensor, "*batch hidden"], *targets: tuple[Float[Tensor, "*batch"], float]
+    ) -> Float[Tensor, "*batch"]:
+        """Weighted sum of the cross-entropies to several (target, weight), given the output `hidden` of `mlp`."""
+        return two_hot_errors(hidden, self.output.weight, self.output.bias, self.bins, targets)
 
     def mean(self, logits: Float[Tensor, "*batch bins"]) -> Float[Tensor, "*batch"]:
         """Expected value."""
@@ -61,9 +72,11 @@ class ContinueHead(nn.Module):
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, 1)
 
-    def forward(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch"]:
-        """Logit of the discounted continuation."""
-        return self.output(self.mlp(features)).squeeze(-1)
+    def forward(
+        self, features: Float[Tensor, "*batch feature"], first: Float[Tensor, "*batch units"] | None = None
+    ) -> Float[Tensor, "*batch"]:
+        """Logit of the discounted continuation; `first` as in `MLP.forward`."""
+        return self.output(self.mlp(features, first)).squeeze(-1)
 
     def loss(self, logits: Float[Tensor, "*batch"], is_terminal: Bool[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Binary cross-entropy to the soft label (1 - terminal) * discount."""

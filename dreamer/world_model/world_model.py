@@ -85,17 +85,17 @@ class WorldModel(nn.Module):
         Terms: `reconstruction`, `reward`, `cont`, and the core's own `dyn` and `rep`.
         """
         reconstruction = self.decoder.loss(self.core.decoder_input(states, features), batch.obs)
-        reward_logits = self.reward(features)
+        reward_hidden = self.reward.mlp(features)
         cont_logits = self.cont(features)
         core_terms, core_metrics = self.core.loss(states)
         terms = {
             "reconstruction": torch.stack(list(reconstruction.values())).sum(0),
-            "reward": self.reward.loss(reward_logits, batch.reward),
+            "reward": self.reward.errors(reward_hidden, (batch.reward, 1.0)),
             "cont": self.cont.loss(cont_logits, batch.is_terminal),
             **core_terms,
         }
         with torch.no_grad():
-            predicted = self.reward.mean(reward_logits)
+            predicted = self.reward.value(reward_hidden)
             metrics: dict[str, Any] = {
                 "model/reward_error": (predicted - batch.reward).abs().mean(),
                 "model/continue_accuracy": ((cont_logits > 0) == ~batch.is_terminal).float().mean(),
@@ -126,7 +126,14 @@ class WorldModel(nn.Module):
         return asdict(self.config.scales)
 
     def predict(
-        self, features: Float[Tensor, "*batch feature"]
+        self, features: Float[Tensor, "*batch feature"], first: Mapping[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """Expected reward on arrival at, and discounted continuation probability of, states with these features."""
-        return self.reward.mean(self.reward(features)), torch.sigmoid(self.cont(features).float())
+        """Expected reward on arrival at, and discounted continuation probability of, states with these features.
+
+        `first` is what the first linear maps of the heads `reward` and `cont` make of them, where that is known;
+        rewards then carry no gradient.
+        """
+        if first is None:
+            return self.reward.mean(self.reward(features)), torch.sigmoid(self.cont(features).float())
+        reward = self.reward.value(self.reward.mlp(features, first["reward"]))
+        return reward, torch.sigmoid(self.cont(features, first["cont"]).float())
