@@ -22,6 +22,7 @@ from dreamer.config import (
     Config,
     DeviceName,
     compose,
+    words,
 )
 from dreamer.errors import UserError
 from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
@@ -93,8 +94,9 @@ def train_command(argv: Sequence[str]) -> int:
     args = train_arguments(argv)
     try:
         if args.resume is not None:
-            if args.run_dir is not None or args.start_from is not None or args.match_params:
-                raise UserError("--resume goes on as it was; it takes neither --run-dir nor --from nor --match-params")
+            if args.run_dir or args.start_from or args.load != "all" or args.match_params:
+                refused = "--run-dir, --from, --load or --match-params"
+                raise UserError(f"--resume goes on as it was, without {refused}")
             result = launch.resume(args.resume, config=args.config)
         else:
             result = launch.train(
@@ -145,7 +147,7 @@ def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
     own = launch.make_factory_of(run.open_run(args.run))
     flicker = own.flicker if args.flicker is None else args.flicker
     obs_noise = own.obs_noise if args.obs_noise is None else args.obs_noise
-    return replace(own, seed=args.seed, blank=args.hide, flicker=flicker, obs_noise=obs_noise)
+    return replace(own, seed=args.seed, blank=words(args.hide), flicker=flicker, obs_noise=obs_noise)
 
 
 def tasks_command(argv: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from annotated_types import Ge, Gt, Lt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from dreamer.agent import AgentConfig
 from dreamer.dynamics import CoreName
@@ -22,6 +22,11 @@ from dreamer.tracking import TrackingConfig
 PresetName = Literal["quick", "dmc_proprio", "dmc_proprio_2024", "debug"]
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def words(given: Iterable[str]) -> tuple[str, ...]:
+    """Words of an option that takes several, separated by spaces or commas; each once."""
+    return tuple(dict.fromkeys(word for several in given for word in several.split(",") if word))
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ class EnvironmentConfig:
     """Step every environment in a process of its own."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
     """Modules to import first, which register environments with Gymnasium."""
-    hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",))] = ()
-    """Observations that the agent does not get: keys, or `velocities` for all that are known to be velocities."""
+    hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = ()
+    """Observations that the agent does not get: keys, or `velocities` for all that are known to be velocities,
+    separated by spaces or commas."""
     flicker: Annotated[float, Ge(0), Lt(1), tyro.conf.arg(aliases=("--flicker",))] = 0.0
     """Probability with which a whole observation, the first of an episode too, is lost: zeros."""
     obs_noise: Annotated[float, Ge(0), tyro.conf.arg(aliases=("--obs-noise",))] = 0.0
@@ -171,7 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 2_000,
         "env.num_envs": 2,
         "env.time_limit": 100,
-        "loop.replay_ratio": 16.0,
+        "loop.replay_ratio": 8.0,
         "loop.batch_size": 4,
         "loop.batch_length": 16,
         "loop.learning_starts": 64,

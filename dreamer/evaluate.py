@@ -84,7 +84,7 @@ def summarize(sampled: Evaluation, mode: Evaluation) -> dict[str, float]:
 def film(agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: float = 40.0) -> Path:
     """Write an MP4 of one evaluation episode with sampled actions, at real speed and 25 frames per second.
 
-    Raises `UserError` when the environment cannot be rendered on this machine.
+    Raises `UserError` when the environment cannot be rendered on this machine, or `path` cannot be written.
     """
     select_backend()  # Gymnasium's own MuJoCo environments have to be told what draws here
     with closing(make_env(EVAL_INDEX)) as env, _own_randomness(agent.device, seed):
@@ -105,15 +105,21 @@ def film(agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: fl
 
 
 def write_mp4(path: Path, frames: list[np.ndarray], fps: float) -> None:
-    """Encode uint8 frames `[height, width, 3]` as H.264 that every browser plays."""
+    """Encode uint8 frames `[height, width, 3]` as H.264 that every browser plays.
+
+    Raises `UserError` when `path` cannot be written.
+    """
     import imageio.v2
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.part.mp4")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        imageio.v2.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=6, macro_block_size=2)  # type: ignore[arg-type]
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            imageio.v2.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=6, macro_block_size=2)  # type: ignore[arg-type]
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write the film {path}: {error.strerror or 'ffmpeg failed'}") from error
 
 
 def _frame(env: gymnasium.Env) -> np.ndarray:

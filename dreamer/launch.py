@@ -54,6 +54,8 @@ def train(
     Raises:
         UserError: for anything the user can put right.
     """
+    if start_from is None and load != "all":
+        raise UserError(f"--load {load} says what to take from another run: name that run with --from")
     config = validated(config)
     device = run.choose_device(config.device)
     factory = make_factory(config, make_env)

@@ -95,6 +95,7 @@ MISTAKES = {
     "train --resume full": r"no run folder at full: full/config\.json is missing",
     "train --resume file": r"file is not a run folder: .*Not a directory",
     "train --from missing": r"no run folder at missing",
+    "train --load world_model": r"--load world_model says what to take from another run: name that run with --from",
     # Other commands
     "traen --task toy:copy": r"unknown command 'traen'; choose from train, evaluate, tasks, bench, doctor",
     "evaluate": r"missing from dreamer evaluate: PATH Run folder",
@@ -199,7 +200,8 @@ def test_a_damaged_run_folder_is_refused_in_one_line(small_run, tmp_path, capsys
 
 def test_resume_does_not_mix_with_flags_of_new_runs(small_run, tmp_path, capsys):
     message = refused(capsys, "train", "--resume", small_run, "--run-dir", tmp_path / "other")
-    assert message == "--resume goes on as it was; it takes neither --run-dir nor --from nor --match-params"
+    assert message == "--resume goes on as it was, without --run-dir, --from, --load or --match-params"
+    assert refused(capsys, "train", "--resume", small_run, "--load", "world_model") == message
 
 
 def test_a_run_made_with_a_users_own_environment_says_how_to_go_on(tmp_path, capsys):

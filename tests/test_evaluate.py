@@ -160,6 +160,14 @@ def test_an_environment_without_frames_is_told_so(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_film_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "one.mp4").mkdir()
+    for name, reason in (("file/one.mp4", "File exists|Not a directory"), ("one.mp4", "Is a directory")):
+        with pytest.raises(UserError, match=f"cannot write the film .*{name}: ({reason})"):
+            film(make_agent(make(Striped)), make(Striped), tmp_path / name, seed=0, max_seconds=0.08)
+
+
 def test_filming_leaves_the_random_state_as_it_was(tmp_path):
     agent, before = make_agent(make(Striped)), torch.get_rng_state()
     film(agent, make(Striped), tmp_path / "one.mp4", seed=0)

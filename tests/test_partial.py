@@ -361,6 +361,7 @@ def test_an_agent_gets_zeros_for_what_it_was_trained_on(tmp_path, capsys):
     [
         (["--hide", "velocty"], "no observation 'velocty' to hide; did you mean velocity, velocities? there are"),
         (["--hide", "position"], "nothing left to observe: all of position, velocity would be hidden"),
+        (["--hide", "velocity,postion"], "no observation 'postion' to hide; did you mean position? there are"),
         (["--flicker", "1"], "flicker must be at least 0 and below 1, got 1.0"),
         (["--obs-noise", "-1"], "observation noise must be a finite number of at least 0, got -1.0"),
     ],
@@ -377,6 +378,7 @@ def test_mistakes_at_evaluation_are_one_line(partial_run, capsys, words, message
         (["--flicker", "1"], "--env.flicker: input should be less than 1 (got 1.0)"),
         (["--obs-noise", "-1"], "--env.obs-noise: input should be greater than or equal to 0 (got -1.0)"),
         (["--hide", "action", "cue"], "nothing left to observe: all of action, cue would be hidden"),
+        (["--hide", "action,cue"], "nothing left to observe: all of action, cue would be hidden"),
         (["--env.hide", "velocities"], "no observation is known to be a velocity; there are action, cue"),
     ],
 )

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from dreamer import checkpoint, run
-from dreamer.config import Config, from_json, validated
+from dreamer.config import Config, from_json, validated, words
 from dreamer.errors import UserError
 from dreamer.experiments import grid
 from dreamer.experiments.grid import Cell
@@ -117,7 +117,7 @@ def ablate(args: AblateArguments) -> int:
 
 def _checked(args: AblateArguments) -> AblateArguments:
     """The same arguments with names at their shortest; raises `UserError` for impossible ones."""
-    tasks, cores = grid.words(args.tasks), grid.variants(grid.words(args.cores))
+    tasks, cores = words(args.tasks), grid.variants(words(args.cores))
     if not tasks or not cores:
         raise UserError("name at least one task and one core, such as --tasks dmc:walker_walk --cores rssm,rnn")
     for name, number in (("--seeds", args.seeds), ("--jobs", args.jobs)):

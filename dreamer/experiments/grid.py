@@ -38,11 +38,6 @@ class Cell:
         return f"{self.task} {self.core} seed {self.seed}"
 
 
-def words(given: Sequence[str]) -> tuple[str, ...]:
-    """Words of an option that takes several, separated by spaces or commas; each once."""
-    return tuple(dict.fromkeys(word for several in given for word in several.split(",") if word))
-
-
 def variants(given: Sequence[str]) -> tuple[str, ...]:
     """Variants of the core by their shortest names, `all` being every core.
 

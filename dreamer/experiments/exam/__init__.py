@@ -21,14 +21,14 @@ import torch
 from annotated_types import Ge, Gt
 
 from dreamer.checkpoint import write_atomically
-from dreamer.config import SizeName
+from dreamer.config import SizeName, words
 from dreamer.dynamics import LATENTS
 from dreamer.errors import UserError
 from dreamer.experiments.exam import drift, memory, speed, uncertainty
 from dreamer.experiments.exam.learner import exam_config
 from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
-from dreamer.experiments.grid import variants, words
+from dreamer.experiments.grid import variants
 from dreamer.run import command_line, commit
 from envs.push import SIGMA
 
