@@ -129,3 +129,25 @@ def test_a_tree_is_read_by_its_indentation() -> None:
     nested = ["dreamer/", "dreamer/cli.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
     assert tree_paths(INDENTED) == ["README.md", *nested, "dreamer/nn/optim.py", "envs/"]
     assert tree_paths(DRAWN) == ["envs/", "envs/toy.py", "scripts/train"]
+
+
+def cited_pitfalls() -> dict[int, set[str]]:
+    """Number of each pitfall that a test's docstring or message cites -> names of the files."""
+    cited: dict[int, set[str]] = {}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for numbers in re.findall(r"\b[Pp]itfalls? (\d+(?:(?:, | and )\d+)*)", path.read_text()):
+            for number in re.findall(r"\d+", numbers):
+                cited.setdefault(int(number), set()).add(path.stem)
+    return cited
+
+
+def test_every_pitfall_is_caught_where_the_document_says_or_left_out_for_a_reason() -> None:
+    tested, left_out = (ROOT / "docs" / "pitfalls.md").read_text().split("Left out")
+    rows = {int(row[0]): row for row in re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \|$", tested, re.MULTILINE)}
+    reasons = {int(number) for number in re.findall(r"^\| (\d+) \| .+? \| .+? \|$", left_out, re.MULTILINE)}
+    assert sorted([*rows, *reasons]) == list(range(1, 61))
+    cited = cited_pitfalls()
+    assert reasons.isdisjoint(cited), "a pitfall that is tested is not left out"
+    for number, (_, mistake, files) in rows.items():
+        missing = set(files.split(", ")) - cited.get(number, set())
+        assert not missing, f"pitfall {number} ({mistake}) is not cited in {missing}"

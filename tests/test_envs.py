@@ -202,6 +202,7 @@ def test_action_shapes_dtypes_and_starts_are_native():
 
 
 def test_action_repeat_sums_and_stops():
+    """Pitfall 49: no reward of the next episode, and no step after the end."""
     env = prepared(Probe(terminates_at=5), repeat=3)
     steps = [env.step(np.zeros(1))[1:4] for _ in range(2)]
     assert steps == [(1.0 + 2.0 + 3.0, False, False), (4.0 + 5.0, True, False)]

@@ -25,6 +25,7 @@ TWO = {"weights": [[0.3], [0.7]], "means": [[-1.0, 2.0], [1.0, 0.5]], "stds": [[
 
 
 def test_joint_density_is_a_sum_over_whole_vectors():
+    """Pitfall 51: the weights enter as logarithms."""
     mixture, params = mixture_of(**TWO, joint=True)
     value = np.array([[-0.8, 1.9], [1.1, 0.0], [0.0, 0.0]])
     density = sum(
@@ -48,6 +49,7 @@ def test_density_per_dimension_is_a_product_of_sums():
 
 @pytest.mark.parametrize("joint", KINDS)
 def test_one_component_is_a_gaussian(joint):
+    """Pitfall 51."""
     mixture, params = mixture_of([[1.0]] if joint else [[1.0, 1.0]], [[0.5, -2.0]], [[0.3, 2.0]], joint)
     expected = stats.norm.logpdf([0.0, 1.0], [0.5, -2.0], [0.3, 2.0]).sum()
     assert mixture.log_prob(params, torch.tensor([0.0, 1.0])).item() == pytest.approx(expected, rel=1e-4)

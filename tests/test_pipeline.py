@@ -85,6 +85,7 @@ def expected(index, position):
 
 
 def test_every_collected_row_is_where_the_timeline_puts_it(pipeline):
+    """Pitfalls 2, 6 and 48: an episode of n steps is n + 1 rows, each with the reward and flags it arrived with."""
     for position, row in enumerate(pipeline.rows):
         for index in range(NUM_ENVS):
             want = expected(index, position)
@@ -97,6 +98,7 @@ def test_every_collected_row_is_where_the_timeline_puts_it(pipeline):
 
 
 def test_prev_action_is_the_one_that_led_to_the_observation(pipeline):
+    """Pitfall 1: in the rows as they are collected."""
     for position, row in enumerate(pipeline.rows):
         for index in range(NUM_ENVS):
             arrived_by = row.obs["action"][index]
@@ -149,6 +151,7 @@ def test_a_time_limit_of_the_wrapper_is_never_terminal(tmp_path):
 
 
 def test_a_wrapped_ring_still_gives_consecutive_rows(tmp_path):
+    """Pitfalls 11 and 12: with the rows of real environments."""
     made = Pipeline(tmp_path, counting_factory(), capacity=NUM_ENVS * 20).run(95)
     for _ in range(20):
         batch, windows = made.replay.sample()

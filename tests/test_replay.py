@@ -83,6 +83,7 @@ def contents(replay):
 
 @pytest.mark.parametrize("rows", [17, 30, 95])
 def test_every_legal_start_is_drawn_equally_often(tmp_path, rows):
+    """Pitfall 11: uniform over legal starts, at every fill of the ring."""
     replay = make_replay(tmp_path, streams=3, batch=16)
     feed(replay, rows)
     oldest = max(0, rows - 30)
@@ -97,6 +98,7 @@ def test_every_legal_start_is_drawn_equally_often(tmp_path, rows):
 
 
 def test_windows_are_consecutive_at_every_fill_and_across_wraps(tmp_path):
+    """Pitfalls 11 and 12: no window crosses the ring's seam or mixes streams."""
     replay = make_replay(tmp_path, batch=16)
     feed(replay, LENGTH + 1)
     for head in range(LENGTH + 1, 130):
@@ -109,6 +111,7 @@ def test_windows_are_consecutive_at_every_fill_and_across_wraps(tmp_path):
 
 
 def test_every_row_is_trained_on_and_the_last_one_too(tmp_path):
+    """Pitfall 13: an exclusive upper bound would leave out the newest row."""
     replay = make_replay(tmp_path, batch=16)
     feed(replay, 100)
     trained = set()
@@ -118,6 +121,7 @@ def test_every_row_is_trained_on_and_the_last_one_too(tmp_path):
 
 
 def test_sampled_values_are_exactly_the_appended_ones(tmp_path):
+    """Pitfalls 14 and 15: nothing is rounded, and no flag of a training row is forced."""
     replay = make_replay(tmp_path, batch=16)
     feed(replay, 77)
     for _ in range(8):
@@ -231,6 +235,7 @@ def test_without_the_queue_nothing_is_preferred(tmp_path):
 
 
 def test_write_back_replaces_the_states_of_the_trained_rows_alone(tmp_path):
+    """Pitfall 16: state t of a window belongs to its training row t, and neighbors keep theirs."""
     replay = make_replay(tmp_path, batch=2)
     feed(replay, 77)
     windows = Windows(np.array([0, 1]), np.array([60, 50]))
@@ -244,6 +249,7 @@ def test_write_back_replaces_the_states_of_the_trained_rows_alone(tmp_path):
 
 
 def test_a_written_state_is_the_context_of_the_next_row(tmp_path):
+    """Pitfall 16: the context row is the one before the first training row."""
     replay = make_replay(tmp_path)
     feed(replay, 40)
     replay.write_states(Windows(np.array([1]), np.array([20])), np.full((1, LENGTH, 4), 9.0, np.float32))
@@ -258,6 +264,7 @@ def test_a_written_state_is_the_context_of_the_next_row(tmp_path):
 
 @pytest.mark.parametrize("appended", [3, 13, 45])
 def test_write_back_skips_rows_that_are_gone(tmp_path, appended):
+    """Pitfall 16: a row that has been overwritten meanwhile is another row."""
     replay = make_replay(tmp_path, streams=1, batch=1)
     feed(replay, 77)
     windows = Windows(np.array([0]), np.array([48]))

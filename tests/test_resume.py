@@ -200,6 +200,7 @@ def assert_same_run(path, twin):
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, name):
+    """Pitfall 59: noise after a resume is what it would have been."""
     changes, path = (FAST | SLOW)[name][0], interrupted(name)
     assert dreamer.resume(path).status == "finished"
     assert_same_run(path, twins(changes))

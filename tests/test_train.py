@@ -112,6 +112,7 @@ def test_evaluating_logging_and_saving_do_not_touch_training(reference, run_dir)
 
 
 def test_action_repeat_counts_in_steps_but_not_in_the_ratio(run_dir):
+    """Pitfalls 46 and 48."""
     result = train(run_dir, **{"env.repeat": 2, "steps": 160})
     training = [record for record in timeless(result.path) if "replay/rows" in record]
     assert [record["step"] for record in training] == list(range(20, 161, 20))
@@ -140,6 +141,7 @@ def test_training_episodes_can_be_shorter_than_evaluation_episodes(run_dir):
 @pytest.mark.parametrize("num_envs", [1, 2, 16])
 @pytest.mark.parametrize("ratio", [32.0, 100.0, 512.0, 1024.0, 3000.0])
 def test_updates_follow_the_replay_ratio(ratio, num_envs):
+    """Pitfall 46: per row of every environment, not per step of all of them."""
     due = ReplayRatio(ratio, 1024)
     assert due(num_envs) == 1
     updates = 0
@@ -150,6 +152,7 @@ def test_updates_follow_the_replay_ratio(ratio, num_envs):
 
 @pytest.mark.parametrize("warmup", [1, 1000, 100_000])
 def test_the_first_call_asks_for_one_update_however_many_rows_came_before(warmup):
+    """Pitfall 47: rows collected before learning starts are no debt."""
     due = ReplayRatio(1024.0, 1024)
     assert due(warmup) == 1
     assert [due(1) for _ in range(5)] == [1] * 5
