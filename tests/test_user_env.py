@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from running import dreamer_command, newest, timeless, tiny_config, tiny_flags
+from running import ROOT, dreamer_command, newest, timeless, tiny_config, tiny_flags
 from tiny import mode_latents
 
 import dreamer
@@ -141,6 +142,33 @@ def test_a_loaded_agent_is_the_one_that_was_trained(trained):
 
 
 # An environment in Python
+
+
+def python_blocks(name):
+    """The Python examples of a document."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_of_the_readme_acts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dreamer.train(tiny_config("toy:copy", steps=4), run_dir="runs/a")
+    (example,) = python_blocks("README.md")
+    names = {"obs": envs.make("toy:copy").reset()[0], "is_first": True}
+    exec(example, names)
+    assert names["action"].shape == (1,) and names["state"].action.shape == (1, 1)
+
+
+def test_the_environment_of_the_document_fits_and_is_trained_in(run_dir):
+    definition, check = python_blocks("docs/adding_an_env.md")
+    names = {"__name__": "thermostat"}
+    exec(definition, names)
+    exec(check, names)
+    result = dreamer.train(
+        tiny_config("thermostat", steps=40, **{"loop.eval_every": 100}),
+        run_dir=run_dir,
+        make_env=lambda: gymnasium.wrappers.TimeLimit(names["Thermostat"](), 20),
+    )
+    assert result.evaluation["eval/length_mean"] == 20 and 0 < result.evaluation["eval/return_mean"] <= 20
 
 
 def test_an_environment_of_the_users_own_is_trained_and_resumed(run_dir):
