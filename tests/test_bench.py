@@ -83,6 +83,6 @@ def test_walker_walk_at_size_1m(capsys):
         "critic": 66_111,
     }
     assert result["batch"] == [16, 64] and result["size"] == "1m"
-    # 15.8 billion multiply-adds by hand (algorithm.md 1.27).
+    # 15.8 billion multiply-adds, counted by hand from the shapes.
     assert 20 < result["gflop_per_update"] < 40
     assert 0 < result["fraction_of_peak"] < 1 and result["peak_rss_mb"] > 100

@@ -153,7 +153,7 @@ class ActorCritic(nn.Module):
         bootstrap: Float[Tensor, "batch time"],
         discount: float,
     ) -> Float[Tensor, "batch time-1"]:
-        """Critic loss on replayed states, whose gradient reaches the world model through `features` (section 1.12).
+        """Critic loss on replayed states, whose gradient reaches the world model through `features`.
 
         Rows that end an episode are masked: their successor belongs to another episode.
         """

@@ -13,7 +13,7 @@ def lambda_return(
     value: Float[Tensor, "start states"],
     lambda_: float,
 ) -> Float[Tensor, "start states-1"]:
-    """Lambda-returns of imagined states 0..horizon-1 (V3 eq. 7; algorithm of section 1.10).
+    """Lambda-returns of imagined states 0..horizon-1 (V3 eq. 7).
 
         R_H = v_H
         R_i = r_{i+1} + c_{i+1} [(1 - lambda) v_{i+1} + lambda R_{i+1}]
@@ -36,7 +36,7 @@ def replay_return(
     discount: float,
     lambda_: float,
 ) -> Float[Tensor, "batch time-1"]:
-    """Lambda-returns of replayed rows 0..time-2, bootstrapped from imagined returns (algorithm of section 1.12).
+    """Lambda-returns of replayed rows 0..time-2, bootstrapped from imagined returns, as in V3's public code.
 
         R_{T-1} = boot_{T-1}
         R_t = r_{t+1} + live_{t+1} [(1 - cont_{t+1}) boot_{t+1} + cont_{t+1} R_{t+1}]
