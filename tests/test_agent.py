@@ -26,6 +26,7 @@ from tiny import (
 from dreamer.agent import Agent
 from dreamer.behavior.imagination import imagine
 from dreamer.config import PRESETS, SIZES, compose
+from dreamer.dynamics import LATENTS
 from dreamer.errors import UserError
 from dreamer.nn.distributions import two_hot
 
@@ -386,6 +387,24 @@ def test_an_update_moves_the_slow_critic_by_two_percent():
     for old, now, fast in zip(before, slow.parameters(), critic.parameters(), strict=True):
         torch.testing.assert_close(now, old + 0.02 * (fast - old))
     assert any(not torch.equal(old, now) for old, now in zip(before, slow.parameters(), strict=True))
+
+
+VARIANTS = [(core, latent) for core, latents in LATENTS.items() for latent in latents or ("auto",)]
+
+
+@pytest.mark.parametrize("action", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(("core", "latent"), VARIANTS)
+def test_every_core_serves_a_whole_agent(core, latent, action):
+    """Pitfall 60: it acts, filters, imagines by its prior, and one update moves every parameter."""
+    changes = {f"dynamics.{name}.free_nats": 0.0 for name in ("rssm", "ssm")}  # they would stop small divergences
+    agent = make_agent(FAST | changes | {"dynamics.core": core, "dynamics.latent": latent}, action)
+    awaken(agent)
+    chosen, carry = agent.act({key: np.zeros((4, size)) for key, size in OBS.items()})
+    assert len(chosen) == 4 and all(value.isfinite().all() for value in vars(carry.state).values())
+    before = copy.deepcopy(dict(agent.named_parameters()))
+    metrics, packed = agent.update(make_batch(agent))
+    assert all(value.isfinite() for value in metrics.values()) and packed.isfinite().all()
+    assert not [name for name, param in agent.named_parameters() if torch.equal(param, before[name])]
 
 
 def run(seed, updates=3):
