@@ -99,7 +99,7 @@ class Agent(nn.Module):
         action = torch.zeros(num_envs, self.action.dim, device=self.device)
         return Carry(self.world_model.core.initial_state(num_envs), action)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(
         self,
         obs: Mapping[str, Tensor],
@@ -199,7 +199,7 @@ class Agent(nn.Module):
         model_terms, model_metrics = world_model.losses(states, features, batch)
 
         starts = states.map(lambda x: x[:, -self.config.imagination_starts :]).detach()
-        trajectory = self._imagine(starts.flatten())
+        trajectory = self.imagine(starts.flatten())
         behavior_terms, returns, behavior_metrics = actor_critic.losses(trajectory)
 
         rows = features.shape[1] if not self.config.imagination_starts else self.config.imagination_starts
@@ -211,7 +211,8 @@ class Agent(nn.Module):
         terms = {**model_terms, **behavior_terms, "replay_critic": replay_term}
         return terms, model_metrics | behavior_metrics, world_model.core.pack(states.detach())
 
-    def _imagine(self, start: Struct) -> Trajectory:
+    def imagine(self, start: Struct) -> Trajectory:
+        """Roll the policy out from states with leading axis `[start]`, as the actor-critic's losses need it."""
         policy = self.actor_critic.policy(sample=True)
         horizon = self.config.imagination_horizon
         if self.config.behavior.actor_gradient == "reinforce":

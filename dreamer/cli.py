@@ -171,8 +171,16 @@ def tasks_command(argv: Sequence[str]) -> int:
 def bench_command(argv: Sequence[str]) -> int:
     """`dreamer bench`."""
     base = compose(_option(argv, "--preset") or "dmc_proprio", _option(argv, "--size"), task="dmc:walker_walk")
+    if "--against" in argv[:-1]:  # its value may begin with dashes
+        place = argv.index("--against")
+        argv = [*argv[:place], f"--against={argv[place + 1]}", *argv[place + 2 :]]
     args = _parse(BenchArguments, "dreamer bench", argv, default=BenchArguments(base))
-    print(bench(args))
+    other = None
+    if args.against:
+        changed = [*argv, *shlex.split(args.against)]
+        size = compose(args.config.preset, _option(changed, "--size"), task="dmc:walker_walk")
+        other = _parse(BenchArguments, "dreamer bench", changed, default=BenchArguments(size)).config
+    print(bench(args, other))
     return 0
 
 

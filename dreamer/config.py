@@ -207,6 +207,11 @@ def compose(preset: str = "quick", size: str | None = None, **changes: Any) -> C
     return validated(override(config, changes))
 
 
+def resized(config: Config, size: SizeName) -> Config:
+    """The same configuration with networks of another size."""
+    return _with_size(override(config, {"size": _known("size", size, SIZES)}))
+
+
 def override(config: Any, changes: dict[str, Any]) -> Any:
     """Copy a dataclass with fields replaced by dotted path; raises `UserError` for a path that does not exist."""
     for path, value in changes.items():

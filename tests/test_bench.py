@@ -9,7 +9,7 @@ import torch
 from running import tiny_config, tiny_flags
 
 from dreamer.cli import main
-from dreamer.experiments import bench
+from dreamer.experiments import bench, costs, scaling
 
 KEYS = {
     "params",
@@ -25,7 +25,7 @@ KEYS = {
 @pytest.fixture
 def quick_peak(monkeypatch):
     """A smaller matrix product, where its rate is not what is tested."""
-    monkeypatch.setattr(bench, "SGEMM_SIZE", 128)
+    monkeypatch.setattr(costs, "SGEMM_SIZE", 128)
 
 
 def measured(capsys, *words):
@@ -42,9 +42,47 @@ def test_one_json_object_says_it_all(quick_peak, capsys):
     assert result["task"] == "toy:copy" and result["batch"] == [2, 4]
     least, most = result["seconds_per_update_min_max"]
     assert 0 < least <= result["seconds_per_update"] <= most
-    expected = result["gflop_per_update"] / (result["seconds_per_update"] * result["sgemm_gflops"])
+    expected = result["reference_gflop"] / (result["seconds_per_update"] * result["sgemm_gflops"])
     assert result["fraction_of_peak"] == pytest.approx(expected)
     assert result["env_steps_per_second"] == pytest.approx(2 / result["seconds_per_agent_step"])
+    parts, loop = result["parts_of_update"], result["parts_of_loop"]
+    assert parts.keys() >= {"filter", "imagination", "actor_critic", "backward", "optimizer"}
+    assert min(parts.values()) > 0 and sum(parts.values()) < 3 * most
+    assert loop.keys() == {"acting", "environment", "append", "sample", "write_back"} and min(loop.values()) > 0
+    assert sum(result["shares_of_loop"].values()) == pytest.approx(1)
+
+
+def test_shares_of_the_loop_follow_from_the_replay_ratio():
+    """A row is trained on 4 times: an update of 8 rows after 2 rows, which is one step of 2 environments."""
+    config = tiny_config("toy:copy", **{"loop.replay_ratio": 4.0})
+    parts = {"acting": 1.0, "environment": 2.0, "append": 0.5, "sample": 0.25, "write_back": 0.25}
+    shares = costs.shares_of_loop(config, parts, update=6.0)
+    assert shares == {"environment": 0.2, "acting": 0.1, "replay": 0.1, "update": 0.6}
+
+
+def test_settings_are_timed_in_turn(quick_peak, capsys):
+    flags = [*tiny_flags(task="toy:copy"), "--updates", "3", "--agent-steps", "1"]
+    result = measured(capsys, *flags, "--against", "--agent.imagination-horizon 40", "--cores", "ssm")["in_turn"]
+    assert result.keys() == {"this", "against", "ssm"} and result["this"]["ratio"] == 1
+    assert result["against"]["ratio"] > 1.5, "ten times the horizon"
+    assert result["ssm"]["parameters"] != result["this"]["parameters"] == result["against"]["parameters"]
+
+
+def test_a_second_setting_that_is_none(capsys):
+    assert main(["bench", *tiny_flags(task="toy:copy"), "--against", "--agent.imagination-horizn 4"]) == 2
+    assert "--agent.imagination-horizon" in capsys.readouterr().err
+
+
+def test_scaling_is_measured_and_drawn(quick_peak, monkeypatch, tmp_path, capsys):
+    for name, values in {"BATCHES": (2, 16), "LENGTHS": (4,), "HORIZONS": (3,), "SIZES": ("100k",)}.items():
+        monkeypatch.setattr(scaling, name, values)
+    flags = [*tiny_flags(task="toy:copy"), "--updates", "2", "--agent-steps", "1", "--scaling", str(tmp_path / "s")]
+    found = measured(capsys, *flags)["scaling"]
+    assert json.loads((tmp_path / "s" / "scaling.json").read_text()) == found
+    assert (tmp_path / "s" / "scaling.png").stat().st_size > 1000
+    small, large = found["batch_size"]
+    assert large["reference_gflop"] == pytest.approx(8 * small["reference_gflop"])
+    assert found["size"][0]["parameters"] != small["parameters"]
 
 
 def test_the_flops_of_an_update_grow_with_the_batch(quick_peak):
@@ -63,10 +101,10 @@ def test_a_reader_gets_lines(quick_peak, capsys):
 
 
 def test_the_peak_is_the_best_of_several_products(monkeypatch):
-    monkeypatch.setattr(bench, "SGEMM_SIZE", 64)
+    monkeypatch.setattr(costs, "SGEMM_SIZE", 64)
     seconds = iter([9.0, 3.0, 2.0, 5.0, 4.0])
-    monkeypatch.setattr(bench, "_timed", lambda function, device: next(seconds))
-    assert bench.sgemm_gflops(torch.device("cpu")) == 2 * 64**3 / 2.0 / 1e9
+    monkeypatch.setattr(costs, "timed", lambda function, device: next(seconds))
+    assert costs.sgemm_gflops(torch.device("cpu")) == 2 * 64**3 / 2.0 / 1e9
 
 
 @pytest.mark.slow
@@ -84,5 +122,6 @@ def test_walker_walk_at_size_1m(capsys):
     }
     assert result["batch"] == [16, 64] and result["size"] == "1m"
     # 15.8 billion multiply-adds, counted by hand from the shapes.
+    assert result["reference_gflop"] == pytest.approx(31.6, rel=0.01)
     assert 20 < result["gflop_per_update"] < 40
     assert 0 < result["fraction_of_peak"] < 1 and result["peak_rss_mb"] > 100

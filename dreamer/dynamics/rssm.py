@@ -140,7 +140,7 @@ class RSSM(DynamicsCore[RSSMState]):
         """The base loop, with what does not depend on the state computed for all steps at once."""
         state = self.initial_state(is_first.shape[0]) if state is None else state
         actions = self.cell.project_action(bound_action(prev_actions.masked_fill(is_first.unsqueeze(-1), 0.0)))
-        if isinstance(self.cell, BlockGRU) and self.config.posterior_layers == 1:
+        if torch.is_grad_enabled() and isinstance(self.cell, BlockGRU) and self.config.posterior_layers == 1:
             start = state.deter, state.stoch
             rows = filter_sequence(self.cell, self.posterior_net, self.latent, start, is_first, actions, embeds)
             return RSSMState(*rows)

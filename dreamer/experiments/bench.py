@@ -1,29 +1,28 @@
-"""What an update costs, against the best matrix multiplication of this machine in the same process."""
+"""`dreamer bench`: what updates and acting cost here, against the best matrix product of this machine.
+
+The machine's rate changes from minute to minute, so everything is a ratio taken in one process: an update against the
+matrix product, one setting against another in turn.
+"""
 
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import torch
 import tyro
-from torch.utils.flop_counter import FlopCounterMode
 
-from dreamer.agent import Agent
-from dreamer.batch import Batch
-from dreamer.collect import Collector
-from dreamer.config import Config, validated
+from dreamer.config import Config, override, validated, words
 from dreamer.errors import UserError
-from dreamer.launch import make_factory
+from dreamer.experiments import grid, scaling
+from dreamer.experiments.costs import Subject, sgemm_gflops, shares_of_loop
 from dreamer.machine import keep_freed_memory
-from dreamer.meters import peak_rss_mb, synchronize
+from dreamer.meters import peak_rss_mb
 from dreamer.run import choose_device
-from dreamer.spaces import spec_of
-
-SGEMM_SIZE = 2048
 
 
 @dataclass(frozen=True)
@@ -35,49 +34,54 @@ class BenchArguments:
     updates: int = 10
     """Timed updates, after three that are not."""
     agent_steps: int = 200
-    """Timed agent steps, after ten that are not."""
+    """Timed agent steps, after some that are not."""
+    against: str = ""
+    """Options of a second setting, as one string, whose updates are timed in turn with those of the first, such as
+    `--against "--agent.imagination-horizon 10"`."""
+    cores: tuple[str, ...] = ()
+    """Cores (CORE, CORE:LATENT, or all) whose updates are timed in turn with those of the first setting."""
+    scaling: Path | None = None
+    """Folder to write scaling.json and scaling.png to: seconds per update by batch, length, horizon and size."""
     json: bool = False
     """Print one JSON object."""
 
 
-def bench(args: BenchArguments) -> str:
-    """Run the measurement and return it as text or JSON."""
+def bench(args: BenchArguments, other: Config | None = None) -> str:
+    """Run the measurement and return it as text or JSON; `other` is the configuration of `--against`."""
     if args.updates < 1 or args.agent_steps < 1:
         raise UserError("--updates and --agent-steps must be at least 1")
+    keep_freed_memory()
     config = validated(args.config)
-    result = measure(config, choose_device(config.device), args.updates, args.agent_steps)
-    if args.json:
-        return json.dumps(result)
-    params = ", ".join(f"{name} {count:,}" for name, count in result["params"].items())
-    rows = {name: value for name, value in result.items() if name != "params"}
-    return "\n".join([f"params: {params}", *(f"{name}: {_readable(value)}" for name, value in rows.items())])
+    device = choose_device(config.device)
+    rivals = {"against": validated(other)} if other is not None else {}
+    rivals |= {name: _with_core(config, name) for name in grid.variants(words(args.cores))}
+    result = measure(config, device, args.updates, args.agent_steps)
+    if rivals:
+        result["in_turn"] = in_turn({"this": config, **rivals}, device, args.updates)
+    if args.scaling is not None:
+        result["scaling"] = scaling.measure(config, device, args.updates, args.scaling)
+    return json.dumps(result) if args.json else "\n".join(_lines(result))
 
 
 def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict[str, Any]:
-    """Time updates and agent steps of a configuration.
+    """Time updates, their parts, and the parts of the loop.
 
-    `fraction_of_peak` is counted FLOPs (2 per multiply-add of matrix products) / (seconds x sgemm peak).
+    `fraction_of_peak` is `reference_gflop` / (median seconds x sgemm peak): work that is saved counts like speed.
     """
-    keep_freed_memory()
-    torch.manual_seed(config.seed)
-    import envs
-
-    factory = make_factory(config)
-    vector = envs.make_vector(factory, list(range(config.env.num_envs)), config.env.parallel)
-    agent = Agent(config.agent, *spec_of(vector.single_observation_space, vector.single_action_space)).to(device)
-    collector = Collector(agent, vector, list(range(config.env.num_envs)))
-    step_seconds = _time_agent_steps(collector, agent_steps)
-    vector.close()
-
-    batch = random_batch(agent, config.loop.batch_size, config.loop.batch_length)
-    peak = sgemm_gflops(agent.device)
-    times = [_timed(lambda: agent.update(batch), agent.device) for _ in range(updates + 3)][3:]
-    with FlopCounterMode(display=False) as counter:
-        agent.update(batch)
-    gflop = counter.get_total_flops() / 1e9
-    peak = max(peak, sgemm_gflops(agent.device))
-    seconds = median(times)
-    counts = agent.parameter_counts()
+    subject = Subject(config, device)
+    try:
+        loop = subject.loop(agent_steps)
+    finally:
+        subject.close()
+    for _ in range(3):
+        subject.update()
+    peaks, times = [sgemm_gflops(subject.agent.device)], []
+    for _ in range(updates):
+        times.append(subject.seconds(subject.update))
+    peaks.append(sgemm_gflops(subject.agent.device))
+    seconds, peak, reference = median(times), max(peaks), subject.reference_gflop()
+    counts = subject.agent.parameter_counts()
+    step_seconds = loop["acting"] + loop["environment"]
     return {
         "task": config.task,
         "core": config.agent.dynamics.core,
@@ -89,57 +93,62 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
         "batch": [config.loop.batch_size, config.loop.batch_length],
         "seconds_per_update": seconds,
         "seconds_per_update_min_max": [min(times), max(times)],
-        "gflop_per_update": gflop,
+        "gflop_per_update": subject.gflop(),
+        "reference_gflop": reference,
         "sgemm_gflops": peak,
-        "fraction_of_peak": gflop / (seconds * peak),
+        "fraction_of_peak": reference / (seconds * peak),
+        "parts_of_update": subject.parts_of_update(min(updates, 5)),
         "seconds_per_agent_step": step_seconds,
+        "parts_of_loop": loop,
+        "shares_of_loop": shares_of_loop(config, loop, seconds),
         "env_steps_per_second": config.env.num_envs * config.env.repeat / step_seconds,
         "peak_rss_mb": peak_rss_mb(),
     }
 
 
-def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
-    """Random training sequences of the agent's shapes, each beginning with a new episode."""
-    shape = (batch_size, length)
-    no = torch.zeros(shape, dtype=torch.bool)
-    is_first = no.clone()
-    is_first[:, 0] = True
-    return Batch(
-        obs={key: torch.randn(*shape, size) for key, size in agent.obs_sizes.items()},
-        prev_action=torch.rand(*shape, agent.action.dim) * 2 - 1,
-        reward=torch.rand(shape),
-        is_first=is_first,
-        is_last=no,
-        is_terminal=no,
-        context=torch.zeros(batch_size, agent.world_model.core.packed_dim),
-    ).to(agent.device)
+def in_turn(configs: dict[str, Config], device: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Median seconds per update of several settings, and the median ratio to the first one, round by round.
+
+    Every round times every setting once, so that a slow moment of the machine meets them all.
+    """
+    subjects = {name: Subject(config, device) for name, config in configs.items()}
+    try:
+        for subject in subjects.values():
+            for _ in range(2):
+                subject.update()
+        times = [{name: s.seconds(s.update) for name, s in subjects.items()} for _ in range(rounds)]
+    finally:
+        for subject in subjects.values():
+            subject.close()
+    first = next(iter(configs))
+    return {
+        name: {
+            "seconds_per_update": median(taken[name] for taken in times),
+            "ratio": median(taken[name] / taken[first] for taken in times),
+            "parameters": sum(subject.agent.parameter_counts().values()),
+        }
+        for name, subject in subjects.items()
+    }
 
 
-def sgemm_gflops(device: torch.device, repeats: int = 5) -> float:
-    """Best rate of a 2048 x 2048 x 2048 float32 matrix product, in GFLOP/s."""
-    left, right = (torch.randn(SGEMM_SIZE, SGEMM_SIZE, device=device) for _ in range(2))
-    torch.mm(left, right)
-    return 2 * SGEMM_SIZE**3 / min(_timed(lambda: torch.mm(left, right), device) for _ in range(repeats)) / 1e9
+def _with_core(config: Config, variant: str) -> Config:
+    core, _, latent = variant.partition(":")
+    changes = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
+    return validated(override(config, changes))
 
 
-def _time_agent_steps(collector: Collector, steps: int) -> float:
-    """Median seconds to act, and step all environments, once."""
-    collector.reset()
-
-    def step() -> None:
-        collector.act()
-        collector.advance()
-
-    return median([_timed(step, collector.agent.device) for _ in range(steps + 10)][10:])
-
-
-def _timed(function: Any, device: torch.device) -> float:
-    synchronize(device)
-    begin = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - begin
+def _lines(result: dict[str, Any]) -> Sequence[str]:
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items())
+        lines.append(f"{name}: {_readable(value)}")
+    return lines
 
 
 def _readable(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items()) + ")"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -27,8 +27,7 @@ def norm_silu(x: Float[Tensor, "*batch feature"], scale: Float[Tensor, " feature
     """`silu(rms_norm(x) * scale)` over the last axis, computed in float32."""
     if torch.is_grad_enabled():
         return _NormSiLU.apply(x, scale)
-    full = x.float()
-    return F.silu((full * _inverse_rms(full)).mul_(scale), inplace=True).to(x.dtype)
+    return F.silu(F.rms_norm(x.float(), scale.shape, scale, NORM_EPSILON), inplace=True).to(x.dtype)
 
 
 def norm_silu_forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 
 from dreamer.agent import Agent
 from dreamer.config import Config
-from dreamer.experiments.bench import random_batch
+from dreamer.experiments.costs import random_batch
 from dreamer.matching import Spec
 
 BATCH, LENGTH = 16, 64
