@@ -19,7 +19,7 @@ from dreamer.errors import UserError
 from dreamer.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
 
-PresetName = Literal["quick", "dmc_proprio", "dmc_proprio_2024", "debug"]
+PresetName = Literal["quick", "ablation", "dmc_proprio", "dmc_proprio_2024", "debug"]
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -157,6 +157,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.optimizer.learning_rate": 7e-4,
         "agent.optimizer.warmup": 100,
         "agent.optimizer.decay": 4_900,
+    },
+    "ablation": {
+        "size": "100k",
+        "steps": 50_000,
+        "env.num_envs": 4,
+        "env.repeat": 8,
+        "loop.replay_ratio": 256.0,
+        "loop.batch_size": 32,
+        "loop.batch_length": 8,
+        "loop.learning_starts": 200,
+        "loop.eval_every": 10_000,
+        "loop.checkpoint_every": 5_000,
+        "loop.film": "never",
+        "agent.imagination_horizon": 10,
+        "agent.behavior.entropy": 1e-3,
+        "agent.world_model.discount_horizon": 40.0,
+        "agent.dynamics.rssm.free_nats": 0.1,
+        "agent.dynamics.ssm.free_nats": 0.1,
+        "agent.optimizer.learning_rate": 7e-4,
+        "agent.optimizer.warmup": 100,
+        "agent.optimizer.decay": 6_250,
     },
     "dmc_proprio": {
         "size": "1m",
