@@ -160,7 +160,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "ablation": {
         "size": "100k",
-        "steps": 50_000,
+        "steps": 40_000,
         "env.num_envs": 4,
         "env.repeat": 8,
         "loop.replay_ratio": 256.0,
@@ -177,7 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.dynamics.ssm.free_nats": 0.1,
         "agent.optimizer.learning_rate": 7e-4,
         "agent.optimizer.warmup": 100,
-        "agent.optimizer.decay": 6_250,
+        "agent.optimizer.decay": 5_000,
     },
     "dmc_proprio": {
         "size": "1m",
