@@ -41,6 +41,9 @@ class AgentConfig:
     """Imagined transitions per rollout."""
     imagination_starts: Annotated[int, Ge(0)] = 0
     """Rollouts start from this many last rows of each sequence; 0 means from every row."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of matrix products; auto is bfloat16 on CUDA and float32 elsewhere. Parameters, distributions, divergences
+    and returns are float32 always."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,12 @@ class Agent(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    def autocast(self) -> torch.autocast:
+        """The precision of matrix products on the device where the parameters are."""
+        device, wanted = self.device.type, self.config.precision
+        enabled = wanted == "bfloat16" or (wanted == "auto" and device == "cuda")
+        return torch.autocast(device, torch.bfloat16, enabled=enabled)
+
     @property
     def optimizer(self) -> LaProp:
         """The optimizer of everything, or of everything but vision when vision is trained first."""
@@ -92,6 +101,11 @@ class Agent(nn.Module):
             self._optimizers = LaProp(rest, config), LaProp(vision, config) if vision else None
         return self._optimizers
 
+    @property
+    def in_vision_stage(self) -> bool:
+        """Whether the next update trains vision alone (staged training)."""
+        return self.vision_updates < self.world_model.core.vision_updates
+
     # Acting
 
     def initial_carry(self, num_envs: int) -> Carry:
@@ -111,10 +125,11 @@ class Agent(nn.Module):
 
         `carry.action` must be the action that led to `obs`. The new carry holds the filtered state and the action.
         """
-        embeds = self.world_model.encoder(obs).unsqueeze(1)
         core = self.world_model.core
-        state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
-        return Carry(state, self.actor_critic.policy(mode == "sample")(core.features(state)))
+        with self.autocast():
+            embeds = self.world_model.encoder(obs).unsqueeze(1)
+            state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
+            return Carry(state, self.actor_critic.policy(mode == "sample")(core.features(state)))
 
     def act(
         self, obs: Any, is_first: Any = False, state: Carry | None = None, mode: ActionMode = "sample"
@@ -155,10 +170,10 @@ class Agent(nn.Module):
 
         In staged training (`core.vision_updates`) the first updates train vision alone; from then on it is frozen.
         """
-        if self.vision_updates < self.world_model.core.vision_updates:
+        if self.in_vision_stage:
             return self._update_vision(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with frozen(*self.world_model.vision_modules()):
+        with frozen(*self.world_model.vision_modules()), self.autocast():
             total, metrics, packed = self.loss(batch)
         total.backward()
         optimizer_metrics = self.optimizer.step()
@@ -170,8 +185,9 @@ class Agent(nn.Module):
         optimizer = self.vision_optimizer
         assert optimizer is not None, "a core with vision updates has vision modules"
         optimizer.zero_grad(set_to_none=True)
-        states = self.world_model.observe(batch)
-        terms = {name: term.mean() for name, term in self.world_model.vision_losses(states, batch).items()}
+        with self.autocast():
+            states = self.world_model.observe(batch)
+            terms = {name: term.mean() for name, term in self.world_model.vision_losses(states, batch).items()}
         total = torch.stack([self.world_model.scales[name] * value for name, value in terms.items()]).sum()
         total.backward()
         metrics = {f"optim/{name}": value for name, value in optimizer.step().items()}

@@ -83,6 +83,17 @@ class Batch:
         """The same batch in page-locked host memory."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def clone(self) -> Batch:
+        """The same batch in memory of its own."""
+        return self._map(torch.clone)
+
+    def copy_(self, other: Batch) -> None:
+        """Overwrite this batch's tensors by those of another batch of the same shapes."""
+        for name in (*ROW_SCALARS, "prev_action", "context"):
+            getattr(self, name).copy_(getattr(other, name), non_blocking=True)
+        for key, value in self.obs.items():
+            value.copy_(other.obs[key], non_blocking=True)
+
     def tail(self, rows: int) -> Batch:
         """The last `rows` rows of every sequence; the context stays that of the full sequence."""
         return replace(self._map(lambda tensor: tensor[:, -rows:]), context=self.context)

@@ -77,6 +77,8 @@ class LoopConfig:
     """Interval of checkpoints."""
     keep_checkpoints: Annotated[int, Ge(1)] = 2
     """Newest checkpoints kept."""
+    compile: Annotated[Literal["auto", "on", "off"], tyro.conf.arg(aliases=("--compile",))] = "auto"
+    """Compile the steps of the loops over time with torch.compile; auto does for runs of 10,000 updates and more."""
     film: Literal["never", "end", "every"] = "end"
     """Film an evaluation episode: never, at the end of the run, or at every evaluation."""
 

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from dreamer import checkpoint
+from dreamer.accelerate import accelerated
 from dreamer.agent import Agent
 from dreamer.collect import Collector
 from dreamer.evaluate import Evaluator, film, summarize
@@ -21,6 +22,7 @@ from dreamer.replay import Replay, RowLayout
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
 from dreamer.tracking import Tracker
+from dreamer.transfer import LateStates
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Trainer:
         )
         self.evaluator = Evaluator(make_env, loop.eval_episodes, config.seed)
         self.ratio = ReplayRatio(loop.replay_ratio, loop.batch_size * loop.batch_length)
+        self.update = accelerated(self.agent, loop.compile, self.planned_updates)
+        self.late_states = LateStates(self.replay.write_states)
         self.meter, self.clock = Meter(), Clock()
         self.step = self.updates = self.episodes = 0
         self.evaluation: dict[str, float] = {}
@@ -125,9 +129,9 @@ class Trainer:
             if self.agent.device.type == "cuda":
                 batch = batch.pin_memory()
         with self.clock("update"):
-            metrics, packed = self.agent.update(batch.to(self.agent.device))
+            metrics, packed = self.update(batch.to(self.agent.device))
         with self.clock("replay"):
-            self.replay.write_states(windows, packed.cpu().numpy())
+            self.late_states.put(windows, packed)
         self.meter.add(metrics)
         self.updates += 1
 
@@ -136,6 +140,11 @@ class Trainer:
         if self.replay.num_starts < self.config.loop.learning_starts:
             return 0
         return self.ratio(self.collector.num_envs)
+
+    @property
+    def planned_updates(self) -> int:
+        """Updates in the whole run."""
+        return int(self.config.steps / self.repeat * self.ratio.per_row)
 
     def log(self) -> None:
         """Record the means since the last record."""
@@ -173,6 +182,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint from which the run goes on exactly as it would have."""
         with self.clock("saving"):
+            self.late_states.flush()
             state = {
                 "step": self.step,
                 "updates": self.updates,

@@ -105,7 +105,7 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     def pack(self, state: State) -> Float[Tensor, "*batch packed"]:
         """The stored fields side by side, one row of numbers per state: what replay keeps."""
-        return torch.cat([getattr(state, field.name) for field in _stored(state)], -1)
+        return torch.cat([getattr(state, field.name) for field in _stored(state)], -1).float()
 
     def unpack(self, packed: Float[Tensor, "batch packed"]) -> State:
         """The inverse of `pack`; fields that are not stored take their initial value."""

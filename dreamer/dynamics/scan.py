@@ -13,11 +13,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.amp import custom_bwd, custom_fwd
 
 from dreamer.dynamics.cells import BlockGRU
 from dreamer.dynamics.latents import Latent
-from dreamer.nn.fused import norm_silu_backward, norm_silu_forward
+from dreamer.nn.fused import norm_silu_backward, norm_silu_forward, note_autocast, noted_autocast
 from dreamer.nn.layers import Linear, NormSiLU
 
 Hidden = tuple[Tensor, Tensor, Tensor]
@@ -47,15 +46,15 @@ def filter_sequence(
 
 class _Filter(torch.autograd.Function):
     @staticmethod
-    @custom_fwd(device_type="cuda")
     def forward(ctx: Any, cell: BlockGRU, latent: Latent, deter: Tensor, stoch: Tensor, *inputs: Tensor) -> Any:
+        note_autocast(ctx, deter)
         reset, actions, from_embed, weight, scale, out_weight, out_bias, *_ = inputs
         tapes: list[_Tape] = []
         hiddens: list[Hidden] = []
         steps: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(reset.shape[1]):
             deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
-            deter, tape = _forth(cell, deter, stoch, actions[:, t])
+            deter, tape = _steps.forth(cell, deter, stoch, actions[:, t])
             hidden = norm_silu_forward(torch.addmm(from_embed[:, t], deter, weight.T), scale)
             params = torch.addmm(out_bias, hidden[0], out_weight.T)
             stoch = latent.sample(params)
@@ -68,33 +67,37 @@ class _Filter(torch.autograd.Function):
         return tuple(states)
 
     @staticmethod
-    @custom_bwd(device_type="cuda")
     def backward(ctx: Any, *to_states: Tensor) -> Any:
-        reset, weight, scale, out_weight, deters, stochs, params = ctx.saved_tensors
-        to_deters, to_stochs, to_params = to_states
-        to_deter, to_stoch = torch.zeros_like(deters[:, 0]), torch.zeros_like(stochs[:, 0])
-        steps: list[tuple[Tensor, Tensor, Tensor, _Grads]] = []
-        for t in reversed(range(reset.shape[1])):
-            outputs = to_params[:, t] + ctx.latent.pull_back(params[:, t], stochs[:, t], to_stoch + to_stochs[:, t])
-            _, normed, inverse = ctx.hiddens[t]
-            hidden, to_scale = norm_silu_backward(outputs @ out_weight, normed, inverse, scale)
-            to_deter = torch.addmm(to_deter + to_deters[:, t], hidden, weight)
-            to_deter, to_stoch, grads = _back(ctx.cell, to_deter, ctx.tapes[t])
-            to_deter, to_stoch = (x.masked_fill(reset[:, t], 0.0) for x in (to_deter, to_stoch))
-            steps.append((outputs, hidden, to_scale, grads))
-        steps.reverse()
-        *rows, grads_of_steps = zip(*steps, strict=True)
-        outputs, hidden, to_scale = (torch.cat(parts) for parts in rows)
-        head = [
-            hidden.T @ deters.transpose(0, 1).flatten(0, 1),
-            to_scale.sum(0),
-            outputs.T @ torch.cat([value for value, _, _ in ctx.hiddens]),
-            outputs.sum(0),
-        ]
-        to_actions = torch.stack([grads.mix for grads in grads_of_steps], 1)
-        to_embeds = torch.stack(rows[1], 1)
-        weights = _weight_gradients(ctx.cell, ctx.tapes, grads_of_steps)
-        return None, None, None, None, None, to_actions, to_embeds, *head, *weights
+        with noted_autocast(ctx):
+            return _through_time(ctx, *to_states)
+
+
+def _through_time(ctx: Any, to_deters: Tensor, to_stochs: Tensor, to_params: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of all that `_Filter.forward` was given, from those of what it returned."""
+    reset, weight, scale, out_weight, deters, stochs, params = ctx.saved_tensors
+    to_deter, to_stoch = torch.zeros_like(deters[:, 0]), torch.zeros_like(stochs[:, 0])
+    steps: list[tuple[Tensor, Tensor, Tensor, _Grads]] = []
+    for t in reversed(range(reset.shape[1])):
+        outputs = to_params[:, t] + ctx.latent.pull_back(params[:, t], stochs[:, t], to_stoch + to_stochs[:, t])
+        _, normed, inverse = ctx.hiddens[t]
+        hidden, to_scale = norm_silu_backward(outputs @ out_weight, normed, inverse, scale)
+        to_deter = torch.addmm(to_deter + to_deters[:, t], hidden, weight)
+        to_deter, to_stoch, grads = _steps.back(ctx.cell, to_deter, ctx.tapes[t])
+        to_deter, to_stoch = (x.masked_fill(reset[:, t], 0.0) for x in (to_deter, to_stoch))
+        steps.append((outputs, hidden, to_scale, grads))
+    steps.reverse()
+    *rows, grads_of_steps = zip(*steps, strict=True)
+    outputs, hidden, to_scale = (torch.cat(parts) for parts in rows)
+    head = [
+        hidden.T @ deters.transpose(0, 1).flatten(0, 1),
+        to_scale.sum(0),
+        outputs.T @ torch.cat([value for value, _, _ in ctx.hiddens]),
+        outputs.sum(0),
+    ]
+    to_actions = torch.stack([grads.mix for grads in grads_of_steps], 1)
+    to_embeds = torch.stack(rows[1], 1)
+    weights = _weight_gradients(ctx.cell, ctx.tapes, grads_of_steps)
+    return None, None, None, None, None, to_actions, to_embeds, *head, *weights
 
 
 # One step of the block GRU, and back
@@ -194,3 +197,21 @@ def _weight_gradients(cell: BlockGRU, tapes: Sequence[_Tape], grads: Sequence[_G
     scale = rows(lambda grad: grad.scale, grads).sum(0)
     gate_weight = torch.bmm(mixed.mT, gates.transpose(0, 1))
     return [*hidden, recurrent, mix.sum(0), shared, scale, gate_weight, gates.sum(0).flatten()]
+
+
+@dataclass
+class _Steps:
+    """The two steps that a filter repeats, plain or compiled."""
+
+    forth: Callable[..., tuple[Tensor, _Tape]]
+    back: Callable[..., tuple[Tensor, Tensor, _Grads]]
+
+
+_steps = _Steps(_forth, _back)
+
+
+def compile_steps(compiled: bool = True) -> None:
+    """Compile the steps of all filters of this process, or return to the plain ones."""
+    _steps.forth, _steps.back = (
+        (torch.compile(_forth, dynamic=False), torch.compile(_back, dynamic=False)) if compiled else (_forth, _back)
+    )

@@ -69,7 +69,8 @@ def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bin
     """
     probs = F.softmax(logits.float(), -1)
     half = bins.shape[0] // 2
-    return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
+    with torch.autocast(probs.device.type, enabled=False):  # the end bins need every bit
+        return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
 
 
 @runtime_checkable

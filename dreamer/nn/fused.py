@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.amp import custom_bwd, custom_fwd
 
 from dreamer.nn.distributions import two_hot
 
@@ -52,16 +51,26 @@ def _inverse_rms(full: Tensor) -> Tensor:
     return square.add_(size * NORM_EPSILON).rsqrt_().mul_(size**0.5)
 
 
+def note_autocast(ctx: Any, tensor: Tensor) -> None:
+    """Keep the autocast mode of a forward pass for its backward pass (`torch.amp.custom_fwd` for any device)."""
+    device = tensor.device.type
+    ctx.autocast = {"device_type": device, "dtype": torch.get_autocast_dtype(device)}
+    ctx.autocast |= {"enabled": torch.is_autocast_enabled(device)}
+
+
+def noted_autocast(ctx: Any) -> torch.autocast:
+    """The mode that `note_autocast` kept."""
+    return torch.autocast(**ctx.autocast)
+
+
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
-    @custom_fwd(device_type="cuda")
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         value, normed, inverse = norm_silu_forward(x, scale)
         ctx.save_for_backward(normed, inverse, scale)
         return value
 
     @staticmethod
-    @custom_bwd(device_type="cuda")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         to_x, to_scale = norm_silu_backward(grad, *ctx.saved_tensors)
         return to_x.to(grad.dtype), to_scale.flatten(0, -2).sum(0)
@@ -79,17 +88,17 @@ def known_linear(
 
 class _KnownLinear(torch.autograd.Function):
     @staticmethod
-    @custom_fwd(device_type="cuda")
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, output: Tensor) -> Tensor:
+        note_autocast(ctx, x)
         ctx.save_for_backward(x)
         return output.view_as(output)
 
     @staticmethod
-    @custom_bwd(device_type="cuda")
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
         (x,) = ctx.saved_tensors
         rows = grad.flatten(0, -2)
-        return None, (x.flatten(0, -2).T @ rows).T, rows.sum(0), None
+        with noted_autocast(ctx):
+            return None, (x.flatten(0, -2).T @ rows).T, rows.sum(0), None
 
 
 def two_hot_value(
@@ -109,7 +118,8 @@ def two_hot_value(
     values = []
     for chunk in _chunks(hidden.detach().flatten(0, -2)):
         probs = torch.softmax(F.linear(chunk, weight, bias).float(), -1)
-        values.append((probs[:, :half] - probs[:, half : 2 * half]) @ positive)
+        with torch.autocast(probs.device.type, enabled=False):  # the end bins need every bit
+            values.append((probs[:, :half] - probs[:, half : 2 * half]) @ positive)
     return _join(values).view(hidden.shape[:-1])
 
 
@@ -139,10 +149,10 @@ def _code(target: Tensor, scale: float, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 class _TwoHotErrors(torch.autograd.Function):
     @staticmethod
-    @custom_fwd(device_type="cuda")
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, places: Tensor, shares: Tensor, total: float
     ) -> Tensor:
+        note_autocast(ctx, hidden)
         errors, norms = [], []
         for x, place, share in zip(_chunks(hidden), _chunks(places), _chunks(shares), strict=True):
             logits = F.linear(x, weight, bias).float()
@@ -154,18 +164,17 @@ class _TwoHotErrors(torch.autograd.Function):
         return _join(errors)
 
     @staticmethod
-    @custom_bwd(device_type="cuda")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, places, shares, norms = ctx.saved_tensors
         to_hidden, to_weight, to_bias = [], torch.zeros_like(weight), torch.zeros_like(bias)
-        for x, place, share, norm, g in zip(*map(_chunks, (hidden, places, shares, norms, grad)), strict=True):
-            logits = F.linear(x, weight, bias).float()
-            to_logits = logits.sub_(norm.unsqueeze(-1)).exp_().mul_((ctx.total * g).unsqueeze(-1))
-            to_logits.scatter_add_(-1, place, share.mul(-g.unsqueeze(-1)))
-            to_bias += to_logits.sum(0)
-            to_logits = to_logits.to(x.dtype)
-            to_hidden.append(to_logits @ weight.to(x.dtype))
-            to_weight += to_logits.T @ x
+        with noted_autocast(ctx):
+            for x, place, share, norm, g in zip(*map(_chunks, (hidden, places, shares, norms, grad)), strict=True):
+                logits = F.linear(x, weight, bias).float()
+                to_logits = logits.sub_(norm.unsqueeze(-1)).exp_().mul_((ctx.total * g).unsqueeze(-1))
+                to_logits.scatter_add_(-1, place, share.mul(-g.unsqueeze(-1)))
+                to_bias += to_logits.sum(0)
+                to_hidden.append(to_logits @ weight)
+                to_weight += to_logits.T @ x
         return _join(to_hidden), to_weight, to_bias, None, None, None
 
 
