@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dreamer.agent import Agent, Metrics
 from dreamer.batch import Batch
-from dreamer.dynamics import scan
+from dreamer.dynamics.rssm import RSSM
+from dreamer.dynamics.scan import Steps
 
 CompileChoice = Literal["auto", "on", "off"]
 Update = Callable[[Batch], tuple[Metrics, Tensor]]
@@ -45,7 +46,8 @@ def compile_steps(agent: Agent) -> None:
     torch._inductor.config.fallback_random = True
     core = agent.world_model.core
     core.imagine_step = torch.compile(core.imagine_step, dynamic=False)  # type: ignore[method-assign]
-    scan.compile_steps()
+    if isinstance(core, RSSM):
+        core.filter_steps = Steps.compiled()
 
 
 def _can_compile(device: torch.device) -> bool:

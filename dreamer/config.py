@@ -110,6 +110,12 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Metrics and where they are shown."""
 
+    @property
+    def planned_updates(self) -> int:
+        """Updates in the whole run, the rows before the first one aside."""
+        rows_per_update = self.loop.batch_size * self.loop.batch_length
+        return int(self.steps / self.env.repeat * self.loop.replay_ratio / rows_per_update)
+
 
 @dataclass(frozen=True)
 class Size:

@@ -45,7 +45,7 @@ class Meter:
 class Clock:
     """Shares of wall-clock time by part of the loop, and rates, between two calls of `take`."""
 
-    PARTS = ("acting", "environment", "replay", "update", "evaluation", "saving")
+    PARTS = ("acting", "environment", "replay", "update", "tracking", "evaluation", "saving")
 
     def __init__(self) -> None:
         self.began = time.perf_counter()

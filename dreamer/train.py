@@ -68,7 +68,7 @@ class Trainer:
         )
         self.evaluator = Evaluator(make_env, loop.eval_episodes, config.seed)
         self.ratio = ReplayRatio(loop.replay_ratio, loop.batch_size * loop.batch_length)
-        self.update = accelerated(self.agent, loop.compile, self.planned_updates)
+        self.update = accelerated(self.agent, loop.compile, config.planned_updates)
         self.late_states = LateStates(self.replay.write_states)
         self.meter, self.clock = Meter(), Clock()
         self.step = self.updates = self.episodes = 0
@@ -141,11 +141,6 @@ class Trainer:
             return 0
         return self.ratio(self.collector.num_envs)
 
-    @property
-    def planned_updates(self) -> int:
-        """Updates in the whole run."""
-        return int(self.config.steps / self.repeat * self.ratio.per_row)
-
     def log(self) -> None:
         """Record the means since the last record."""
         values = self.meter.take()
@@ -154,7 +149,8 @@ class Trainer:
         rows = self.step / self.repeat
         values["replay/ratio"] = self.updates * self.ratio.rows_per_update / rows
         values |= self.clock.take(self.step, self.updates) | {"time/peak_rss_mb": peak_rss_mb()}
-        self.tracker.log(self.step, values)
+        with self.clock("tracking"):
+            self.tracker.log(self.step, values)
 
     def evaluate(self, last: bool) -> None:
         """Evaluate with sampled and with mode actions, and film an episode when asked for."""

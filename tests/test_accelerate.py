@@ -8,14 +8,12 @@ import torch
 from tiny import awaken, make_agent, make_batch
 
 from dreamer import accelerate
-from dreamer.dynamics import scan
 from dreamer.transfer import LateStates
 
 
 @pytest.fixture
 def uncompiled():
     yield
-    scan.compile_steps(False)
     torch._dynamo.reset()
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from dreamer.dynamics.cells import BlockGRU, CellName, make_cell
 from dreamer.dynamics.core import DynamicsCore, bound_action, derived_field, stored_field
 from dreamer.dynamics.latents import LatentName, balanced_kl, make_latent
-from dreamer.dynamics.scan import filter_sequence
+from dreamer.dynamics.scan import Steps, filter_sequence
 from dreamer.nn.layers import mlp_to
 from dreamer.nn.struct import Struct
 
@@ -84,6 +84,7 @@ class RSSM(DynamicsCore[RSSMState]):
         self.prior_net = mlp_to(deter, hidden, config.prior_layers, params)
         self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, params)
         self.feature_dim = config.deter + self.latent.dim
+        self.filter_steps = Steps()
 
     def recurrent(self, state: RSSMState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
         """h_t = f(h_{t-1}, z_{t-1}, a_{t-1})."""
@@ -142,8 +143,8 @@ class RSSM(DynamicsCore[RSSMState]):
         actions = self.cell.project_action(bound_action(prev_actions.masked_fill(is_first.unsqueeze(-1), 0.0)))
         if torch.is_grad_enabled() and isinstance(self.cell, BlockGRU) and self.config.posterior_layers == 1:
             start = state.deter, state.stoch
-            rows = filter_sequence(self.cell, self.posterior_net, self.latent, start, is_first, actions, embeds)
-            return RSSMState(*rows)
+            networks = self.cell, self.posterior_net, self.latent
+            return RSSMState(*filter_sequence(*networks, start, is_first, actions, embeds, self.filter_steps))
         first, *rest = self.posterior_net
         weight, bias = first.get_parameter("weight"), first.get_parameter("bias")
         from_embed = embeds @ weight[:, self.config.deter :].T + bias

@@ -31,6 +31,7 @@ def filter_sequence(
     is_first: Tensor,
     actions: Tensor,
     embeds: Tensor,
+    repeated: Steps,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Filter rows `[batch, time, ...]`; returns h, z, and the posterior's parameters of every row.
 
@@ -41,12 +42,16 @@ def filter_sequence(
     deter = start[0].shape[-1]
     from_embed = embeds @ hidden.weight[:, deter:].T + hidden.bias
     head = [hidden.weight[:, :deter], norm.scale, last.weight, last.bias]
-    return _Filter.apply(cell, latent, *start, is_first.unsqueeze(-1), actions, from_embed, *head, *_parameters(cell))
+    return _Filter.apply(
+        repeated, cell, latent, *start, is_first.unsqueeze(-1), actions, from_embed, *head, *_parameters(cell)
+    )
 
 
 class _Filter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cell: BlockGRU, latent: Latent, deter: Tensor, stoch: Tensor, *inputs: Tensor) -> Any:
+    def forward(
+        ctx: Any, repeated: Steps, cell: BlockGRU, latent: Latent, deter: Tensor, stoch: Tensor, *inputs: Tensor
+    ) -> Any:
         note_autocast(ctx, deter)
         reset, actions, from_embed, weight, scale, out_weight, out_bias, *_ = inputs
         tapes: list[_Tape] = []
@@ -54,7 +59,7 @@ class _Filter(torch.autograd.Function):
         steps: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(reset.shape[1]):
             deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
-            deter, tape = _steps.forth(cell, deter, stoch, actions[:, t])
+            deter, tape = repeated.forth(cell, deter, stoch, actions[:, t])
             hidden = norm_silu_forward(torch.addmm(from_embed[:, t], deter, weight.T), scale)
             params = torch.addmm(out_bias, hidden[0], out_weight.T)
             stoch = latent.sample(params)
@@ -62,7 +67,7 @@ class _Filter(torch.autograd.Function):
             hiddens.append(hidden)
             steps.append((deter, stoch, params))
         states = [torch.stack(values, 1) for values in zip(*steps, strict=True)]
-        ctx.cell, ctx.latent, ctx.tapes, ctx.hiddens = cell, latent, tapes, hiddens
+        ctx.repeated, ctx.cell, ctx.latent, ctx.tapes, ctx.hiddens = repeated, cell, latent, tapes, hiddens
         ctx.save_for_backward(reset, weight, scale, out_weight, *states)
         return tuple(states)
 
@@ -82,7 +87,7 @@ def _through_time(ctx: Any, to_deters: Tensor, to_stochs: Tensor, to_params: Ten
         _, normed, inverse = ctx.hiddens[t]
         hidden, to_scale = norm_silu_backward(outputs @ out_weight, normed, inverse, scale)
         to_deter = torch.addmm(to_deter + to_deters[:, t], hidden, weight)
-        to_deter, to_stoch, grads = _steps.back(ctx.cell, to_deter, ctx.tapes[t])
+        to_deter, to_stoch, grads = ctx.repeated.back(ctx.cell, to_deter, ctx.tapes[t])
         to_deter, to_stoch = (x.masked_fill(reset[:, t], 0.0) for x in (to_deter, to_stoch))
         steps.append((outputs, hidden, to_scale, grads))
     steps.reverse()
@@ -97,7 +102,7 @@ def _through_time(ctx: Any, to_deters: Tensor, to_stochs: Tensor, to_params: Ten
     to_actions = torch.stack([grads.mix for grads in grads_of_steps], 1)
     to_embeds = torch.stack(rows[1], 1)
     weights = _weight_gradients(ctx.cell, ctx.tapes, grads_of_steps)
-    return None, None, None, None, None, to_actions, to_embeds, *head, *weights
+    return None, None, None, None, None, None, to_actions, to_embeds, *head, *weights
 
 
 # One step of the block GRU, and back
@@ -199,19 +204,14 @@ def _weight_gradients(cell: BlockGRU, tapes: Sequence[_Tape], grads: Sequence[_G
     return [*hidden, recurrent, mix.sum(0), shared, scale, gate_weight, gates.sum(0).flatten()]
 
 
-@dataclass
-class _Steps:
+@dataclass(frozen=True)
+class Steps:
     """The two steps that a filter repeats, plain or compiled."""
 
-    forth: Callable[..., tuple[Tensor, _Tape]]
-    back: Callable[..., tuple[Tensor, Tensor, _Grads]]
+    forth: Callable[..., tuple[Tensor, _Tape]] = _forth
+    back: Callable[..., tuple[Tensor, Tensor, _Grads]] = _back
 
-
-_steps = _Steps(_forth, _back)
-
-
-def compile_steps(compiled: bool = True) -> None:
-    """Compile the steps of all filters of this process, or return to the plain ones."""
-    _steps.forth, _steps.back = (
-        (torch.compile(_forth, dynamic=False), torch.compile(_back, dynamic=False)) if compiled else (_forth, _back)
-    )
+    @classmethod
+    def compiled(cls) -> Steps:
+        """The same steps through torch.compile."""
+        return cls(torch.compile(_forth, dynamic=False), torch.compile(_back, dynamic=False))

@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import envs
+from dreamer.accelerate import accelerated
 from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.collect import Collector
@@ -39,10 +40,11 @@ class Subject:
         self.agent = Agent(config.agent, *spec).to(device)
         self.collector = Collector(self.agent, self.vector, indices)
         self.batch = random_batch(self.agent, config.loop.batch_size, config.loop.batch_length)
+        self.accelerated = accelerated(self.agent, config.loop.compile, config.planned_updates)
 
     def update(self) -> None:
         """One update on the random batch."""
-        self.agent.update(self.batch)
+        self.accelerated(self.batch)
 
     def seconds(self, function: Callable[[], Any]) -> float:
         """Time of one call, the device's work included."""
@@ -50,8 +52,8 @@ class Subject:
 
     def gflop(self) -> float:
         """Counted FLOPs of an update, 2 for each multiply-add of a matrix product, in billions."""
-        with FlopCounterMode(display=False) as counter:
-            self.update()
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            self.agent.update(self.batch)
         return counter.get_total_flops() / 1e9
 
     def reference_gflop(self) -> float:
@@ -86,7 +88,7 @@ class Subject:
         with _spied(places, agent.device) as spent:
             for _ in range(updates):
                 spent.clear()
-                whole = self.seconds(self.update)
+                whole = self.seconds(lambda: agent.update(self.batch))
                 samples.append({**spent, "backward": whole - sum(spent.values())})
         return {name: median(sample[name] for sample in samples) for name in samples[0]}
 

@@ -169,6 +169,7 @@ METRICS = (
     Metric("time/fraction_environment", "Share of wall-clock time spent in environments.", "fraction"),
     Metric("time/fraction_replay", "Share of wall-clock time spent on storing and sampling rows.", "fraction"),
     Metric("time/fraction_update", "Share of wall-clock time spent on updates.", "fraction", "the largest share"),
+    Metric("time/fraction_tracking", "Share of wall-clock time spent on writing metrics.", "fraction", "below 0.01"),
     Metric("time/fraction_evaluation", "Share of wall-clock time spent on evaluation.", "fraction"),
     Metric("time/fraction_saving", "Share of wall-clock time spent on checkpoints.", "fraction", "below 0.01"),
     Metric("time/peak_rss_mb", "Largest memory that the process has held.", "MB", "flat once replay is warm"),
