@@ -167,9 +167,9 @@ def test_the_verdict_follows_the_numbers():
         },
     }
     says = " ".join(verdict(results))
-    assert "rssm cover both (mean mass within 10% of the truth" in says and "gru do not" in says
+    assert "rssm covers both (mean mass within 10% of the truth" in says and "gru does not" in says
     assert "a deterministic core cannot cover both outcomes. Confirmed here" in says
-    assert "after 50 steps rssm recall the cue" in says and "after 200 steps none recall" in says
+    assert "after 50 steps rssm recalls the cue" in says and "after 200 steps none recalls" in says
     assert "a purely stochastic path forgets. Confirmed here" in says
     lucky = [RESULT | {"moved": 0.72, "stuck": 0.28, "moved_error_per_state": 0.38}]
     assert not covers(lucky), "a point on either side in turn has the right mean mass, but never two outcomes"

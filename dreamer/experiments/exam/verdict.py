@@ -55,8 +55,8 @@ def _uncertainty(part: dict[str, Any]) -> list[str]:
     no = [name for name in part if name not in yes]
     best = min(part, key=lambda name: _mean(part[name], "nll_gap"))
     says = [
-        f"Two outcomes: {_list(yes)} cover both (mean mass within {TOLERANCE:.0%} of the "
-        f"truth, single states within {TOLERANCE_PER_STATE:.0%} on average); {_list(no)} do not. "
+        f"Two outcomes: {_list(yes)} {_verb(yes, 'cover')} both (mean mass within {TOLERANCE:.0%} of the "
+        f"truth, single states within {TOLERANCE_PER_STATE:.0%} on average); {_list(no)} {_verb(no, 'do')} not. "
         f"{best} is closest to the true density ({_mean(part[best], 'nll_gap'):.2f} nats above it)."
     ]
     points = [name for name in part if name in DETERMINISTIC]
@@ -75,8 +75,8 @@ def _memory(part: dict[str, Any]) -> list[str]:
         recalled = [name for name, value in accuracy.items() if value >= RECALLS]
         forgotten = [name for name, value in accuracy.items() if value <= GUESSES]
         says.append(
-            f"Memory: after {delay} steps {_list(recalled)} recall the cue (at least {RECALLS:.0%} right), "
-            f"{_list(forgotten)} guess (at most {GUESSES:.0%})."
+            f"Memory: after {delay} steps {_list(recalled)} {_verb(recalled, 'recall')} the cue (at least {RECALLS:.0%} right), "
+            f"{_list(forgotten)} {_verb(forgotten, 'guess')} (at most {GUESSES:.0%})."
         )
     paths = [name for name in part if name.startswith("ssm")]
     if paths:
@@ -94,7 +94,7 @@ def _drift(part: dict[str, Any]) -> list[str]:
         copy = mean(run["copy_crps"][horizon - 1] for runs in part.values() for run in runs)
         best = min(scores, key=lambda name: scores[name])
         worse = [name for name, value in scores.items() if value > copy]
-        beaten = f"; {_list(worse)} are worse than repeating the last row" if worse else ""
+        beaten = f"; {_list(worse)} {_verb(worse, 'are')} worse than repeating the last row" if worse else ""
         says.append(
             f"Drift: {horizon} steps ahead {best} has the lowest CRPS ({scores[best]:.3f} standard deviations, "
             f"repeating the last row {copy:.3f}, a perfect model 0){beaten}."
@@ -187,3 +187,9 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float:
 
 def _list(names: list[str]) -> str:
     return "none" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(names: list[str], many: str) -> str:
+    """The verb of `_list(names)`."""
+    one = {"are": "is", "do": "does", "guess": "guesses"}.get(many, f"{many}s")
+    return many if len(names) > 1 else one
