@@ -1,29 +1,28 @@
 """Environments by name: `make("dmc:walker_walk")`, `make("gym:Pendulum-v1")`, `make("toy:chain")`.
 
-Every environment made or prepared here has a Dict of float32 vectors as observation and Box(-1, 1, [n]) or
-Discrete(n) as action, and depends on (seed, index, episode) and the actions since the reset alone.
+Every environment made or prepared here has a Dict of float32 vectors and uint8 images as observation and
+Box(-1, 1, [n]) or Discrete(n) as action, and depends on (seed, index, episode) and the actions since the reset alone.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 
 from envs.dmc import ALIASES, DMC, dmc_tasks
 from envs.errors import UserError
 from envs.factory import EnvFactory
-from envs.gymnasium import buildable_gym_ids, gym_ids, is_registered, make_gym
+from envs.gymnasium import buildable_gym_ids, drawn_by_mujoco, gym_ids, is_registered, make_gym
 from envs.parallel import WorkerError
+from envs.rendering import require_backend
 from envs.toy import TOYS, make_toy
 from envs.vector import make_vector, restore_vector
-from envs.wrappers import prepare
+from envs.wrappers import Observations, prepare
 
 __all__ = ["EnvFactory", "UserError", "WorkerError", "make", "make_vector", "prepare", "restore_vector", "tasks"]
-
-Observations = Literal["state", "pixels", "both"]
 
 
 def make(
@@ -38,21 +37,28 @@ def make(
     flicker: float = 0.0,
     obs_noise: float = 0.0,
     obs: Observations = "state",
+    image_size: tuple[int, int] = (64, 64),
     render_size: tuple[int, int] = (256, 256),
     camera: int | None = None,
+    shadows: bool = True,
 ) -> gymnasium.Env:
     """Build a task by name and wrap it as `prepare` does.
 
-    `task` is `dmc:<domain>_<task>`, `gym:[module:]<id>` or `toy:<name>`; `render_size` (height, width) and `camera` are
-    those of the frames that `render()` draws of dmc tasks.
-    Raises UserError for an unknown task (with the closest names), and as `prepare` does.
+    `task` is `dmc:<domain>_<task>`, `gym:[module:]<id>` or `toy:<name>`. Of the frames of dmc tasks, `camera` chooses
+    the point of view, `shadows=False` leaves out shadows and reflections, and `render_size` (height, width) is the size
+    of those that `render()` returns. Where frames are observed, what draws them is found before anything is built.
+    Raises UserError for an unknown task (with the closest names), for a camera or shadows of a task that is not dmc's,
+    where frames are asked for and nothing draws, and as `prepare` does.
     """
-    if obs != "state":
-        raise UserError(f"obs='{obs}': pixels are not supported yet; use obs='state'")
     family, _, name = task.partition(":")
-    env = _build(family, name, task, render_size, camera)
+    if family != "dmc" and (camera is not None or not shadows):
+        raise UserError(f"cameras can be chosen, and shadows left out, of dmc tasks only, not of '{task}'")
+    if obs != "state" and (family == "dmc" or drawn_by_mujoco(name)):
+        require_backend()
+    env = _build(family, name, task, {"render_size": render_size, "camera": camera, "shadows": shadows})
     episodes: dict[str, Any] = {"seed": seed, "index": index, "repeat": repeat, "time_limit": time_limit}
-    return prepare(env, **episodes, hide=hide, blank=blank, flicker=flicker, obs_noise=obs_noise)
+    seen: dict[str, Any] = {"hide": hide, "blank": blank, "flicker": flicker, "obs_noise": obs_noise}
+    return prepare(env, **episodes, **seen, obs=obs, image_size=image_size)
 
 
 def tasks() -> dict[str, list[str]]:
@@ -61,10 +67,10 @@ def tasks() -> dict[str, list[str]]:
     return {family: [f"{family}:{name}" for name in sorted(names)] for family, names in families.items()}
 
 
-def _build(family: str, name: str, task: str, render_size: tuple[int, int], camera: int | None) -> gymnasium.Env:
+def _build(family: str, name: str, task: str, drawing: dict[str, Any]) -> gymnasium.Env:
     name = ALIASES.get(name, name) if family == "dmc" else name
     if family == "dmc" and name in dmc_tasks():
-        return DMC(*dmc_tasks()[name], render_size=render_size, camera=camera)
+        return DMC(*dmc_tasks()[name], **drawing)
     if family == "gym" and is_registered(name):
         return make_gym(name)
     if family == "toy" and name in TOYS:

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.errors import UserError
-from envs.rendering import missing_gl_message, select_backend
+from envs.rendering import require_backend
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 CAMERAS = {"quadruped": 2}
@@ -51,12 +51,18 @@ def dmc_tasks() -> dict[str, tuple[str, str]]:
 class DMC(gymnasium.Env):
     """One task of the suite: a float32 vector per observation, native actions, truncation at the time limit.
 
-    `render()` draws uint8 frames [height, width, 3] and is the only method that needs OpenGL; it raises UserError where
-    there is none. Raises UserError for a camera the model does not have.
+    `render()` and `draw()` return uint8 frames [height, width, 3] and are the only methods that need OpenGL; they raise
+    UserError where there is none. `shadows=False` leaves out shadows and reflections, which take most of the time where
+    no graphics card draws. Raises UserError for a camera the model does not have.
     """
 
     def __init__(
-        self, domain: str, task: str, render_size: tuple[int, int] = (256, 256), camera: int | None = None
+        self,
+        domain: str,
+        task: str,
+        render_size: tuple[int, int] = (256, 256),
+        camera: int | None = None,
+        shadows: bool = True,
     ) -> None:
         # The seed matters only to lqr, which draws its stiffnesses when built: every copy must be the same problem.
         self._env = _suite().load(domain, task, task_kwargs={"random": 0})
@@ -76,7 +82,8 @@ class DMC(gymnasium.Env):
         self._camera = CAMERAS.get(domain, 0) if camera is None else camera
         if not -1 <= self._camera < cameras:
             raise UserError(f"camera must be -1 (free) to {cameras - 1} for {domain}, got {camera}")
-        self._render_size, self._renderer_ready = render_size, False
+        self._render_size, self._views = render_size, dict[tuple[int, int], Any]()
+        self._effects = {} if shadows else {"shadow": False, "reflection": False}
         self._limit = self._env._step_limit if np.isfinite(self._env._step_limit) else FALLBACK_STEPS
         self._steps, self._running = 0, False
 
@@ -100,14 +107,27 @@ class DMC(gymnasium.Env):
         return self._vectors(now.observation), float(now.reward), terminated, truncated, {}
 
     def render(self) -> np.ndarray:
-        height, width = self._render_size
-        if not self._renderer_ready:
+        return self.draw(*self._render_size)
+
+    def draw(self, height: int, width: int) -> np.ndarray:
+        """The present frame `[height, width, 3]`, uint8, at any size."""
+        if (height, width) not in self._views:
+            self._views[height, width] = self._make_view(height, width)
+        # The view's own buffer is drawn into again.
+        return self._views[height, width].render(render_flag_overrides=self._effects).copy()
+
+    def _make_view(self, height: int, width: int) -> Any:
+        """A view that is kept, since making one takes longer than drawing 64x64 pixels."""
+        from dm_control.mujoco.engine import Camera
+
+        if not self._views:
             _load_renderer()
             del self._physics._make_rendering_contexts
-            buffer = self._physics.model.vis.global_
+        buffer = self._physics.model.vis.global_
+        if width > buffer.offwidth or height > buffer.offheight:
             buffer.offwidth, buffer.offheight = max(width, buffer.offwidth), max(height, buffer.offheight)
-            self._renderer_ready = True
-        return self._physics.render(height, width, camera_id=self._camera)
+            self._physics._free_rendering_contexts()
+        return Camera(self._physics, height, width, self._camera)
 
     def close(self) -> None:
         self._physics.free()
@@ -120,8 +140,5 @@ def _load_renderer() -> None:
     """Give dm_control its backend after the fact. Raises UserError when nothing can draw here."""
     from dm_control import _render
 
-    backend = select_backend()
-    if backend is None:
-        raise UserError(missing_gl_message())
-    if backend != _render.BACKEND:
+    if require_backend() != _render.BACKEND:
         importlib.reload(_render)

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from envs.errors import UserError
+from envs.wrappers import Observations
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class EnvFactory:
     """Probability with which a whole observation is zeros."""
     obs_noise: float = 0.0
     """Standard deviation of the noise added to every observed number."""
+    obs: Observations = "state"
+    """What is observed: the environment's own observations, its frames, or both."""
+    image_size: tuple[int, int] = (64, 64)
+    """Height and width of observed images."""
+    camera: int | None = None
+    """Camera of dmc tasks; None takes the task's own."""
+    shadows: bool = True
+    """Whether dmc tasks are drawn with shadows and reflections."""
     imports: tuple[str, ...] = ()
     """Modules imported first, which register environments with Gymnasium."""
     custom: Callable[[], gymnasium.Env] | None = None
@@ -59,10 +68,12 @@ class EnvFactory:
             "blank": self.blank,
             "flicker": self.flicker,
             "obs_noise": self.obs_noise,
+            "obs": self.obs,
+            "image_size": self.image_size,
         }
         if self.custom is not None:
             return envs.prepare(self.custom(), **settings)
-        return envs.make(self.task, **settings)
+        return envs.make(self.task, camera=self.camera, shadows=self.shadows, **settings)
 
 
 def import_module(name: str) -> None:

@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_
 from envs.errors import UserError
 from envs.spaces import action_codec, observation_leaves
 
+MUJOCO = "gymnasium.envs.mujoco"
 DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", "gymnasium.envs.box2d")
 
 
@@ -46,6 +47,12 @@ def make_gym(name: str) -> gymnasium.Env:
         raise _cannot_build(name, error) from error
 
 
+def drawn_by_mujoco(name: str) -> bool:
+    """Whether `[module:]id` is one of Gymnasium's own MuJoCo environments, whose frames need OpenGL."""
+    spec = gymnasium.registry.get(name.rpartition(":")[2])
+    return spec is not None and str(spec.entry_point).startswith(MUJOCO)
+
+
 def buildable_gym_ids() -> list[str]:
     """The newest version of every registered environment that builds here and has supported spaces."""
     return [env_id for env_id, spec in sorted(gymnasium.registry.items()) if _newest(spec) and _buildable(spec)]
@@ -72,7 +79,7 @@ def _newest(spec: EnvSpec) -> bool:
 
 def _buildable(spec: EnvSpec) -> bool:
     try:
-        if isinstance(spec.entry_point, str) and spec.entry_point.startswith("gymnasium.envs.mujoco"):
+        if isinstance(spec.entry_point, str) and spec.entry_point.startswith(MUJOCO):
             # Their spaces are all supported, and building one can leave a MUJOCO_LOG.TXT in the working directory.
             load_env_creator(spec.entry_point)
             return True

@@ -16,7 +16,7 @@ from envs.velocities import velocity_masks
 VELOCITIES = "velocities"
 """The word that stands for every observation known to be a velocity."""
 
-Vectors = dict[str, np.ndarray]
+Named = dict[str, np.ndarray]
 
 
 def partially_observed(
@@ -27,7 +27,7 @@ def partially_observed(
     flicker: float = 0.0,
     obs_noise: float = 0.0,
 ) -> gymnasium.Env:
-    """Wrap an environment with vector observations in those of this module's wrappers that change anything.
+    """Wrap an environment with named observations in those of this module's wrappers that change anything.
 
     The noise comes first, so that what is blank is exactly 0. Raises UserError as the wrappers do.
     """
@@ -49,6 +49,7 @@ class HideKeys(gymnasium.ObservationWrapper):
         super().__init__(env)
         boxes = _boxes(env)
         hidden, blanked = _named(env, hide), _named(env, blank)
+        # An image is hidden and blanked as a whole, so that its rows can stand for its numbers.
         self._kept = {key: np.flatnonzero(~hidden[key]) for key in boxes if not hidden[key].all()}
         self._shown = {key: ~blanked[key][kept] for key, kept in self._kept.items()}
         if not any(shown.any() for shown in self._shown.values()):
@@ -57,9 +58,11 @@ class HideKeys(gymnasium.ObservationWrapper):
             {key: _with_zeros(boxes[key], kept, ~self._shown[key]) for key, kept in self._kept.items()}
         )
 
-    def observation(self, observation: Vectors) -> Vectors:
-        zero = np.float32(0.0)
-        return {key: np.where(self._shown[key], observation[key][kept], zero) for key, kept in self._kept.items()}
+    def observation(self, observation: Named) -> Named:
+        named = {key: observation[key][kept] for key, kept in self._kept.items()}
+        for key, value in named.items():
+            value[~self._shown[key]] = 0
+        return named
 
 
 class _Random(gymnasium.ObservationWrapper):
@@ -79,7 +82,10 @@ class _Random(gymnasium.ObservationWrapper):
 
 
 class ObservationNoise(_Random):
-    """Add normal noise of standard deviation `sigma` to every number; raises UserError unless it is finite and >= 0."""
+    """Add normal noise of standard deviation `sigma` to every number, and to images in units of their range 0 to 255.
+
+    Raises UserError unless it is finite and >= 0.
+    """
 
     STREAM = 1
 
@@ -89,12 +95,20 @@ class ObservationNoise(_Random):
             raise UserError(f"observation noise must be a finite number of at least 0, got {sigma}")
         self._sigma = sigma
         self.observation_space = spaces.Dict(
-            {key: spaces.Box(-np.inf, np.inf, box.shape, np.float32) for key, box in _boxes(env).items()}
+            {
+                key: box if box.dtype == np.uint8 else spaces.Box(-np.inf, np.inf, box.shape, np.float32)
+                for key, box in _boxes(env).items()
+            }
         )
 
-    def observation(self, observation: Vectors) -> Vectors:
-        noise = {key: self._random.normal(0.0, self._sigma, value.shape) for key, value in observation.items()}
-        return {key: (value + noise[key]).astype(np.float32) for key, value in observation.items()}
+    def observation(self, observation: Named) -> Named:
+        return {key: self._blurred(value) for key, value in observation.items()}
+
+    def _blurred(self, value: np.ndarray) -> np.ndarray:
+        noise = self._random.normal(0.0, self._sigma, value.shape)
+        if value.dtype == np.uint8:
+            return np.clip(np.rint(value + 255 * noise), 0, 255).astype(np.uint8)
+        return (value + noise).astype(np.float32)
 
 
 class Flicker(_Random):
@@ -114,7 +128,7 @@ class Flicker(_Random):
             {key: _with_zeros(box, np.arange(box.shape[0]), np.True_) for key, box in _boxes(env).items()}
         )
 
-    def observation(self, observation: Vectors) -> Vectors:
+    def observation(self, observation: Named) -> Named:
         lost = self._random.random() < self._probability
         return {key: np.zeros_like(value) for key, value in observation.items()} if lost else observation
 
@@ -125,11 +139,12 @@ def _boxes(env: gymnasium.Env) -> dict[str, spaces.Box]:
 
 
 def _named(env: gymnasium.Env, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which numbers of each observation the names stand for: masks `[size]` by key."""
-    masks = {key: np.zeros(box.shape, bool) for key, box in _boxes(env).items()}
+    """Which numbers of each vector, and rows of each image, the names stand for: masks by key."""
+    masks = {key: np.zeros(box.shape[0], bool) for key, box in _boxes(env).items()}
     for name in names:
         if name == VELOCITIES:
-            found = velocity_masks(env.unwrapped, {key: mask.size for key, mask in masks.items()})
+            sizes = {key: box.shape[0] for key, box in _boxes(env).items() if len(box.shape) == 1}
+            found = velocity_masks(env.unwrapped, sizes)
             if not found:
                 raise UserError(f"no observation is known to be a velocity; there are {', '.join(masks)}")
         elif name in masks:
@@ -146,5 +161,6 @@ def _named(env: gymnasium.Env, names: Sequence[str]) -> dict[str, np.ndarray]:
 def _with_zeros(box: spaces.Box, kept: np.ndarray, where: np.ndarray | np.bool_) -> spaces.Box:
     """The bounds of the numbers with the indices `kept`, of which those at the mask `where` may be zero, too."""
     low, high = box.low[kept], box.high[kept]
-    low, high = np.where(where, np.minimum(low, 0), low), np.where(where, np.maximum(high, 0), high)
-    return spaces.Box(low, high, dtype=np.float32)
+    if box.dtype != np.uint8:  # the bounds of images include 0
+        low, high = np.where(where, np.minimum(low, 0), low), np.where(where, np.maximum(high, 0), high)
+    return spaces.Box(low, high, dtype=box.dtype.type)

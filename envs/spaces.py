@@ -1,4 +1,4 @@
-"""How the spaces of any supported environment become the two kinds an agent sees: named vectors in, one action out."""
+"""How the spaces of any supported environment become what an agent sees: named vectors and images in, one action out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.errors import UserError
+from envs.pixels import Size, resize
 
 SUPPORTED_OBSERVATIONS = "supported observations: Box, Discrete, and Dict of those"
 SUPPORTED_ACTIONS = "supported actions: Box of floats, and Discrete"
@@ -17,21 +18,22 @@ UNBOUNDED = 1e9
 
 
 class Leaf(NamedTuple):
-    """One entry of an observation: where it lies, its vector space, and how it becomes that vector."""
+    """One entry of an observation: where it lies, its space as the agent sees it, and how it becomes an element of it."""
 
     path: tuple[str, ...]
     space: spaces.Box
     read: Callable[[Any], np.ndarray]
 
 
-def observation_leaves(space: spaces.Space) -> dict[str, Leaf]:
-    """The non-empty vectors of an observation space by "/"-joined key, sorted; a lone Box or Discrete is "observation".
+def observation_leaves(space: spaces.Space, image_size: Size = (64, 64)) -> dict[str, Leaf]:
+    """The non-empty entries of an observation space by "/"-joined key, sorted; a lone Box or Discrete is "observation".
 
-    Raises UserError for spaces that are not supported, images among them, and when nothing is left to observe.
+    A uint8 Box with three axes is an image, which is resized to `image_size`; all others become float32 vectors.
+    Raises UserError for spaces that are not supported, and when nothing is left to observe.
     """
     leaves: dict[str, Leaf] = {}
     for path, leaf_space in _walk(space, ()):
-        leaf = _leaf(path, leaf_space)
+        leaf = _leaf(path, leaf_space, image_size)
         key = "/".join(path) or "observation"
         if key in leaves:
             raise UserError(
@@ -65,7 +67,7 @@ def _walk(space: spaces.Space, path: tuple[str, ...]) -> Iterator[tuple[tuple[st
         yield path, space
 
 
-def _leaf(path: tuple[str, ...], space: spaces.Space) -> Leaf:
+def _leaf(path: tuple[str, ...], space: spaces.Space, image_size: Size) -> Leaf:
     where = f"observation '{'/'.join(path)}'" if path else "the observation"
     if isinstance(space, spaces.Discrete):
         count, start = int(space.n), int(space.start)
@@ -73,7 +75,10 @@ def _leaf(path: tuple[str, ...], space: spaces.Space) -> Leaf:
     if not isinstance(space, spaces.Box) or space.dtype.kind not in "fiub":
         raise UserError(f"{where} has the space {space}, which is not supported; {SUPPORTED_OBSERVATIONS}")
     if space.dtype == np.uint8 and len(space.shape) == 3:
-        raise UserError(f"{where} is an image, {space.shape}: pixels are not supported yet; {SUPPORTED_OBSERVATIONS}")
+        if space.shape[2] > min(space.shape[:2]):
+            raise UserError(f"{where} is an image of shape {space.shape}; images must be [height, width, channels]")
+        image = spaces.Box(0, 255, (*image_size, space.shape[2]), np.uint8)
+        return Leaf(path, image, lambda value: resize(np.asarray(value), image_size))
     with np.errstate(over="ignore"):
         low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
     return Leaf(path, spaces.Box(low, high, dtype=np.float32), _read_vector)

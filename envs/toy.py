@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.bars import Bars
 from envs.push import Push
 from envs.recall import Recall
 
@@ -116,8 +117,8 @@ class Copy(gymnasium.Env):
 
 
 def make_toy(name: str) -> gymnasium.Env:
-    """The toy environment of one of `TOYS`."""
-    return TOYS[name]()
+    """The toy environment of one of `TOYS`, drawn as bars."""
+    return Bars(TOYS[name]())
 
 
 TOYS: dict[str, Callable[[], gymnasium.Env]] = {

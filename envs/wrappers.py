@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -12,8 +12,10 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.errors import UserError
 from envs.partial import partially_observed
+from envs.pixels import Pixels, Size
 from envs.spaces import action_codec, observation_leaves
 
+Observations = Literal["state", "pixels", "both"]
 Step = tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]
 Plan = tuple[int, Sequence[Any] | np.ndarray]
 """What leads to a moment of a stream: the episode, and the actions taken since its reset."""
@@ -30,12 +32,16 @@ def prepare(
     blank: Sequence[str] = (),
     flicker: float = 0.0,
     obs_noise: float = 0.0,
+    obs: Observations = "state",
+    image_size: Size = (64, 64),
 ) -> gymnasium.Env:
     """Wrap any supported environment so that an agent can be trained in it.
 
-    Observations become a Dict of float32 vectors (keys sorted), actions Box(-1, 1, [n]) or Discrete(n); actions are
-    repeated `repeat` times; an episode is truncated after `time_limit` environment steps (counted before the repeat;
-    None leaves the environment's own limit); episodes are seeded from (seed, index, episode).
+    Observations become a Dict of float32 vectors and uint8 images (keys sorted): the environment's own ("state"), the
+    frame that it draws as `image` ("pixels"), or "both". All images have the height and width `image_size`. Actions
+    become Box(-1, 1, [n]) or Discrete(n), and are repeated `repeat` times; an episode is truncated after `time_limit`
+    environment steps (counted before the repeat; None leaves the environment's own limit); episodes are seeded from
+    (seed, index, episode).
     The agent may see less than there is: without the observations that `hide` names, zeros for those that `blank`
     names, nothing but zeros in a row with probability `flicker`, and all numbers with normal noise of standard
     deviation `obs_noise`; see `envs.partial`.
@@ -47,7 +53,9 @@ def prepare(
         if time_limit < 1:
             raise UserError(f"time_limit must be at least 1 environment step, got {time_limit}")
         env = TimeLimit(env, max_episode_steps=time_limit)
-    env = ObservationVectors(NormalizedActions(ActionRepeat(env, repeat)))
+    env = NamedObservations(NormalizedActions(ActionRepeat(env, repeat)), image_size)
+    if obs != "state":
+        env = Pixels(env, image_size, keep=obs == "both")
     env = partially_observed(env, hide=hide, blank=blank, flicker=flicker, obs_noise=obs_noise)
     return SeededEpisodes(env, seed=seed, index=index)
 
@@ -84,23 +92,23 @@ class NormalizedActions(gymnasium.ActionWrapper):
         return self._decode(action)
 
 
-class ObservationVectors(gymnasium.ObservationWrapper):
-    """Observations as a flat dict of float32 vectors in alphabetical order of the keys."""
+class NamedObservations(gymnasium.ObservationWrapper):
+    """Observations as a flat dict of float32 vectors and uint8 images in alphabetical order of the keys."""
 
-    def __init__(self, env: gymnasium.Env) -> None:
+    def __init__(self, env: gymnasium.Env, image_size: Size) -> None:
         super().__init__(env)
-        leaves = observation_leaves(env.observation_space)
+        leaves = observation_leaves(env.observation_space, image_size)
         self.observation_space = spaces.Dict({key: leaf.space for key, leaf in leaves.items()})
         self._leaves = [(key, leaf.path, leaf.read) for key, leaf in leaves.items()]
 
     def observation(self, observation: Any) -> dict[str, np.ndarray]:
-        vectors = {}
+        named = {}
         for key, path, read in self._leaves:
             value = observation
             for name in path:
                 value = value[name]
-            vectors[key] = read(value)
-        return vectors
+            named[key] = read(value)
+        return named
 
 
 class SeededEpisodes(gymnasium.Wrapper):

@@ -21,7 +21,7 @@ from dreamer.config import from_json, to_json
 from envs.dmc import dmc_tasks
 from envs.toy import Chain
 from envs.velocities import IN_GYM
-from envs.wrappers import ObservationVectors
+from envs.wrappers import NamedObservations
 
 EVERYTHING = {"hide": ("velocity",), "flicker": 0.3, "obs_noise": 0.1}
 FORCES = {"foot_forces", "force_torque", "imu", "inertial_sensors", "touch", "touch_sensors"}
@@ -90,7 +90,7 @@ def test_spaces_hold_zeros_only_where_there_may_be_some():
 
 def test_nothing_changes_without_a_wish():
     asked, unasked = envs.make("toy:copy", hide=(), flicker=0.0, obs_noise=0.0), envs.make("toy:copy")
-    assert type(asked.env) is type(unasked.env) is ObservationVectors
+    assert type(asked.env) is type(unasked.env) is NamedObservations
     assert np.array_equal(rows(asked, 40), rows(unasked, 40))
 
 
