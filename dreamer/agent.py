@@ -12,7 +12,7 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamer.batch import ActionSpec, Batch, Trajectory
+from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
 from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.behavior.imagination import frozen, imagine, imagine_fast
 from dreamer.dynamics import DynamicsConfig
@@ -57,15 +57,15 @@ class Carry:
 
 
 class Agent(nn.Module):
-    """A Dreamer agent for fixed observation sizes and one action space."""
+    """A Dreamer agent for fixed observation shapes and one action space."""
 
-    def __init__(self, config: AgentConfig, obs_sizes: Mapping[str, int], action: ActionSpec):
+    def __init__(self, config: AgentConfig, obs_shapes: Shapes, action: ActionSpec):
         super().__init__()
         check_config(config, action)
         self.config = config
-        self.obs_sizes = dict(obs_sizes)
+        self.obs_shapes = dict(obs_shapes)
         self.action = action
-        self.world_model = WorldModel(config.world_model, config.dynamics, obs_sizes, action.dim)
+        self.world_model = WorldModel(config.world_model, config.dynamics, obs_shapes, action.dim)
         self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
         self.vision_updates = 0
         self._optimizers: tuple[LaProp, LaProp | None] | None = None
@@ -134,19 +134,21 @@ class Agent(nn.Module):
     def act(
         self, obs: Any, is_first: Any = False, state: Carry | None = None, mode: ActionMode = "sample"
     ) -> tuple[Any, Carry]:
-        """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy vectors).
+        """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy arrays).
 
-        A bare array stands for the only key. Vectors with a leading environment axis `[env, size]` are understood too.
+        A bare array stands for the only key. Vectors `[env, size]` and images `[env, height, width, channel]` with a
+        leading environment axis are understood too.
         Pass the returned state to the next call, and `is_first=True` (or `state=None`) at the start of an episode.
         Returns the environment's action: a float array `[action]` clipped to [-1, 1], or an integer.
         """
         if not isinstance(obs, Mapping):
-            obs = {next(iter(self.obs_sizes)): obs}
-        missing = sorted(set(self.obs_sizes) - set(obs))
+            obs = {next(iter(self.obs_shapes)): obs}
+        missing = sorted(set(self.obs_shapes) - set(obs))
         if missing:
-            raise ValueError(f"observation lacks {', '.join(missing)}; the agent was trained on {self.obs_sizes}")
-        arrays = {key: np.asarray(obs[key], np.float32) for key in self.obs_sizes}
-        single = next(iter(arrays.values())).ndim == 1
+            raise ValueError(f"observation lacks {', '.join(missing)}; the agent was trained on {self.obs_shapes}")
+        arrays = {key: _as_trained(key, obs[key], shape) for key, shape in self.obs_shapes.items()}
+        some = next(iter(self.obs_shapes))
+        single = arrays[some].ndim == len(self.obs_shapes[some])
         tensors = {key: torch.as_tensor(value[None] if single else value) for key, value in arrays.items()}
         num_envs = next(iter(tensors.values())).shape[0]
         first = torch.as_tensor(np.broadcast_to(np.asarray(is_first, bool), (num_envs,)).copy())
@@ -186,8 +188,10 @@ class Agent(nn.Module):
         assert optimizer is not None, "a core with vision updates has vision modules"
         optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            states = self.world_model.observe(batch)
-            terms = {name: term.mean() for name, term in self.world_model.vision_losses(states, batch).items()}
+            embeds = self.world_model.encoder(batch.obs)
+            states = self.world_model.observe(batch, embeds)
+            losses = self.world_model.vision_losses(states, embeds, batch)
+            terms = {name: term.mean() for name, term in losses.items()}
         total = torch.stack([self.world_model.scales[name] * value for name, value in terms.items()]).sum()
         total.backward()
         metrics = {f"optim/{name}": value for name, value in optimizer.step().items()}
@@ -210,9 +214,10 @@ class Agent(nn.Module):
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Metrics, Float[Tensor, "batch time packed"]]:
         """All unreduced, unscaled loss terms by name: the world model's, then the actor-critic's."""
         world_model, actor_critic = self.world_model, self.actor_critic
-        states = world_model.observe(batch)
+        embeds = world_model.encoder(batch.obs)
+        states = world_model.observe(batch, embeds)
         features = world_model.core.features(states)
-        model_terms, model_metrics = world_model.losses(states, features, batch)
+        model_terms, model_metrics = world_model.losses(states, features, embeds, batch)
 
         starts = states.map(lambda x: x[:, -self.config.imagination_starts :]).detach()
         trajectory = self.imagine(starts.flatten())
@@ -261,13 +266,22 @@ class Agent(nn.Module):
         parts = {
             "encoder": self.world_model.encoder,
             "dynamics": self.world_model.core,
-            "decoder": self.world_model.decoder,
+            self.world_model.objective.part: self.world_model.objective,
             "reward": self.world_model.reward,
             "continue": self.world_model.cont,
             "actor": self.actor_critic.actor,
             "critic": self.actor_critic.critic,
         }
         return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
+
+
+def _as_trained(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An observation as the networks take it; raises ValueError where it is not of the shape or kind they learned."""
+    array = np.asarray(value) if len(shape) == 3 else np.asarray(value, np.float32)
+    wanted = f"{'uint8 image' if len(shape) == 3 else 'vector'} {list(shape)}"
+    if array.shape[-len(shape) :] != shape or (len(shape) == 3 and array.dtype != np.uint8):
+        raise ValueError(f"observation {key!r} is {array.dtype} {list(array.shape)}; the agent learned from a {wanted}")
+    return array
 
 
 def check_config(config: AgentConfig, action: ActionSpec) -> None:

@@ -29,6 +29,19 @@ from torch import Tensor
 
 ROW_SCALARS = ("reward", "is_first", "is_last", "is_terminal")
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of observations by key: `(size,)` is a float32 vector, `(height, width, channel)` a uint8 image."""
+
+
+def vectors(shapes: Shapes) -> dict[str, int]:
+    """Sizes of the vectors among observations, keys in alphabetical order."""
+    return {key: shape[0] for key, shape in sorted(shapes.items()) if len(shape) == 1}
+
+
+def images(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of the images among observations, keys in alphabetical order."""
+    return {key: shape for key, shape in sorted(shapes.items()) if len(shape) == 3}
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -43,7 +56,7 @@ class Row:
     """One arrival row of every environment (numpy, leading axis: environment)."""
 
     obs: dict[str, np.ndarray]
-    """Observation vectors `[env, size]` by key, in alphabetical order of the keys."""
+    """Vectors `[env, size]` and uint8 images `[env, height, width, channel]`, in alphabetical order of the keys."""
     prev_action: np.ndarray
     """Action vectors `[env, action]` that led here; zeros on the first row of an episode."""
     reward: np.ndarray

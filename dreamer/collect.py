@@ -135,7 +135,8 @@ class Collector:
         opened = zip(self.indices, self.episodes, self.actions, strict=True)
         plans = {index: (episode, actions) for index, episode, actions in opened}
         obs, rewards, terminated, truncated = envs.restore_vector(self.vector, plans)
-        same = np.all([np.all(obs[key] == saved.obs[key], -1) for key in saved.obs], 0)
+        alike = {key: (obs[key] == value).reshape(len(value), -1) for key, value in saved.obs.items()}
+        same = np.all([np.all(numbers, -1) for numbers in alike.values()], 0)
         same &= saved.is_first | (rewards.astype(np.float32) == saved.reward)
         return obs, same & (saved.is_terminal == terminated) & (saved.is_last == (terminated | truncated))
 

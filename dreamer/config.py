@@ -19,7 +19,9 @@ from dreamer.errors import UserError
 from dreamer.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
 
-PresetName = Literal["quick", "ablation", "dmc_proprio", "dmc_proprio_2024", "debug"]
+PresetName = Literal[
+    "quick", "pixels_quick", "ablation", "dmc_proprio", "dmc_proprio_2024", "dmc_vision", "dmc_vision_2024", "debug"
+]
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -42,6 +44,14 @@ class EnvironmentConfig:
     train_time_limit: Annotated[int, Ge(0)] = 0
     """Training episodes are truncated after this many environment steps in half of the environments: more episodes
     begin, and the others still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
+    obs: Annotated[Literal["state", "pixels", "both"], tyro.conf.arg(prefix_name=False)] = "state"
+    """What the agent sees: the environment's own observations, the frame that it draws, or both."""
+    image_size: tuple[int, int] = (64, 64)
+    """Height and width of observed images, multiples of 16; others are resized."""
+    camera: int | None = None
+    """Camera that draws dmc tasks, -1 for the free one; None takes the task's own."""
+    shadows: bool = True
+    """Draw dmc tasks with shadows and reflections, which take most of the time without a graphics card."""
     parallel: bool = False
     """Step every environment in a process of its own."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
@@ -187,6 +197,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.optimizer.warmup": 100,
         "agent.optimizer.decay": 5_000,
     },
+    "pixels_quick": {
+        "size": "300k",
+        "steps": 60_000,
+        "env.obs": "pixels",
+        "env.shadows": False,
+        "env.num_envs": 4,
+        "env.repeat": 4,
+        "env.train_time_limit": 500,
+        "loop.replay_ratio": 128.0,
+        "loop.batch_size": 16,
+        "loop.batch_length": 16,
+        "loop.learning_starts": 500,
+        "loop.eval_every": 10_000,
+        "loop.eval_episodes": 5,
+        "loop.checkpoint_every": 10_000,
+        "replay.capacity": 50_000,
+        "agent.imagination_horizon": 10,
+        "agent.world_model.discount_horizon": 80.0,
+        "agent.dynamics.rssm.free_nats": 0.1,
+        "agent.dynamics.ssm.free_nats": 0.1,
+        "agent.optimizer.learning_rate": 7e-4,
+        "agent.optimizer.warmup": 100,
+        "agent.optimizer.decay": 7_500,
+    },
     "dmc_proprio": {
         "size": "1m",
         "steps": 1_100_000,
@@ -199,6 +233,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env.num_envs": 16,
         "env.repeat": 2,
         "loop.replay_ratio": 512.0,
+        "agent.behavior.action_unimix": 0.01,
+    },
+    "dmc_vision": {
+        "size": "200m",
+        "steps": 1_100_000,
+        "env.obs": "pixels",
+        "env.num_envs": 16,
+        "env.parallel": True,
+        "loop.replay_ratio": 256.0,
+    },
+    "dmc_vision_2024": {
+        "size": "12m",
+        "steps": 1_200_000,
+        "env.obs": "pixels",
+        "env.num_envs": 8,
+        "env.parallel": True,
+        "env.repeat": 2,
+        "loop.replay_ratio": 512.0,
+        "agent.world_model.image.resampling": "strided",
         "agent.behavior.action_unimix": 0.01,
     },
     "debug": {
@@ -310,7 +363,7 @@ def _with_size(config: Config) -> Config:
             "agent.behavior.critic.units",
         ],
         size.units,
-    )
+    ) | {"agent.world_model.image.depth": size.depth}
     widths = {name: getattr(size, name) for name in ("deter", "hidden", "classes")}
     cores = {
         f"agent.dynamics.{core}.{name}": value

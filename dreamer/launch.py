@@ -20,7 +20,9 @@ from dreamer.agent import Agent
 from dreamer.batch import ActionSpec
 from dreamer.config import Config, validated
 from dreamer.errors import UserError
+from dreamer.forecast import forecast, require_room
 from dreamer.matching import Spec, match_params, parameter_table, reference
+from dreamer.replay import RowLayout
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
@@ -65,8 +67,11 @@ def train(
         print(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec), file=sys.stderr)
         config = matched
     agent = dry_run(spec, config)
+    place = Path(run_dir) if run_dir is not None else run.default_path(config)
+    replay = _expect_replay(config, agent, place)
     weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
-    folder = run.create(Path(run_dir) if run_dir is not None else None, config, device)
+    folder = run.create(place, config, device)
+    folder.info["replay"] = replay
     if make_env is not None:
         folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
     with folder.locked():
@@ -93,6 +98,7 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
         folder.info.setdefault("resumed", []).append(run.command_line())
         if step >= folder.config.steps and state["evaluated_at"] == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
+        folder.info["replay"] = _expect_replay(folder.config, _agent(folder, state), folder.path)
         return _run(folder, factory, state, None)
 
 
@@ -103,8 +109,7 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
     """
     folder = run.open_run(Path(path))
     _, state, _ = checkpoint.load(folder.checkpoints)
-    dim, discrete = state["spec"]["action"]
-    agent = Agent(folder.config.agent, state["spec"]["obs_sizes"], ActionSpec(dim, discrete))
+    agent = _agent(folder, state)
     agent.load_state_dict(state["agent"]["modules"])
     return agent.to(run.choose_device(device)).eval()
 
@@ -120,6 +125,10 @@ def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFac
         hide=env.hide,
         flicker=env.flicker,
         obs_noise=env.obs_noise,
+        obs=env.obs,
+        image_size=env.image_size,
+        camera=env.camera,
+        shadows=env.shadows,
         imports=env.imports,
         custom=make_env,
     )
@@ -131,6 +140,21 @@ def make_factory_of(folder: RunFolder, make_env: MakeEnv | None = None) -> envs.
         name = folder.info["make_env"]
         raise UserError(f"{folder.path} was trained with make_env={name}; use dreamer.resume(path, make_env={name})")
     return make_factory(folder.config, make_env)
+
+
+def _agent(folder: RunFolder, state: dict[str, Any]) -> Agent:
+    """A new agent for the environments of a checkpoint."""
+    spec = state["spec"]
+    return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
+
+
+def _expect_replay(config: Config, agent: Agent, folder: Path) -> dict[str, int]:
+    """Say how large the replay will be; raises `UserError` where it does not fit."""
+    layout = RowLayout(agent.obs_shapes, agent.action.dim, agent.world_model.core.packed_dim)
+    expected = forecast(config, layout)
+    require_room(expected, folder)
+    print(expected, file=sys.stderr)
+    return {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
 
 
 def _run(
@@ -195,7 +219,7 @@ def dry_run(spec: Spec, config: Config) -> Agent:
     """An agent that takes no memory; raises `UserError` when none can be built."""
     try:
         with torch.device("meta"):
-            return Agent(config.agent, spec.obs_sizes, spec.action)
+            return Agent(config.agent, spec.obs_shapes, spec.action)
     except UserError:
         raise
     except ValueError as error:

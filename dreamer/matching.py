@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from dreamer.agent import Agent
-from dreamer.batch import ActionSpec
+from dreamer.batch import ActionSpec, Shapes, images
 from dreamer.config import Config, override
 from dreamer.dynamics import WIDTHS
 from dreamer.errors import UserError
@@ -22,8 +23,8 @@ MAX_WIDTH = 1 << 16
 class Spec:
     """What an environment tells about the sizes of networks."""
 
-    obs_sizes: Mapping[str, int]
-    """Numbers in each observation key."""
+    obs_shapes: Shapes
+    """Shape of each observation."""
     action: ActionSpec
     """The action space."""
 
@@ -37,6 +38,8 @@ def match_params(config: Config, spec: Spec) -> Config:
     target = sum(parameter_counts(reference(config), spec).values())
     dynamics = config.agent.dynamics
     step = dynamics.settings.blocks if getattr(dynamics.settings, "cell", "") == "block_gru" else 1
+    if images(spec.obs_shapes) and WIDTHS[dynamics.core] == "deter":
+        step = math.lcm(step, config.agent.world_model.image.blocks)
     name = f"agent.dynamics.{dynamics.core}.{WIDTHS[dynamics.core]}"
 
     def total(width: int) -> int:
@@ -66,7 +69,7 @@ def reference(config: Config) -> Config:
 def parameter_counts(config: Config, spec: Spec) -> dict[str, int]:
     """Trainable parameters of each part of the agent, counted without allocating any."""
     with torch.device("meta"):
-        return Agent(config.agent, spec.obs_sizes, spec.action).parameter_counts()
+        return Agent(config.agent, spec.obs_shapes, spec.action).parameter_counts()
 
 
 def parameter_table(configs: Mapping[str, Config], spec: Spec) -> str:

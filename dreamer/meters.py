@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,6 +94,15 @@ def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def total_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or what a container allows."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.is_file() and limit.read_text().strip().isdigit():
+            total = min(total, int(limit.read_text()))
+    return total
 
 
 def synchronize(device: torch.device) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from annotated_types import Ge
 
-from dreamer.batch import ROW_SCALARS, Batch, Row
+from dreamer.batch import ROW_SCALARS, Batch, Row, Shapes
 from dreamer.errors import UserError
 
 GROWTH = 4096  # rows by which files grow until the ring has its full size
@@ -46,8 +46,8 @@ class ReplayConfig:
 class RowLayout:
     """Sizes of what a row holds."""
 
-    obs_sizes: Mapping[str, int]
-    """Numbers of each vector observation."""
+    obs_shapes: Shapes
+    """Shape of each observation."""
     action_dim: int
     """Numbers of an action vector."""
     packed_dim: int
@@ -56,7 +56,8 @@ class RowLayout:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The record that one row is stored as."""
-        obs = [(f"obs/{key}", np.float32, (size,)) for key, size in sorted(self.obs_sizes.items())]
+        kinds = {1: np.float32, 3: np.uint8}
+        obs = [(f"obs/{key}", kinds[len(shape)], shape) for key, shape in sorted(self.obs_shapes.items())]
         flags = [(name, np.bool_) for name in ROW_SCALARS[1:]]
         action = ("prev_action", np.float32, (self.action_dim,))
         return np.dtype([*obs, action, ("reward", np.float32), *flags], align=True)
@@ -156,7 +157,7 @@ class Replay:
     def append(self, row: Row, packed: np.ndarray) -> None:
         """Add one row of every environment, with its packed core state `[env, packed]`."""
         records = np.zeros(len(self.streams), self.layout.dtype)
-        for key in self.layout.obs_sizes:
+        for key in self.layout.obs_shapes:
             records[f"obs/{key}"] = row.obs[key]
         for name in (*ROW_SCALARS, "prev_action"):
             records[name] = getattr(row, name)
@@ -183,7 +184,7 @@ class Replay:
         def tensor(name: str) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(records[name][:, 1:]))
 
-        obs = {key: tensor(f"obs/{key}") for key in sorted(self.layout.obs_sizes)}
+        obs = {key: tensor(f"obs/{key}") for key in sorted(self.layout.obs_shapes)}
         scalars = {name: tensor(name) for name in (*ROW_SCALARS, "prev_action")}
         return Batch(obs=obs, context=torch.from_numpy(context), **scalars), windows
 
@@ -263,7 +264,7 @@ class Replay:
 
 
 def _describe(layout: RowLayout, ring: int) -> str:
-    obs = ", ".join(f"{key} {size}" for key, size in sorted(layout.obs_sizes.items()))
+    obs = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in sorted(layout.obs_shapes.items()))
     return f"observations ({obs}), action {layout.action_dim}, state {layout.packed_dim}, ring {ring}"
 
 

@@ -80,9 +80,8 @@ class RunFolder:
             yield
 
 
-def create(path: Path | None, config: Config, device: str) -> RunFolder:
+def create(path: Path, config: Config, device: str) -> RunFolder:
     """Make a new run folder; raises `UserError` when it exists with content or cannot be written."""
-    path = path or default_path(config)
     _make_empty(path)
     info = {
         "command": command_line(),

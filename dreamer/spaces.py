@@ -5,16 +5,16 @@ from __future__ import annotations
 import gymnasium
 from gymnasium import spaces
 
-from dreamer.batch import ActionSpec
+from dreamer.batch import ActionSpec, Shapes
 
 
-def spec_of(obs_space: gymnasium.Space, action_space: gymnasium.Space) -> tuple[dict[str, int], ActionSpec]:
-    """Sizes of the observation vectors by key, and the action specification, of a prepared environment."""
+def spec_of(obs_space: gymnasium.Space, action_space: gymnasium.Space) -> tuple[Shapes, ActionSpec]:
+    """Shapes of the observations by key, and the action specification, of a prepared environment."""
     if not isinstance(obs_space, spaces.Dict):
         raise TypeError(f"environments must be prepared with envs.make or envs.prepare; got observations {obs_space}")
-    sizes = {key: int(space.shape[0]) for key, space in sorted(obs_space.items()) if space.shape}
+    shapes = {key: tuple(map(int, space.shape)) for key, space in sorted(obs_space.items()) if space.shape}
     if isinstance(action_space, spaces.Discrete):
-        return sizes, ActionSpec(int(action_space.n), discrete=True)
+        return shapes, ActionSpec(int(action_space.n), discrete=True)
     if not action_space.shape:
         raise TypeError(f"unsupported action space {action_space}")
-    return sizes, ActionSpec(int(action_space.shape[0]), discrete=False)
+    return shapes, ActionSpec(int(action_space.shape[0]), discrete=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from dreamer.accelerate import accelerated
 from dreamer.agent import Agent
 from dreamer.collect import Collector
 from dreamer.evaluate import Evaluator, film, summarize
+from dreamer.forecast import rows_between_checkpoints
 from dreamer.machine import keep_freed_memory
 from dreamer.meters import Clock, Meter, peak_rss_mb
 from dreamer.replay import Replay, RowLayout
@@ -49,12 +49,11 @@ class Trainer:
         indices = list(range(config.env.num_envs))
         training = replace(make_env, short_limit=config.env.train_time_limit, short_envs=len(indices) // 2)
         self.vector = envs.make_vector(training, indices, config.env.parallel)
-        obs_sizes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
-        self.agent = Agent(config.agent, obs_sizes, action).to(folder.info["device"])
+        obs_shapes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        self.agent = Agent(config.agent, obs_shapes, action).to(folder.info["device"])
         self.collector = Collector(self.agent, self.vector, indices)
-        layout = RowLayout(obs_sizes, action.dim, self.agent.world_model.core.packed_dim)
+        layout = RowLayout(obs_shapes, action.dim, self.agent.world_model.core.packed_dim)
         loop = config.loop
-        slack = math.ceil(loop.checkpoint_every / (self.repeat * len(indices))) + loop.batch_length
         self.replay = Replay(
             config.replay,
             folder.replay,
@@ -62,7 +61,7 @@ class Trainer:
             len(indices),
             loop.batch_size,
             loop.batch_length,
-            slack,
+            rows_between_checkpoints(config),
             config.seed,
             loop.keep_checkpoints,
         )
@@ -145,6 +144,9 @@ class Trainer:
         """Record the means since the last record."""
         values = self.meter.take()
         values |= {"replay/rows": float(self.replay.rows)}
+        values |= {"replay/bytes_per_row": float(sum(self.replay.layout.row_bytes))}
+        if self.config.env.obs != "state":
+            values |= {"env/shadows": float(self.config.env.shadows)}
         values |= {"loop/updates": float(self.updates), "loop/episodes": float(self.episodes)}
         rows = self.step / self.repeat
         values["replay/ratio"] = self.updates * self.ratio.rows_per_update / rows
@@ -190,7 +192,7 @@ class Trainer:
                 "ratio": self.ratio.state_dict(),
                 "meter": self.meter.state_dict(),
                 "spec": {
-                    "obs_sizes": self.agent.obs_sizes,
+                    "obs_shapes": self.agent.obs_shapes,
                     "action": [self.agent.action.dim, self.agent.action.discrete],
                 },
                 "agent": self.agent.learner_state(),

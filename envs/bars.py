@@ -24,7 +24,7 @@ class Bars(gymnasium.Wrapper):
         self.metadata = {**env.metadata, "render_modes": ["rgb_array"], "render_fps": 5}
 
     @property
-    def render_mode(self) -> str:
+    def render_mode(self) -> str:  # type: ignore[override]
         """Frames are returned, as arrays."""
         return "rgb_array"
 
@@ -36,9 +36,9 @@ class Bars(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, *rest = self.env.step(action)
         self._remember(obs)
-        return obs, *rest  # type: ignore[return-value]
+        return obs, *rest
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         size = 64
         lengths = np.round(size // 2 * self._numbers / (1 + np.abs(self._numbers)))
         of_column = lengths[np.arange(size) * len(lengths) // size]

@@ -126,7 +126,8 @@ class DMC(gymnasium.Env):
         buffer = self._physics.model.vis.global_
         if width > buffer.offwidth or height > buffer.offheight:
             buffer.offwidth, buffer.offheight = max(width, buffer.offwidth), max(height, buffer.offheight)
-            self._physics._free_rendering_contexts()
+            if self._views:
+                self._physics._free_rendering_contexts()  # the next frame makes larger ones
         return Camera(self._physics, height, width, self._camera)
 
     def close(self) -> None:

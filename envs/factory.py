@@ -71,6 +71,10 @@ class EnvFactory:
             "obs": self.obs,
             "image_size": self.image_size,
         }
+        if self.custom is not None and (self.camera is not None or not self.shadows):
+            raise UserError(
+                "cameras can be chosen, and shadows left out, of dmc tasks only, not of one's own environment"
+            )
         if self.custom is not None:
             return envs.prepare(self.custom(), **settings)
         return envs.make(self.task, camera=self.camera, shadows=self.shadows, **settings)

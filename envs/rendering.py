@@ -24,7 +24,8 @@ _CUDA_DEVICES = """
 import ctypes
 from mujoco.egl import egl_ext as EGL
 EGL_EXTENSIONS = 0x3055
-query = ctypes.CFUNCTYPE(ctypes.c_char_p, EGL.EGLDeviceEXT, EGL.EGLint)(EGL.eglGetProcAddress("eglQueryDeviceStringEXT"))
+address = EGL.eglGetProcAddress("eglQueryDeviceStringEXT")
+query = ctypes.CFUNCTYPE(ctypes.c_char_p, EGL.EGLDeviceEXT, EGL.EGLint)(address)
 devices = EGL.eglQueryDevicesEXT()
 print(*[i for i, device in enumerate(devices) if b"EGL_NV_device_cuda" in (query(device, EGL_EXTENSIONS) or b"")])
 """
@@ -128,9 +129,7 @@ def _run(code: str, backend: Backend) -> str | None:
     """What Python code prints where that backend is chosen; None where it fails."""
     environment = {**os.environ, **backend.variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None

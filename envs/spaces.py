@@ -1,4 +1,4 @@
-"""How the spaces of any supported environment become what an agent sees: named vectors and images in, one action out."""
+"""How the spaces of any supported environment become an agent's: named vectors and images in, one action out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNBOUNDED = 1e9
 
 
 class Leaf(NamedTuple):
-    """One entry of an observation: where it lies, its space as the agent sees it, and how it becomes an element of it."""
+    """One entry of an observation: where it lies, its space for the agent, and how it becomes an element of that."""
 
     path: tuple[str, ...]
     space: spaces.Box

@@ -166,7 +166,7 @@ def test_actions_are_clipped_for_the_environment_and_remembered_unclipped():
     agent = make_agent()
     with torch.no_grad():
         agent.actor_critic.actor.output.bias.copy_(torch.tensor([9.0, -9.0, 9.0, 9.0]))
-    obs = {key: np.zeros((200, size)) for key, size in OBS.items()}
+    obs = {key: np.zeros((200, *size)) for key, size in OBS.items()}
     action, carry = agent.act(obs)
     assert action.shape == (200, 2) and action.dtype == np.float32 and np.abs(action).max() == 1.0
     assert carry.action.abs().max() > 1.5
@@ -174,7 +174,7 @@ def test_actions_are_clipped_for_the_environment_and_remembered_unclipped():
 
 
 def test_observations_may_come_alone_stacked_or_bare():
-    agent = make_agent(obs={"observation": 3})
+    agent = make_agent(obs={"observation": (3,)})
     vector = np.arange(3.0)
     for obs, shape in ((vector, (2,)), ({"observation": vector}, (2,)), (np.stack([vector] * 4), (4, 2))):
         action, carry = agent.act(obs, mode="mode")
@@ -202,7 +202,7 @@ def test_discrete_actions_are_indices_outside_and_one_hot_inside():
     action, carry = agent.act({key: np.zeros(size) for key, size in OBS.items()})
     assert action.shape == () and action in range(3)
     assert carry.action.tolist() == np.eye(3)[[action]].tolist()
-    actions, _ = agent.act({key: np.zeros((50, size)) for key, size in OBS.items()})
+    actions, _ = agent.act({key: np.zeros((50, *size)) for key, size in OBS.items()})
     assert actions.shape == (50,) and set(actions.tolist()) == {0, 1, 2}
 
 
@@ -256,7 +256,7 @@ def test_imagination_uses_neither_encoder_nor_posterior(monkeypatch):
     agent = make_agent()
     start = start_states(agent, make_batch(agent))
     monkeypatch.setattr(agent.world_model, "encoder", None)
-    monkeypatch.setattr(agent.world_model, "decoder", None)
+    monkeypatch.setattr(agent.world_model, "objective", None)
     monkeypatch.setattr(agent.world_model.core, "posterior_net", None)
     with torch.no_grad():
         assert imagine(agent.world_model, agent.actor_critic.policy(sample=True), start, 2).reward.shape == (15, 3)

@@ -151,8 +151,8 @@ def test_an_environment_that_does_not_repeat_itself_starts_a_new_episode(steps):
 
 def test_replay_ends_the_episode_that_could_not_be_restored(tmp_path):
     collector = make_collector(half_unsteady)
-    obs_sizes, action = collector.agent.obs_sizes, collector.agent.action
-    layout = RowLayout(obs_sizes, action.dim, collector.agent.world_model.core.packed_dim)
+    obs_shapes, action = collector.agent.obs_shapes, collector.agent.action
+    layout = RowLayout(obs_shapes, action.dim, collector.agent.world_model.core.packed_dim)
     replay = Replay(ReplayConfig(1000, online=False), tmp_path, layout, NUM_ENVS, 16, 4, 10, 0)
 
     def store(collector, steps):

@@ -237,7 +237,7 @@ def test_dmc_proprio_is_the_current_published_configuration():
     rssm = agent.dynamics.rssm
     assert (rssm.unimix, rssm.free_nats, rssm.prior_layers, rssm.posterior_layers) == (0.01, 1.0, 2, 1)
     assert dataclasses.asdict(agent.world_model.scales) == {
-        "reconstruction": 1.0, "reward": 1.0, "cont": 1.0, "dyn": 1.0, "rep": 0.1,
+        "reconstruction": 1.0, "reward": 1.0, "cont": 1.0, "dyn": 1.0, "rep": 0.1, "r2": 0.05,
     }  # fmt: skip
     behavior = agent.behavior
     assert dataclasses.asdict(behavior.scales) == {"actor": 1.0, "critic": 1.0, "replay_critic": 0.3}

@@ -140,7 +140,7 @@ def test_gym_observations_keep_their_values():
 @pytest.mark.parametrize(
     ("space", "named"),
     [
-        (spaces.Box(0, 255, (64, 64, 3), np.uint8), "pixels are not supported yet"),
+        (spaces.Box(0, 255, (3, 64, 64), np.uint8), "an image of shape (3, 64, 64); images must be [height, width, ch"),
         (spaces.Tuple([spaces.Discrete(2)]), "Tuple(Discrete(2))"),
         (spaces.Dict({"b": spaces.MultiBinary(3)}), "observation 'b' has the space MultiBinary(3)"),
         (spaces.Box(0.0, 1.0, (0,)), "no numbers"),
@@ -396,8 +396,6 @@ def test_unknown_gym_ids_get_the_closest_names():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"obs": "pixels"}, "pixels are not supported yet"),
-        ({"obs": "both"}, "pixels are not supported yet"),
         ({"repeat": 0}, "action repeat must be at least 1, got 0"),
         ({"time_limit": 0}, "time_limit must be at least 1"),
         ({"seed": -1}, "must not be negative"),

@@ -34,7 +34,7 @@ def groups(agent):
         "recurrent": model.core.cell,
         "prior": model.core.prior_net,
         "posterior": model.core.posterior_net,
-        "decoder": model.decoder,
+        "decoder": model.objective,
         "reward": model.reward,
         "cont": model.cont,
         "actor": behavior.actor,

@@ -323,7 +323,7 @@ def partial_run(tmp_path_factory):
 def test_flags_reach_the_run(partial_run):
     written = json.loads((partial_run / "config.json").read_text())["env"]
     assert (written["hide"], written["flicker"], written["obs_noise"]) == (["velocities"], 0.3, 0.1)
-    assert newest(partial_run)["spec"]["obs_sizes"] == {"position": 3}
+    assert newest(partial_run)["spec"]["obs_shapes"] == {"position": (3,)}
 
 
 def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(partial_run, tmp_path):

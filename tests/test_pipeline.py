@@ -40,11 +40,11 @@ class Pipeline:
     def __init__(self, path, make_env, parallel=False, capacity=1000):
         indices = list(range(NUM_ENVS))
         self.vector = envs.make_vector(make_env, indices, parallel)
-        obs_sizes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        obs_shapes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         torch.manual_seed(0)
-        self.agent = Agent(tiny_config().agent, obs_sizes, action)
+        self.agent = Agent(tiny_config().agent, obs_shapes, action)
         self.collector = Collector(self.agent, self.vector, indices)
-        self.layout = RowLayout(obs_sizes, action.dim, self.agent.world_model.core.packed_dim)
+        self.layout = RowLayout(obs_shapes, action.dim, self.agent.world_model.core.packed_dim)
         self.replay = Replay(ReplayConfig(capacity), path, self.layout, NUM_ENVS, 8, LENGTH, 10, seed=0)
         self.rows, self.states, self.chosen, self.finished = [], [], [], []
 
@@ -167,7 +167,7 @@ def test_acting_and_training_filter_the_same_rows_to_the_same_states(tmp_path):
         made = Pipeline(tmp_path, counting_factory()).run(30)
         model = made.agent.world_model
         stacked = {
-            key: torch.from_numpy(np.stack([row.obs[key] for row in made.rows], 1)) for key in made.layout.obs_sizes
+            key: torch.from_numpy(np.stack([row.obs[key] for row in made.rows], 1)) for key in made.layout.obs_shapes
         }
         action, first = (
             torch.from_numpy(np.stack([getattr(row, name) for row in made.rows], 1))

@@ -19,7 +19,7 @@ from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import UserError
 from dreamer.replay import GROWTH, Replay, ReplayConfig, RowLayout, Windows
 
-LAYOUT = RowLayout(obs_sizes={"where": 2, "noise": 3}, action_dim=2, packed_dim=4)
+LAYOUT = RowLayout(obs_shapes={"where": (2,), "noise": (3,)}, action_dim=2, packed_dim=4)
 EPISODE = 7
 LENGTH = 4
 
@@ -353,7 +353,7 @@ def test_a_checkpoint_of_another_layout_is_refused(tmp_path):
     replay = make_replay(tmp_path)
     feed(replay, 10)
     saved = replay.state_dict()
-    other = make_replay(tmp_path / "other", layout=RowLayout({"where": 2, "noise": 4}, 2, 4))
+    other = make_replay(tmp_path / "other", layout=RowLayout({"where": (2,), "noise": (4,)}, 2, 4))
     with pytest.raises(UserError, match=r"noise 3.*noise 4"):
         other.load_state_dict(saved)
 
@@ -399,7 +399,7 @@ def fill_disk(path, limit=None):
     def fill():
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        replay = Replay(ReplayConfig(), path, RowLayout({"x": 8}, 8, 16), 1, 1, LENGTH, 10, 0)
+        replay = Replay(ReplayConfig(), path, RowLayout({"x": (8,)}, 8, 16), 1, 1, LENGTH, 10, 0)
         row = Row({"x": np.zeros((1, 8))}, np.zeros((1, 8)), *np.zeros((4, 1)))
         with contextlib.suppress(UserError):
             while True:
@@ -432,9 +432,11 @@ def test_a_full_disk_is_an_error_and_not_a_signal(tmp_path):
 
 def test_sampling_is_fast(tmp_path):
     """Meant: under 2 ms for 16 x 64 rows of walker_walk at size 1m. Asserted: five times that, for slow machines."""
-    layout = RowLayout({"height": 1, "orientations": 14, "velocity": 9}, 6, 640)
+    layout = RowLayout({"height": (1,), "orientations": (14,), "velocity": (9,)}, 6, 640)
     replay = Replay(ReplayConfig(online=False), tmp_path, layout, 4, 16, 64, 100, 0)
-    row = Row({key: np.zeros((4, size)) for key, size in layout.obs_sizes.items()}, np.zeros((4, 6)), *np.zeros((4, 4)))
+    row = Row(
+        {key: np.zeros((4, *shape)) for key, shape in layout.obs_shapes.items()}, np.zeros((4, 6)), *np.zeros((4, 4))
+    )
     for _ in range(1500):
         replay.append(row, np.zeros((4, 640)))
     seconds = []

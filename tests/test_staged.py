@@ -34,7 +34,7 @@ def test_vision_trains_alone_and_is_frozen_afterwards(core):
     agent = staged(core)
     vision = vision_names(agent)
     assert any(name.startswith("world_model.encoder") for name in vision)
-    assert any(name.startswith("world_model.decoder") for name in vision)
+    assert any(name.startswith("world_model.objective.decoder") for name in vision)
     assert any(name.startswith("world_model.core.encode") for name in vision)
     rest = set(dict(agent.named_parameters())) - vision
     batch = make_batch(agent)

@@ -93,7 +93,7 @@ def test_a_batch_of_observations_is_each_of_them(trained, task):
     agent = dreamer.load(trained[task])
     rng = np.random.default_rng(0)
     observations = [
-        {key: rng.standard_normal((3, size)).astype(np.float32) for key, size in agent.obs_sizes.items()}
+        {key: rng.standard_normal((3, *shape)).astype(np.float32) for key, shape in agent.obs_shapes.items()}
         for _ in range(4)
     ]
     first = np.array([[True] * 3, [False] * 3, [False, True, False], [False] * 3])
@@ -113,7 +113,7 @@ def test_a_batch_of_observations_is_each_of_them(trained, task):
 
 def test_the_state_carries_what_was_seen_and_is_first_forgets_it(trained):
     agent = dreamer.load(trained["copy"])
-    obs, other = ({key: np.full(size, value) for key, size in agent.obs_sizes.items()} for value in (1.0, -1.0))
+    obs, other = ({key: np.full(shape, value) for key, shape in agent.obs_shapes.items()} for value in (1.0, -1.0))
 
     def last_state(*history, is_first=False):
         state = None
@@ -271,7 +271,7 @@ def test_an_environment_is_registered_by_a_module_of_the_users(registering, run_
     assert main(["evaluate", str(run_dir), "--episodes", "3"]) == 0
     assert "over 3 episodes" in capsys.readouterr().out
     state = newest(run_dir)
-    assert state["spec"]["obs_sizes"] == {"hint": 3, "left": 1} and state["spec"]["action"] == [3, True]
+    assert state["spec"]["obs_shapes"] == {"hint": (3,), "left": (1,)} and state["spec"]["action"] == [3, True]
     assert state["replay"]["heads"] == [30, 30]
     lengths = [record["train/length"] for record in read(run_dir / "metrics.jsonl") if "train/length" in record]
     assert lengths and set(lengths) == {4.0}

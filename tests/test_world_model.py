@@ -21,8 +21,9 @@ def model(seed=0, **changes):
 
 
 def losses(world_model, batch):
-    states = world_model.observe(batch)
-    return world_model.losses(states, world_model.core.features(states), batch)[0]
+    embeds = world_model.encoder(batch.obs)
+    states = world_model.observe(batch, embeds)
+    return world_model.losses(states, world_model.core.features(states), embeds, batch)[0]
 
 
 # Encoder and decoder
@@ -125,11 +126,12 @@ def test_each_row_is_scored_on_its_own_reward_and_flag():
     """Pitfalls 2 and 6: row t predicts the reward that arrived with it; a time limit is no reason to discontinue."""
     world_model, batch = model()
     awaken(world_model.reward)
-    states = world_model.observe(batch)
+    embeds = world_model.encoder(batch.obs)
+    states = world_model.observe(batch, embeds)
     features = world_model.core.features(states)
 
     def terms(rows):
-        return world_model.losses(states, features, rows)[0]
+        return world_model.losses(states, features, embeds, rows)[0]
 
     base = terms(batch)
     for t in range(5):

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.agent import Agent, AgentConfig
-from dreamer.batch import ActionSpec, Batch
+from dreamer.batch import ActionSpec, Batch, Shapes, images
 from dreamer.config import override
 from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent
 from dreamer.dynamics.mixtures import GaussianMixture
 
-OBS = {"position": 2, "velocity": 1}
+OBS: Shapes = {"position": (2,), "velocity": (1,)}
 CONTINUOUS = ActionSpec(2, discrete=False)
 DISCRETE = ActionSpec(3, discrete=True)
-WALKER = {"height": 1, "orientations": 14, "velocity": 9}
+WALKER = {"height": (1,), "orientations": (14,), "velocity": (9,)}
+PIXELS: Shapes = {"image": (16, 16, 3)}
 WALKER_ACTION = ActionSpec(6, discrete=False)
 
 TINY_RSSM = {"deter": 16, "hidden": 8, "stoch": 4, "classes": 3, "blocks": 2}
 TINY: dict[str, Any] = {
     **{f"dynamics.rssm.{name}": value for name, value in TINY_RSSM.items()},
+    "world_model.image.depth": 2,
     **{f"world_model.{part}.units": 8 for part in ("encoder", "decoder", "reward", "cont")},
     **{f"behavior.{part}.units": 8 for part in ("actor", "critic")},
     "imagination_horizon": 3,
@@ -35,7 +37,7 @@ DYNAMICS_GRADIENT = {"dynamics.latent": "gaussian", "behavior.actor_gradient": "
 def make_agent(
     changes: Mapping[str, Any] | None = None,
     action: ActionSpec = CONTINUOUS,
-    obs: Mapping[str, int] | None = None,
+    obs: Shapes | None = None,
     seed: int = 0,
     config: AgentConfig | None = None,
 ) -> Agent:
@@ -67,7 +69,9 @@ def make_batch(agent: Agent, batch: int = 3, time: int = 5, seed: int = 0, **fie
         "is_terminal": is_terminal,
         "context": normal(batch, agent.world_model.core.packed_dim),
     }
-    obs = {key: normal(batch, time, size) for key, size in agent.obs_sizes.items()}
+    obs = {key: normal(batch, time, *shape) for key, shape in agent.obs_shapes.items()}
+    for key in images(agent.obs_shapes):
+        obs[key] = (256 * torch.special.ndtr(obs[key])).to(torch.uint8)
     return Batch(obs=obs, **(rows | fields))
 
 

@@ -69,6 +69,11 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
         """Size of `decoder_input`."""
         return self.feature_dim
 
+    @property
+    def decoder_deter(self) -> int:
+        """How many of the first numbers of `decoder_input` are a deterministic state h, read in blocks for images."""
+        return 0
+
     def decoder_input(self, state: State, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:
         """What the decoder reads: the features, unless the core codes observations apart from their history."""
         return features

@@ -105,6 +105,11 @@ class RNN(DynamicsCore[RNNState]):
         deter = self.recurrent(state, action)
         return RNNState(deter, self.prior(deter))
 
+    @property
+    def decoder_deter(self) -> int:
+        """Numbers of h, which come first."""
+        return self.config.deter
+
     def features(self, state: RNNState) -> Float[Tensor, "*batch feature"]:
         """[h, m]."""
         return torch.cat([state.deter, state.mean], -1)

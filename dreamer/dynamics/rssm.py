@@ -123,6 +123,11 @@ class RSSM(DynamicsCore[RSSMState]):
         params = self.prior(deter)
         return RSSMState(deter, self.latent.sample(params), params)
 
+    @property
+    def decoder_deter(self) -> int:
+        """Numbers of h, which come first."""
+        return self.config.deter
+
     def features(self, state: RSSMState) -> Float[Tensor, "*batch feature"]:
         """[h, z]."""
         return torch.cat([state.deter, state.stoch], -1)

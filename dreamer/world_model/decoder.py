@@ -10,8 +10,11 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamer.batch import Shapes, images, vectors
 from dreamer.nn.distributions import symexp, symlog
 from dreamer.nn.layers import MLP, Linear
+from dreamer.world_model.encoder import stacked_shape
+from dreamer.world_model.images import ImageConfig, ImageDecoder, to_unit
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,40 @@ class DecoderConfig:
     """Hidden layers."""
     symlog: bool = True
     """Predict vector observations in symlog space."""
+
+
+class Decoder(nn.Module):
+    """Features to vectors and images, whichever there are; the first `deter` features are h."""
+
+    def __init__(self, config: DecoderConfig, image: ImageConfig, feature_dim: int, deter: int, shapes: Shapes):
+        super().__init__()
+        sizes, pictures = vectors(shapes), images(shapes)
+        self.image_keys = list(pictures)
+        self.channels = [shape[2] for shape in pictures.values()]
+        self.vector = VectorDecoder(config, feature_dim, sizes) if sizes else None
+        self.image = (
+            ImageDecoder(image, config.units, deter, feature_dim - deter, *stacked_shape(pictures))
+            if pictures
+            else None
+        )
+
+    def loss(
+        self, features: Float[Tensor, "*batch feature"], obs: Mapping[str, Tensor]
+    ) -> dict[str, Float[Tensor, "*batch"]]:
+        """Unreduced reconstruction error of every key: squared errors summed over dimensions or pixels, without 1/2."""
+        losses = {} if self.vector is None else self.vector.loss(features, obs)
+        for key, image in self._images(features).items():
+            losses[key] = (image - to_unit(obs[key])).square().flatten(-3).sum(-1)
+        return losses
+
+    def forward(self, features: Float[Tensor, "*batch feature"]) -> dict[str, Tensor]:
+        """By key, vectors `[*batch, size]` in their own units, images `[*batch, height, width, channel]` in (0, 1)."""
+        return ({} if self.vector is None else self.vector(features)) | self._images(features)
+
+    def _images(self, features: Tensor) -> dict[str, Tensor]:
+        if self.image is None:
+            return {}
+        return dict(zip(self.image_keys, self.image(features).split(self.channels, -1), strict=True))
 
 
 class VectorDecoder(nn.Module):

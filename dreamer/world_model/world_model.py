@@ -1,22 +1,23 @@
-"""The world model: encoder, dynamics core, decoder, reward and continue heads, and their losses by name."""
+"""The world model: encoder, dynamics core, objective, reward and continue heads, and their losses by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.batch import Batch
+from dreamer.batch import Batch, Shapes
 from dreamer.dynamics import DynamicsConfig, make_core
 from dreamer.nn.struct import Struct
-from dreamer.world_model.decoder import DecoderConfig, VectorDecoder
-from dreamer.world_model.encoder import EncoderConfig, VectorEncoder
+from dreamer.world_model.decoder import DecoderConfig
+from dreamer.world_model.encoder import Encoder, EncoderConfig
 from dreamer.world_model.heads import ContinueHead, HeadConfig, ScalarHead
+from dreamer.world_model.images import ImageConfig
+from dreamer.world_model.objectives import ObjectiveName, RepresentationConfig, make_objective
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class ModelScales:
     """Weights of the world model's loss terms; the names must equal the names of the terms."""
 
     reconstruction: Annotated[float, Ge(0)] = 1.0
-    """Squared error of the decoded observations, summed over dimensions and keys."""
+    """Squared error of the decoded observations, summed over dimensions, pixels and keys (objective reconstruction)."""
+    r2: Annotated[float, Ge(0)] = 0.05
+    """Redundancy reduction between states and embeddings (objective r2)."""
     reward: Annotated[float, Ge(0)] = 1.0
     """Cross-entropy of the reward head."""
     cont: Annotated[float, Ge(0)] = 1.0
@@ -43,6 +46,10 @@ class WorldModelConfig:
     """Observation encoder."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Observation decoder."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    """Networks of both for images."""
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    """What makes states tell of observations."""
     reward: HeadConfig = field(default_factory=HeadConfig)
     """Reward head."""
     cont: HeadConfig = field(default_factory=HeadConfig)
@@ -61,35 +68,46 @@ class WorldModelConfig:
 class WorldModel(nn.Module):
     """Learns to filter observations into states, and to predict observations, rewards and continuation from them."""
 
-    def __init__(
-        self, config: WorldModelConfig, dynamics: DynamicsConfig, obs_sizes: Mapping[str, int], action_dim: int
-    ):
+    def __init__(self, config: WorldModelConfig, dynamics: DynamicsConfig, obs_shapes: Shapes, action_dim: int):
         super().__init__()
         self.config = config
-        self.encoder = VectorEncoder(config.encoder, obs_sizes)
-        self.core = make_core(dynamics, self.encoder.embed_dim, action_dim)
-        self.decoder = VectorDecoder(config.decoder, self.core.decoder_dim, obs_sizes)
+        self.encoder = Encoder(config.encoder, config.image, obs_shapes)
+        embed_dim = self.encoder.embed_dim
+        self.core = make_core(dynamics, embed_dim, action_dim)
+        self.objective = make_objective(
+            config.representation, config.decoder, config.image, self.core, embed_dim, obs_shapes
+        )
         self.reward = ScalarHead(config.reward, self.core.feature_dim)
         self.cont = ContinueHead(config.cont, self.core.feature_dim, config.discount)
 
-    def observe(self, batch: Batch) -> Struct:
-        """Filter a batch, starting from the stored states of its context rows; states `[batch, time]`."""
-        context = self.core.unpack(batch.context)
-        return self.core.observe(self.encoder(batch.obs), batch.prev_action, batch.is_first, context)
+    def observe(self, batch: Batch, embeds: Float[Tensor, "batch time embed"] | None = None) -> Struct:
+        """Filter a batch, starting from the stored states of its context rows; states `[batch, time]`.
+
+        `embeds` is `encoder(batch.obs)`, for callers that go on to need it.
+        """
+        embeds = self.encoder(batch.obs) if embeds is None else embeds
+        return self.core.observe(embeds, batch.prev_action, batch.is_first, self.core.unpack(batch.context))
 
     def losses(
-        self, states: Struct, features: Float[Tensor, "batch time feature"], batch: Batch
+        self,
+        states: Struct,
+        features: Float[Tensor, "batch time feature"],
+        embeds: Float[Tensor, "batch time embed"],
+        batch: Batch,
     ) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
         """Unreduced, unscaled loss terms of filtered states, and scalars worth logging.
 
-        Terms: `reconstruction`, `reward`, `cont`, and the core's own `dyn` and `rep`.
+        `states` and their `features` are of a filter that read `embeds`. Terms: `reward`, `cont`, the objective's, and
+        the core's own `dyn` and `rep`.
         """
-        reconstruction = self.decoder.loss(self.core.decoder_input(states, features), batch.obs)
+        representation, objective_metrics = self.objective.loss(
+            self.core.decoder_input(states, features), embeds, batch.obs
+        )
         reward_hidden = self.reward.mlp(features)
         cont_logits = self.cont(features)
         core_terms, core_metrics = self.core.loss(states)
         terms = {
-            "reconstruction": torch.stack(list(reconstruction.values())).sum(0),
+            self.objective.term: representation,
             "reward": self.reward.errors(reward_hidden, (batch.reward, 1.0)),
             "cont": self.cont.loss(cont_logits, batch.is_terminal),
             **core_terms,
@@ -99,31 +117,34 @@ class WorldModel(nn.Module):
             metrics: dict[str, Any] = {
                 "model/reward_error": (predicted - batch.reward).abs().mean(),
                 "model/continue_accuracy": ((cont_logits > 0) == ~batch.is_terminal).float().mean(),
-                **{f"reconstruction/{key}": value.mean() for key, value in reconstruction.items()},
+                **objective_metrics,
                 **core_metrics,
             }
         return terms, metrics
 
-    def vision_losses(self, states: Struct, batch: Batch) -> dict[str, Float[Tensor, "batch time"]]:
-        """The terms that train vision alone: `reconstruction` and the core's `rep`."""
-        reconstruction = self.decoder.loss(self.core.decoder_input(states, self.core.features(states)), batch.obs)
-        return {
-            "reconstruction": torch.stack(list(reconstruction.values())).sum(0),
-            "rep": self.core.loss(states)[0]["rep"],
-        }
+    def vision_losses(
+        self, states: Struct, embeds: Float[Tensor, "batch time embed"], batch: Batch
+    ) -> dict[str, Float[Tensor, "batch time"]]:
+        """The terms that train vision alone: the objective's and the core's `rep`."""
+        inputs = self.core.decoder_input(states, self.core.features(states))
+        representation, _ = self.objective.loss(inputs, embeds, batch.obs)
+        return {self.objective.term: representation, "rep": self.core.loss(states)[0]["rep"]}
 
     def decode(self, states: Struct) -> dict[str, Tensor]:
-        """Observations `[*batch, size]` by key that the states stand for, in the observations' own units."""
-        return self.decoder(self.core.decoder_input(states, self.core.features(states)))
+        """Observations by key that the states stand for: vectors `[*batch, size]` in their own units, and images
+        `[*batch, height, width, channel]` as numbers from 0 to 1. Raises UserError where the objective has no decoder.
+        """
+        return self.objective.decode(self.core.decoder_input(states, self.core.features(states)))
 
     def vision_modules(self) -> list[nn.Module]:
         """What staged training trains first and then freezes; empty for cores that know no stages."""
-        return [self.encoder, self.decoder, *self.core.vision_modules()] if self.core.vision_updates else []
+        return [self.encoder, self.objective, *self.core.vision_modules()] if self.core.vision_updates else []
 
     @property
     def scales(self) -> dict[str, float]:
         """Weight of each loss term by name."""
-        return asdict(self.config.scales)
+        unused = set(get_args(ObjectiveName)) - {self.objective.term}
+        return {name: scale for name, scale in asdict(self.config.scales).items() if name not in unused}
 
     def predict(
         self, features: Float[Tensor, "*batch feature"], first: Mapping[str, Tensor] | None = None

@@ -74,7 +74,7 @@ def train_model(config: Config, recording: Recording, stages: Sequence[Stage], s
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     model = WorldModel(
-        config.agent.world_model, config.agent.dynamics, recording.spec.obs_sizes, recording.spec.action.dim
+        config.agent.world_model, config.agent.dynamics, recording.spec.obs_shapes, recording.spec.action.dim
     )
     total = sum(stage.updates for stage in stages)
     optimizer = LaProp(model.parameters(), dataclasses.replace(config.agent.optimizer, decay=total))
@@ -85,8 +85,9 @@ def train_model(config: Config, recording: Recording, stages: Sequence[Stage], s
             last = 0 if stage.from_start else recording.length - stage.length
             starts = random.integers(last + 1, size=stage.batch_size)
             batch = with_initial_context(model, recording.windows(episodes, starts, stage.length))
-            states = model.observe(batch)
-            terms, _ = model.losses(states, model.core.features(states), batch)
+            embeds = model.encoder(batch.obs)
+            states = model.observe(batch, embeds)
+            terms, _ = model.losses(states, model.core.features(states), embeds, batch)
             loss = torch.stack([model.scales[name] * term.mean() for name, term in terms.items()]).sum()
             optimizer.zero_grad()
             loss.backward()

@@ -23,7 +23,7 @@ def examine(configs: Mapping[str, Config], spec: Spec, rounds: int) -> dict[str,
     Every round times every core once, so that a slow moment of the machine meets them all.
     """
     torch.manual_seed(0)
-    agents = {name: Agent(config.agent, spec.obs_sizes, spec.action) for name, config in configs.items()}
+    agents = {name: Agent(config.agent, spec.obs_shapes, spec.action) for name, config in configs.items()}
     batches = {name: random_batch(agent, BATCH, LENGTH) for name, agent in agents.items()}
     times: dict[str, dict[str, list[float]]] = {name: {"update": [], "imagine": []} for name in agents}
     for _ in range(rounds + 1):

@@ -43,6 +43,11 @@ METRICS = (
         "Decoder losses of all observation keys together, per row.",
         healthy="falls fast, then slowly",
     ),
+    Metric(
+        "loss/r2",
+        "Distance of the cross-correlation of states and embeddings from the identity matrix (`--objective r2`).",
+        healthy="falls from about the number of embedded numbers",
+    ),
     Metric("loss/reward", "Two-hot cross-entropy of the reward head.", "nats", "falls to the entropy of the bins"),
     Metric("loss/continue", "Cross-entropy of the continue head.", "nats", "near 0.02, its floor with soft labels"),
     Metric(
@@ -68,6 +73,16 @@ METRICS = (
         "KL divergence from posterior to prior, before free nats.",
         "nats",
         "settles at a few nats; near 0 means that observations tell the latent nothing",
+    ),
+    Metric(
+        "model/r2_correlation",
+        "Mean correlation of each projected number with its own embedded number (`--objective r2`).",
+        healthy="rises towards 1",
+    ),
+    Metric(
+        "model/r2_redundancy",
+        "Sum of squared correlations between different numbers (`--objective r2`).",
+        healthy="falls",
     ),
     Metric("model/prior_entropy", "Entropy of the predicted latent.", "nats", "falls, but stays above 0"),
     Metric(
@@ -154,11 +169,17 @@ METRICS = (
     Metric("optim/update_norm", "Norm of the whole parameter step, learning rate included."),
     Metric("optim/learning_rate", "Learning rate of the latest update.", healthy="constant after its warm-up"),
     Metric("replay/rows", "Rows that replay holds.", "rows", "grows up to the capacity"),
+    Metric("replay/bytes_per_row", "Size of a replay row on disk, both slots for its core state included.", "bytes"),
     Metric("replay/episodes", "Episodes that replay holds at least in part.", "episodes"),
     Metric(
         "replay/ratio",
         "Measured replay ratio: rows trained on for each row collected, since the beginning of the run.",
         healthy="at the configured ratio after the first updates",
+    ),
+    Metric(
+        "env/shadows",
+        "Whether observed frames of dmc tasks are drawn with shadows and reflections: 1 yes, 0 no.",
+        healthy="equal in runs that are compared, since pixels differ",
     ),
     Metric("loop/updates", "Updates since the beginning of the run.", "updates"),
     Metric("loop/episodes", "Training episodes finished since the beginning of the run.", "episodes"),

@@ -25,6 +25,7 @@ INTRODUCTIONS = {
     "behavior": "Actor and critic in imagination.",
     "optim": "The optimizer.",
     "replay": "What is stored and how often it is used.",
+    "env": "What the environments show, where it may differ between runs.",
     "loop": "Counters of the training loop.",
     "time": "Where the time goes; fractions are of the time since the previous record.",
 }
