@@ -228,6 +228,7 @@ ONE_OF_SEVERAL = {
     "--task": "--tasks TASK,TASK",
     "--core": "--cores CORE,CORE",
     "--latent": "--cores CORE:LATENT",
+    "--objective": "--objectives NAME,NAME",
     "--seed": "--seeds NUMBER",
 }
 """Options of a single run that an ablation does not take, and what takes their place."""

@@ -20,7 +20,7 @@ from dreamer.agent import Agent
 from dreamer.batch import ActionSpec
 from dreamer.config import Config, validated
 from dreamer.errors import UserError
-from dreamer.forecast import forecast, require_room
+from dreamer.forecast import Forecast, forecast, require_room
 from dreamer.matching import Spec, match_params, parameter_table, reference
 from dreamer.replay import RowLayout
 from dreamer.run import RunFolder
@@ -68,10 +68,10 @@ def train(
         config = matched
     agent = dry_run(spec, config)
     place = Path(run_dir) if run_dir is not None else run.default_path(config)
-    replay = _expect_replay(config, agent, place)
+    replay = _expected_replay(config, agent, place)
     weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
     folder = run.create(place, config, device)
-    folder.info["replay"] = replay
+    _state_replay(folder, replay)
     if make_env is not None:
         folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
     with folder.locked():
@@ -98,7 +98,7 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
         folder.info.setdefault("resumed", []).append(run.command_line())
         if step >= folder.config.steps and state["evaluated_at"] == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
-        folder.info["replay"] = _expect_replay(folder.config, _agent(folder, state), folder.path)
+        _state_replay(folder, _expected_replay(folder.config, _agent(folder, state), folder.path))
         return _run(folder, factory, state, None)
 
 
@@ -148,13 +148,22 @@ def _agent(folder: RunFolder, state: dict[str, Any]) -> Agent:
     return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
 
 
-def _expect_replay(config: Config, agent: Agent, folder: Path) -> dict[str, int]:
-    """Say how large the replay will be; raises `UserError` where it does not fit."""
+def _expected_replay(config: Config, agent: Agent, folder: Path) -> Forecast:
+    """How large the replay will be; raises `UserError` where it does not fit."""
     layout = RowLayout(agent.obs_shapes, agent.action.dim, agent.world_model.core.packed_dim)
     expected = forecast(config, layout)
     require_room(expected, folder)
+    return expected
+
+
+def _state_replay(folder: RunFolder, expected: Forecast) -> None:
+    """Write how large the replay will be, to the person and into run.json."""
     print(expected, file=sys.stderr)
-    return {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
+    folder.info["replay"] = {
+        "bytes_per_row": expected.row_bytes,
+        "rows": expected.rows,
+        "bytes": expected.total,
+    }
 
 
 def _run(

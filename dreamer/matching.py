@@ -76,12 +76,12 @@ def parameter_table(configs: Mapping[str, Config], spec: Spec) -> str:
     """Plain-text table: a row for each configuration by name, columns for its parts, its total and its core's width."""
     counts = {name: parameter_counts(config, spec) for name, config in configs.items()}
     first = sum(next(iter(counts.values())).values())
-    parts = list(next(iter(counts.values())))
+    parts = list(dict.fromkeys(part for of_parts in counts.values() for part in of_parts))
     rows: list[list[Any]] = [["core", *parts, "total", "of first", "width"]]
     for name, config in configs.items():
         dynamics = config.agent.dynamics
         total, width = sum(counts[name].values()), WIDTHS[dynamics.core]
-        cells = [f"{counts[name][part]:,}" for part in parts]
+        cells = [f"{counts[name].get(part, 0):,}" for part in parts]
         size = f"{width} {getattr(dynamics.settings, width)}"
         rows.append([name, *cells, f"{total:,}", f"{total / first:.1%}", size])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

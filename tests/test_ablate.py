@@ -128,7 +128,7 @@ def test_words_may_be_separated_by_commas_and_spaces_and_cores_have_one_name_eac
     wanted = [Cell(task, core, seed) for seed, task, core in product((0, 1), tasks, cores)]
     assert [job.cell for job in planned] == wanted == cells(tasks, cores, 2)
     written = json.loads((tmp_path / "f" / "ablation.json").read_text())
-    assert (written["format"], written["tasks"], written["cores"], written["seeds"]) == (1, tasks, cores, 2)
+    assert (written["format"], written["tasks"], written["cores"], written["seeds"]) == (2, tasks, cores, 2)
     assert written["match_params"] is False and written["config"]["steps"] == 160
     assert {"command", "commit", "created"} <= written.keys()
 
@@ -193,7 +193,7 @@ def test_an_ablation_goes_on_with_its_own_settings_alone(tmp_path, planned, caps
 DAMAGES = {
     "not JSON": (lambda text: text[:40], r"ablation\.json does not describe an ablation: JSONDecodeError"),
     "a list": (lambda text: "[]", r"ablation\.json does not describe an ablation: TypeError"),
-    "other format": (lambda text: text.replace('"format": 1', '"format": 2'), r"json: it has format 2, this version"),
+    "other format": (lambda text: text.replace('"format": 2', '"format": 3'), r"json: it has format 3, this version"),
     "other version": (lambda text: text.replace('"steps"', '"stages"'), r"written by another version: stages, steps"),
 }
 

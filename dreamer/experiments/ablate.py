@@ -28,7 +28,7 @@ from dreamer.experiments.jobs import Job, do_all
 from dreamer.experiments.progress import Progress
 from dreamer.run import RunFolder
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "ablation.json"
 UNBEGUN = {".lock", f"{MANIFEST}.tmp"}
 """What an ablation that was killed in its first moment may leave."""
@@ -39,11 +39,13 @@ class AblateArguments:
     """Train the full agent for every task, core and seed. The same command, or --folder alone, goes on."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    """Configuration that all runs share; their tasks, cores, latents and seeds come from the options below."""
+    """Configuration that all runs share; tasks, cores, latents, objectives and seeds come from the options below."""
     tasks: tuple[str, ...] = ()
     """Tasks, separated by spaces or commas."""
     cores: tuple[str, ...] = ("all",)
     """Cores, separated by spaces or commas: CORE, CORE:LATENT (such as rssm:gaussian), or all."""
+    objectives: tuple[str, ...] = ("reconstruction",)
+    """Objectives of representation that every core is trained with: reconstruction, r2, or both."""
     seeds: int = 3
     """Number of seeds; they are 0, 1, ..."""
     match_params: bool = False
@@ -65,6 +67,7 @@ def arguments_of(folder: Path) -> AblateArguments:
             from_json(json.dumps(written["config"])),
             tasks=tuple(written["tasks"]),
             cores=tuple(written["cores"]),
+            objectives=tuple(written["objectives"]),
             seeds=int(written["seeds"]),
             match_params=bool(written["match_params"]),
             folder=folder,
@@ -86,7 +89,7 @@ def ablate(args: AblateArguments) -> int:
     folder = args.folder or Path("runs") / f"ablation_{datetime.datetime.now():%Y%m%d-%H%M%S}"
     _check_folder(folder, args)
     device = run.choose_device(args.config.device)
-    cells = grid.cells(args.tasks, args.cores, args.seeds)
+    cells = grid.cells(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [cell for cell in cells if not _is_finished(folder / cell.place, args.config.steps)]
     configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params)
     jobs = [Job(cell, folder / cell.place, _log(folder, cell), configs[cell]) for cell in pending]
@@ -118,12 +121,13 @@ def ablate(args: AblateArguments) -> int:
 def _checked(args: AblateArguments) -> AblateArguments:
     """The same arguments with names at their shortest; raises `UserError` for impossible ones."""
     tasks, cores = words(args.tasks), grid.variants(words(args.cores))
-    if not tasks or not cores:
+    objectives = grid.objectives(words(args.objectives))
+    if not tasks or not cores or not objectives:
         raise UserError("name at least one task and one core, such as --tasks dmc:walker_walk --cores rssm,rnn")
     for name, number in (("--seeds", args.seeds), ("--jobs", args.jobs)):
         if number < 1:
             raise UserError(f"{name}: must be at least 1 (got {number})")
-    return dataclasses.replace(args, config=validated(args.config), tasks=tasks, cores=cores)
+    return dataclasses.replace(args, config=validated(args.config), tasks=tasks, cores=cores, objectives=objectives)
 
 
 def _check_folder(folder: Path, args: AblateArguments) -> None:
@@ -163,6 +167,7 @@ def _manifest(args: AblateArguments) -> str:
         "format": FORMAT,
         "tasks": args.tasks,
         "cores": args.cores,
+        "objectives": args.objectives,
         "seeds": args.seeds,
         "match_params": args.match_params,
         "command": run.command_line(),

@@ -16,6 +16,7 @@ from dreamer.dynamics import LATENTS, CoreName, LatentChoice
 from dreamer.errors import UserError
 from dreamer.launch import dry_run, make_factory, spec_of_factory
 from dreamer.matching import match_params, parameter_table, reference
+from dreamer.world_model.objectives import ObjectiveName
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,15 @@ class Cell:
     task: str
     """Task."""
     core: str
-    """Variant of the core: `rssm`, or `rssm:gaussian` with a latent that is not the core's usual one."""
+    """Variant of the core: `rssm`, or `rssm:gaussian` with a latent that is not the core's usual one; `rssm+r2` with
+    another objective than reconstruction."""
     seed: int
     """Seed."""
 
     @property
     def place(self) -> Path:
         """The run's folder within the ablation's: <task>/<core>/seed<k>."""
-        return Path(_folder_name(self.task)) / self.core.replace(":", "_") / f"seed{self.seed}"
+        return Path(_folder_name(self.task)) / re.sub("[:+]", "_", self.core) / f"seed{self.seed}"
 
     def __str__(self) -> str:
         return f"{self.task} {self.core} seed {self.seed}"
@@ -45,6 +47,25 @@ def variants(given: Sequence[str]) -> tuple[str, ...]:
     """
     cores = get_args(CoreName)
     return tuple(dict.fromkeys(_variant(word) for name in given for word in (cores if name == "all" else (name,))))
+
+
+def objectives(given: Sequence[str]) -> tuple[str, ...]:
+    """The same names; raises `UserError` for one that is no objective."""
+    known = get_args(ObjectiveName)
+    for name in given:
+        if name not in known:
+            raise UserError(f"--objectives: unknown objective {name!r}; choose from {', '.join(known)}")
+    return tuple(given)
+
+
+def with_objectives(cores: Sequence[str], objectives: Sequence[str]) -> list[str]:
+    """Every variant of the core with every objective, by their shortest names."""
+    return [variant_name(core, objective) for core in cores for objective in objectives]
+
+
+def variant_name(core: str, objective: str) -> str:
+    """What a variant of the core is called when it is trained with an objective."""
+    return core if objective == get_args(ObjectiveName)[0] else f"{core}+{objective}"
 
 
 def cells(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Cell]:
@@ -88,15 +109,19 @@ def _of_cell(config: Config, cell: Cell) -> Config:
 
 
 def _configuration(shared: Config, cell: Cell, group: str) -> Config:
-    core, _, latent = cell.core.partition(":")
+    variant, _, objective = cell.core.partition("+")
+    core, _, latent = variant.partition(":")
     family = (latent or LATENTS[core][0],) if LATENTS[core] else ()
     changes = {
         "task": cell.task,
         "seed": cell.seed,
         "agent.dynamics.core": core,
         "agent.dynamics.latent": latent or "auto",
+        "agent.world_model.representation.objective": objective or get_args(ObjectiveName)[0],
         "tracking.wandb_group": shared.tracking.wandb_group or group,
-        "tracking.wandb_tags": tuple(dict.fromkeys((*shared.tracking.wandb_tags, core, *family, cell.task))),
+        "tracking.wandb_tags": tuple(
+            dict.fromkeys((*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), cell.task))
+        ),
     }
     return validated(override(shared, changes))
 

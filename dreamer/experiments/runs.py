@@ -16,6 +16,7 @@ import numpy as np
 
 from dreamer.config import Config
 from dreamer.errors import UserError
+from dreamer.experiments.grid import variant_name
 from dreamer.experiments.statistics import area_under_curve
 from dreamer.run import open_run
 from dreamer.tracking import read
@@ -33,7 +34,7 @@ class Run:
     task: str
     """Task."""
     core: str
-    """Dynamics core, followed by its latent family where that is not the usual one."""
+    """Dynamics core, followed by its latent family and its objective where they are not the usual ones."""
     seed: int
     """Seed of the run."""
     config: Config
@@ -127,7 +128,10 @@ def _read_run(path: Path, place: str) -> Run:
     return Run(
         path=place,
         task=config.task,
-        core=dynamics.core if dynamics.family == usual else f"{dynamics.core}:{dynamics.family}",
+        core=variant_name(
+            dynamics.core if dynamics.family == usual else f"{dynamics.core}:{dynamics.family}",
+            config.agent.world_model.representation.objective,
+        ),
         seed=config.seed,
         config=config,
         info=folder.info,

@@ -10,7 +10,7 @@ from dreamer.experiments.runs import Run
 
 ARRANGEMENT = {"num_envs", "train_time_limit", "parallel", "imports"}
 """Settings of environments that leave the evaluated task as it is."""
-EXPECTED = {"task", "seed", "agent.dynamics.core"}
+EXPECTED = {"task", "seed", "agent.dynamics.core", "agent.world_model.representation.objective"}
 """Settings that an ablation varies."""
 
 
