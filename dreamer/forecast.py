@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def image_bytes(shapes: Shapes) -> int:
 
 def require_room(expected: Forecast, folder: Path) -> None:
     """Raise `UserError` unless the replay fits the disk of a run folder, existing or not, and this machine's memory."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    written = sum(file.stat().st_size for file in (folder / "replay").glob("*"))
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))
+    written = sum(file.stat().st_size for file in (folder / "replay").glob("*")) if existing == folder else 0
     disk, memory = free_bytes(existing) + written, total_memory()
     for room, what in ((disk, f"are free on the disk of {existing}"), (memory, "of memory has this machine")):
         if expected.total > room:

@@ -20,14 +20,13 @@ from dreamer.agent import Agent
 from dreamer.batch import ActionSpec
 from dreamer.config import Config, validated
 from dreamer.errors import UserError
-from dreamer.forecast import Forecast, forecast, require_room
+from dreamer.forecast import forecast, require_room
 from dreamer.matching import Spec, match_params, parameter_table, reference
-from dreamer.replay import RowLayout
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
 from dreamer.tracking.curve import draw_curve
-from dreamer.train import Result, Trainer
+from dreamer.train import Result, Trainer, layout_of
 
 Load = Literal["all", "world_model"]
 MakeEnv = Callable[[], gymnasium.Env]
@@ -68,10 +67,9 @@ def train(
         config = matched
     agent = dry_run(spec, config)
     place = Path(run_dir) if run_dir is not None else run.default_path(config)
-    replay = _expected_replay(config, agent, place)
+    require_room(forecast(config, layout_of(agent)), place)
     weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
     folder = run.create(place, config, device)
-    _state_replay(folder, replay)
     if make_env is not None:
         folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
     with folder.locked():
@@ -98,7 +96,7 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
         folder.info.setdefault("resumed", []).append(run.command_line())
         if step >= folder.config.steps and state["evaluated_at"] == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
-        _state_replay(folder, _expected_replay(folder.config, _agent(folder, state), folder.path))
+        require_room(forecast(folder.config, layout_of(_agent(folder, state))), folder.path)
         return _run(folder, factory, state, None)
 
 
@@ -148,24 +146,6 @@ def _agent(folder: RunFolder, state: dict[str, Any]) -> Agent:
     return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
 
 
-def _expected_replay(config: Config, agent: Agent, folder: Path) -> Forecast:
-    """How large the replay will be; raises `UserError` where it does not fit."""
-    layout = RowLayout(agent.obs_shapes, agent.action.dim, agent.world_model.core.packed_dim)
-    expected = forecast(config, layout)
-    require_room(expected, folder)
-    return expected
-
-
-def _state_replay(folder: RunFolder, expected: Forecast) -> None:
-    """Write how large the replay will be, to the person and into run.json."""
-    print(expected, file=sys.stderr)
-    folder.info["replay"] = {
-        "bytes_per_row": expected.row_bytes,
-        "rows": expected.rows,
-        "bytes": expected.total,
-    }
-
-
 def _run(
     folder: RunFolder, factory: envs.EnvFactory, state: dict[str, Any] | None, weights: dict[str, Any] | None
 ) -> Result:
@@ -177,6 +157,10 @@ def _run(
             trainer.begin()
         offset = trainer.restore(state) if state is not None else None
         folder.info["parameters"] = trainer.agent.parameter_counts()
+        expected = forecast(folder.config, trainer.replay.layout)
+        folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
+        if folder.config.tracking.console:
+            print(expected, file=sys.stderr)
         folder.save()
         config = dataclasses.asdict(folder.config)
         tracker = open_tracker(folder.config.tracking, folder.path, folder.info, config, folder.config.steps, offset)

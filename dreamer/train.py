@@ -52,12 +52,11 @@ class Trainer:
         obs_shapes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, obs_shapes, action).to(folder.info["device"])
         self.collector = Collector(self.agent, self.vector, indices)
-        layout = RowLayout(obs_shapes, action.dim, self.agent.world_model.core.packed_dim)
         loop = config.loop
         self.replay = Replay(
             config.replay,
             folder.replay,
-            layout,
+            layout_of(self.agent),
             len(indices),
             loop.batch_size,
             loop.batch_length,
@@ -237,6 +236,11 @@ class Trainer:
 
     def _due(self, interval: int, before: int) -> bool:
         return self.step // interval > before // interval
+
+
+def layout_of(agent: Agent) -> RowLayout:
+    """What a replay row of this agent holds."""
+    return RowLayout(agent.obs_shapes, agent.action.dim, agent.world_model.core.packed_dim)
 
 
 class ReplayRatio:
