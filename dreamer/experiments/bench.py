@@ -23,6 +23,7 @@ from dreamer.experiments.costs import Subject, sgemm_gflops, shares_of_loop
 from dreamer.machine import keep_freed_memory
 from dreamer.meters import peak_rss_mb
 from dreamer.run import choose_device
+from dreamer.train import layout_of
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
         "parts_of_loop": loop,
         "shares_of_loop": shares_of_loop(config, loop, seconds),
         "env_steps_per_second": config.env.num_envs * config.env.repeat / step_seconds,
+        "frames_per_second": subject.frames_per_second(50) if config.env.obs != "state" else None,
+        "replay_bytes_per_row": sum(layout_of(subject.agent).row_bytes),
         "peak_rss_mb": peak_rss_mb(),
     }
 

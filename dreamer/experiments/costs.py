@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import envs
@@ -22,8 +23,10 @@ from dreamer.collect import Collector
 from dreamer.config import Config
 from dreamer.launch import make_factory
 from dreamer.meters import synchronize
-from dreamer.replay import Replay, RowLayout
+from dreamer.replay import Replay
 from dreamer.spaces import spec_of
+from dreamer.train import layout_of
+from dreamer.world_model.images import weight_uses
 
 SGEMM_SIZE = 2048
 
@@ -60,11 +63,14 @@ class Subject:
         """What V3's update needs when it is written down plainly, by its networks' sizes.
 
         With N rows and horizon H: the world model forward and back on N rows, N rollouts of H steps, reward, continue
-        and slow critic on N (H + 1) states, and actor and critic forward and back on those. A weight is a multiply-add.
+        and slow critic on N (H + 1) states, and actor and critic forward and back on those. A weight is a multiply-add,
+        in a convolution one for every pixel that it makes.
         """
         parts = self.agent.parameter_counts()
         rows, horizon = self.batch.reward.numel(), self.config.agent.imagination_horizon
-        model = sum(parts[name] for name in ("encoder", "dynamics", "decoder", "reward", "continue"))
+        objective = self.agent.world_model.objective
+        model = sum(parts[name] for name in ("encoder", "dynamics", objective.part, "reward", "continue"))
+        model += sum(weight_uses(network) for network in (self.agent.world_model.encoder, objective))
         posterior = getattr(self.agent.world_model.core, "posterior_net", None)
         filtering = sum(p.numel() for p in posterior.parameters()) if posterior is not None else 0
         rollout = parts["dynamics"] - filtering + parts["actor"]
@@ -77,6 +83,7 @@ class Subject:
         """Median seconds of each part of an update; `backward` is what is left."""
         agent = self.agent
         places = {
+            "encoder": (agent.world_model.encoder, "forward"),
             "filter": (agent.world_model, "observe"),
             "model_losses": (agent.world_model, "losses"),
             "imagination": (agent, "imagine"),
@@ -98,7 +105,7 @@ class Subject:
         `acting`, `environment` and `append` are those of a step, `sample` and `write_back` those of an update.
         """
         loop, agent = self.config.loop, self.agent
-        layout = RowLayout(agent.obs_sizes, agent.action.dim, agent.world_model.core.packed_dim)
+        layout = layout_of(agent)
         times: dict[str, list[float]] = {
             name: [] for name in ("acting", "environment", "append", "sample", "write_back")
         }
@@ -122,6 +129,19 @@ class Subject:
                     for name, seconds in parts.items():
                         times[name].append(seconds)
         return {name: median(values) for name, values in times.items()}
+
+    def frames_per_second(self, frames: int) -> float:
+        """Steps of one environment with a frame per second, in one process."""
+        with closing(make_factory(self.config)(0)) as env:
+            env.reset()
+            times = []
+            for _ in range(frames + 3):
+                begin = time.perf_counter()
+                ended = any(env.step(env.action_space.sample())[2:4])
+                times.append(time.perf_counter() - begin)
+                if ended:
+                    env.reset()
+        return 1 / median(times[3:])
 
     def close(self) -> None:
         """Close the environments."""
@@ -148,7 +168,7 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
     is_first = no.clone()
     is_first[:, 0] = True
     return Batch(
-        obs={key: torch.randn(*shape, size) for key, size in agent.obs_sizes.items()},
+        obs={key: random_observation(*shape, *size) for key, size in agent.obs_shapes.items()},
         prev_action=torch.rand(*shape, agent.action.dim) * 2 - 1,
         reward=torch.rand(shape),
         is_first=is_first,
@@ -156,6 +176,13 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
         is_terminal=no,
         context=torch.zeros(batch_size, agent.world_model.core.packed_dim),
     ).to(agent.device)
+
+
+def random_observation(batch: int, time: int, *shape: int) -> Tensor:
+    """Normal vectors, or images of random bytes."""
+    if len(shape) == 1:
+        return torch.randn(batch, time, *shape)
+    return torch.randint(256, (batch, time, *shape), dtype=torch.uint8)
 
 
 def sgemm_gflops(device: torch.device, repeats: int = 5) -> float:

@@ -9,6 +9,7 @@ Images are bytes until they reach a network: x / 255 - 0.5 goes into the encoder
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -56,12 +57,21 @@ class ImageEncoder(nn.Module):
             full = stages(Conv, [channels, depth])
             halved = stages(lambda a, b: Conv(a, b, stride=2), [depth, 2 * depth, 3 * depth, 4 * depth, 4 * depth])
             self.net = nn.Sequential(*full, *halved)
+        self.pixels = height * width
         self.embed_dim = height // SHRINK * (width // SHRINK) * 4 * depth
 
     def forward(self, images: UInt8[Tensor, "*batch height width channel"]) -> Float[Tensor, "*batch embed"]:
         """Embed images."""
         x = to_unit(images.flatten(0, -4)) - 0.5
         return self.net(x).flatten(1).unflatten(0, images.shape[:-3])
+
+    def convolutions(self) -> Iterator[tuple[Conv, int]]:
+        """Every convolution, with the places at which it is computed."""
+        pixels = self.pixels
+        for conv in (module for module in self.net if isinstance(module, Conv)):
+            pixels //= conv.stride**2
+            yield conv, pixels
+            pixels //= 4 if conv.pool else 1
 
 
 class ImageDecoder(nn.Module):
@@ -95,6 +105,14 @@ class ImageDecoder(nn.Module):
             self.net = stages(TransposedConv, [4 * depth, 4 * depth, 3 * depth, 2 * depth, depth])
             self.output = Conv(depth, channels)
 
+    def convolutions(self) -> Iterator[tuple[Conv, int]]:
+        """Every convolution, with the places at which it is computed: those of its input where it is transposed."""
+        pixels = self.small[0] * self.small[1]
+        for conv in (*(module for module in self.net if isinstance(module, Conv)), self.output):
+            grown = 4 * pixels if isinstance(conv, (TransposedConv, UpsampledConv)) else pixels
+            yield conv, pixels if isinstance(conv, TransposedConv) else grown
+            pixels = grown
+
     def forward(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch height width channel"]:
         """Predicted images."""
         flat = features.flatten(0, -2)
@@ -105,6 +123,18 @@ class ImageDecoder(nn.Module):
             x = x + blocks.permute(0, 2, 3, 1, 4).flatten(3)
         x = self.output(self.net(F.silu(self.norm(x))))
         return torch.sigmoid(x).unflatten(0, features.shape[:-1])
+
+
+def weight_uses(module: nn.Module) -> int:
+    """Multiply-adds of the convolutions in a module, written down plainly, per image and beyond one for each weight.
+
+    Every weight is used once for every place at full size of what its convolution makes, pooled or not.
+    """
+    uses = 0
+    for network in module.modules():
+        if isinstance(network, (ImageEncoder, ImageDecoder)):
+            uses += sum(conv.weight.numel() * (places - 1) for conv, places in network.convolutions())
+    return uses
 
 
 def to_unit(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
