@@ -250,6 +250,23 @@ def test_dmc_proprio_is_the_current_published_configuration():
     assert (optimizer.momentum, optimizer.rms_decay, optimizer.epsilon) == (0.9, 0.999, 1e-20)
 
 
+def test_dmc_vision_is_the_current_published_configuration():
+    """It differs from the proprioceptive one in these settings and in what the size sets."""
+    config = compose("dmc_vision")
+    assert (config.size, config.steps, config.loop.replay_ratio) == ("200m", 1_100_000, 256)
+    assert (config.env.obs, config.env.image_size, config.env.shadows) == ("pixels", (64, 64), True)
+    state, pixels = (json.loads(to_json(compose(name, "1m"))) for name in ("dmc_proprio", "dmc_vision"))
+    differences = {path for path, value in leaves(pixels).items() if leaves(state)[path] != value}
+    assert differences == {"preset", "env.obs", "env.parallel", "loop.replay_ratio"}
+
+
+def test_dmc_vision_2024_has_the_paper_era_numbers():
+    config = compose("dmc_vision_2024")
+    assert (config.size, config.steps, config.env.repeat, config.env.num_envs) == ("12m", 1_200_000, 2, 8)
+    assert config.loop.replay_ratio == 512 and config.agent.world_model.image.resampling == "strided"
+    assert config.agent.behavior.action_unimix == 0.01
+
+
 def test_dmc_proprio_2024_differs_in_the_paper_era_numbers_alone():
     now, then = json.loads(to_json(compose("dmc_proprio", "12m"))), json.loads(to_json(compose("dmc_proprio_2024")))
     differences = {

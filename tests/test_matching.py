@@ -24,6 +24,17 @@ def test_every_core_is_within_two_percent_of_the_reference(core, latent, size, s
     assert abs(sum(counts.values()) / sum(expected.values()) - 1) <= 0.02
 
 
+@pytest.mark.parametrize("objective", ["reconstruction", "r2"])
+@pytest.mark.parametrize("core", LATENTS)
+def test_cores_match_from_pixels_too(core, objective):
+    """Blocks of h in the image decoder stay whole, also where the core's cell has none."""
+    changes = {"agent.dynamics.core": core, "agent.dynamics.rnn.cell": "gru"}
+    config = dreamer.compose("dmc_vision", "1m", **changes, **{"agent.world_model.representation.objective": objective})
+    spec = Spec({"image": (64, 64, 3)}, WALKER_ACTION)
+    totals = [sum(parameter_counts(c, spec).values()) for c in (match_params(config, spec), reference(config))]
+    assert abs(totals[0] / totals[1] - 1) <= 0.02
+
+
 def test_the_reference_itself_is_left_alone():
     config = dreamer.compose("dmc_proprio", "1m")
     assert match_params(config, SPECS["walker"]) == config
