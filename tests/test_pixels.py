@@ -21,7 +21,7 @@ from tiny import unchecked
 import dreamer
 import envs
 from dreamer.cli import main
-from dreamer.experiments import bench
+from dreamer.experiments import costs
 from dreamer.train import layout_of
 from envs import rendering
 from envs.dmc import DMC
@@ -394,7 +394,7 @@ def test_a_size_the_network_cannot_take_is_refused_in_one_line(tmp_path, capsys,
 
 
 def test_bench_states_what_pixels_cost(capsys, monkeypatch):
-    monkeypatch.setattr(bench, "SGEMM_SIZE", 64)
+    monkeypatch.setattr(costs, "SGEMM_SIZE", 64)
     flags = tiny_flags(task="toy:push", **{"agent.world_model.image.depth": 2})
     words = ["--obs", "pixels", "--env.image-size", "16", "16", "--updates", "1", "--agent-steps", "1", "--json"]
     assert main(["bench", *flags, *words]) == 0

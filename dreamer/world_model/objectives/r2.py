@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
@@ -62,5 +61,5 @@ class R2(Objective):
 
 def standardized(rows: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
     """Columns with mean 0 and unbiased standard deviation 1; constant ones become 0, with a finite gradient."""
-    centered = (rows - rows.mean(0)).float()
-    return centered / (torch.linalg.vector_norm(centered, dim=0) / max(len(rows) - 1, 1) ** 0.5 + EPSILON)
+    rows = rows.float()
+    return (rows - rows.mean(0)) / (rows.std(0) + EPSILON)
