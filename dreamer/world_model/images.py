@@ -122,7 +122,7 @@ class ImageDecoder(nn.Module):
             blocks = self.from_deter(flat[:, : self.deter]).unflatten(-1, (self.blocks, height, width, -1))
             x = x + blocks.permute(0, 2, 3, 1, 4).flatten(3)
         x = self.output(self.net(F.silu(self.norm(x))))
-        return torch.sigmoid(x).unflatten(0, features.shape[:-1])
+        return torch.sigmoid(x.float()).unflatten(0, features.shape[:-1])
 
 
 def weight_uses(module: nn.Module) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
@@ -51,7 +52,8 @@ class R2(Objective):
     ) -> tuple[Float[Tensor, "batch time"], dict[str, Float[Tensor, ""]]]:
         """One number for the whole batch, given to every row."""
         projected = standardized(self.projector(inputs).flatten(0, 1))
-        correlation = projected.T @ standardized(embeds.detach().flatten(0, 1)) / len(projected)
+        with torch.autocast(projected.device.type, enabled=False):  # differences from 1 and 0 need every bit
+            correlation = projected.T @ standardized(embeds.detach().flatten(0, 1)) / len(projected)
         diagonal = correlation.diagonal()
         invariance = (diagonal - 1).square().sum()
         redundancy = correlation.square().sum() - diagonal.square().sum()
