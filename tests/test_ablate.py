@@ -22,7 +22,8 @@ from wandb.sdk.launch.sweeps import utils as sweeps
 import dreamer
 from dreamer import cli, run
 from dreamer.cli import main
-from dreamer.experiments import ablate, jobs
+from dreamer.errors import UserError
+from dreamer.experiments import ablate, grid, jobs
 from dreamer.experiments.grid import Cell, cells
 from dreamer.experiments.runs import find_runs
 from dreamer.tracking import read
@@ -397,3 +398,16 @@ def test_the_sweep_does_runs_that_dreamer_train_accepts():
         )
         done.add((config.task, config.agent.dynamics.core, config.seed))
     assert len(done) == 30
+
+
+def test_objectives_are_variants_of_every_core():
+    """Reconstruction goes without saying; the place of a run has no sign that a file system could refuse."""
+    names = grid.with_objectives(["rssm", "rssm:gaussian"], grid.objectives(["reconstruction", "r2"]))
+    assert names == ["rssm", "rssm+r2", "rssm:gaussian", "rssm:gaussian+r2"]
+    runs = grid.cells(["toy:copy"], names, 1)
+    assert [cell.place.parts[1] for cell in runs] == ["rssm", "rssm_r2", "rssm_gaussian", "rssm_gaussian_r2"]
+    found = grid.configurations(tiny_config("toy:copy"), runs, "group", match=False)
+    dynamics = [(c.agent.dynamics.latent, c.agent.world_model.representation.objective) for c in found.values()]
+    assert dynamics == [("auto", "reconstruction"), ("auto", "r2"), ("gaussian", "reconstruction"), ("gaussian", "r2")]
+    with pytest.raises(UserError, match="unknown objective 'r3'; choose from reconstruction, r2"):
+        grid.objectives(["r3"])
