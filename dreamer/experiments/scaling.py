@@ -36,7 +36,7 @@ def measure(config: Config, device: str, updates: int, folder: Path) -> dict[str
     return found
 
 
-def _cost(config: Config, device: str, updates: int) -> dict[str, float]:
+def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
     subject = Subject(config, device)
     subject.close()
     subject.update()

@@ -75,8 +75,8 @@ def _memory(part: dict[str, Any]) -> list[str]:
         recalled = [name for name, value in accuracy.items() if value >= RECALLS]
         forgotten = [name for name, value in accuracy.items() if value <= GUESSES]
         says.append(
-            f"Memory: after {delay} steps {_list(recalled)} {_verb(recalled, 'recall')} the cue (at least {RECALLS:.0%} right), "
-            f"{_list(forgotten)} {_verb(forgotten, 'guess')} (at most {GUESSES:.0%})."
+            f"Memory: after {delay} steps {_list(recalled)} {_verb(recalled, 'recall')} the cue "
+            f"(at least {RECALLS:.0%} right), {_list(forgotten)} {_verb(forgotten, 'guess')} (at most {GUESSES:.0%})."
         )
     paths = [name for name in part if name.startswith("ssm")]
     if paths:
