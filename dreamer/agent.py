@@ -170,6 +170,8 @@ class Agent(nn.Module):
     def update(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
         """One gradient step on a batch; returns metrics (tensors: the host never waits) and the new stored states.
 
+        Where the loss or a gradient is not finite the parameters stay as they are, `optim/skipped` is 1, and the states
+        must not be stored.
         In staged training (`core.vision_updates`) the first updates train vision alone; from then on it is frozen.
         """
         if self.in_vision_stage:
@@ -178,7 +180,7 @@ class Agent(nn.Module):
         with frozen(*self.world_model.vision_modules()), self.autocast():
             total, metrics, packed = self.loss(batch)
         total.backward()
-        optimizer_metrics = self.optimizer.step()
+        optimizer_metrics = self.optimizer.step(loss=total.detach())
         self.actor_critic.update_slow_critic()
         metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
         return metrics, packed
@@ -194,7 +196,7 @@ class Agent(nn.Module):
             terms = {name: term.mean() for name, term in losses.items()}
         total = torch.stack([self.world_model.scales[name] * value for name, value in terms.items()]).sum()
         total.backward()
-        metrics = {f"optim/{name}": value for name, value in optimizer.step().items()}
+        metrics = {f"optim/{name}": value for name, value in optimizer.step(loss=total.detach()).items()}
         metrics |= {f"loss/{name}": value.detach() for name, value in terms.items()}
         self.vision_updates += 1
         return metrics | {"loss/total": total.detach()}, self.world_model.core.pack(states.detach())

@@ -3,6 +3,8 @@
 A checkpoint is one file, `step_<step>.ckpt`: a line of JSON with its format version and SHA-256, then the bytes of
 `torch.save`. It is written to a temporary name, synced and renamed, so it exists whole or not at all, also when a step
 is saved twice. Loading never unpickles objects (`weights_only=True`).
+
+A run hands a snapshot of its state to a `CheckpointWriter`, whose thread writes it while the run goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    data = buffer.getvalue()
+    data = buffer.getbuffer()
     header = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
     path = folder / f"step_{step:012d}.ckpt"
     try:
@@ -71,7 +74,60 @@ def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
     raise UserError(f"no usable checkpoint in {folder}{detail}")
 
 
-def write_atomically(path: Path, *parts: bytes) -> None:
+def snapshot(tree: Any) -> Any:
+    """A copy of nested dicts and lists of tensors that lies on the CPU and shares no memory with the original."""
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, Mapping):
+        return {key: snapshot(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(snapshot(value) for value in tree)
+    return tree
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time in a thread of its own, so that training does not wait for the disk."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written now."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def begin(self, step: int, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+        """Start to write `state`, a snapshot that nobody changes any more, after having called `before` there.
+
+        `before` makes durable what the checkpoint refers to. `wait` must have been called for the checkpoint before.
+        """
+
+        def write() -> None:
+            try:
+                before()
+                save(self.folder, step, state, self.keep)
+            except BaseException as error:  # raised again where somebody can hear it
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="dreamer checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return once the checkpoint is safely on disk; raises what went wrong, `UserError` for a full disk."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+    def join(self) -> None:
+        """Return once nothing is being written any more, well or not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Replace `path` by the joined parts such that a crash leaves either the old or the new content."""
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +28,15 @@ from dreamer.config import (
 from dreamer.errors import UserError
 from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
 from dreamer.experiments.bench import BenchArguments, bench
+from dreamer.experiments.debug_batch import debug_batch
 from dreamer.experiments.doctor import doctor
 from dreamer.experiments.exam import ExamArguments, exam
 from dreamer.experiments.report import ReportArguments, report
 from dreamer.tracking import read
 
 T = TypeVar("T")
+REQUEUE = os.EX_TEMPFAIL
+"""Exit status 75 of a run that was asked to stop by SIGTERM and has saved: a scheduler should start it again."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def train_command(argv: Sequence[str]) -> int:
         return 130
     if result.status == "interrupted":
         print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}")
-        return 130
+        return REQUEUE if result.stopped_by == signal.SIGTERM else 130
     _print_result(result)
     return 0
 
@@ -196,6 +200,20 @@ def doctor_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def debug_batch_command(argv: Sequence[str]) -> int:
+    """`dreamer debug-batch`."""
+
+    @dataclass(frozen=True)
+    class DebugBatchArguments:
+        """Repeat an update whose loss or gradient was not finite, and say where that began."""
+
+        file: tyro.conf.Positional[Path]
+        """A batch that a run has kept: RUN/faults/batch_<update>.pt."""
+
+    print(debug_batch(_parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
+    return 0
+
+
 def exam_command(argv: Sequence[str]) -> int:
     """`dreamer exam`."""
     print(exam(_parse(ExamArguments, "dreamer exam", argv)))
@@ -239,6 +257,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "tasks": (tasks_command, "list what can be trained"),
     "bench": (bench_command, "measure the cost of an update against the machine's peak"),
     "doctor": (doctor_command, "say what this machine offers"),
+    "debug-batch": (debug_batch_command, "repeat an update that was skipped, and say what was not finite"),
     "exam": (exam_command, "measure what each dynamics core can represent, against ground truth"),
     "ablate": (ablate_command, "train for every task, core and seed"),
     "report": (report_command, "compare the cores of an ablation"),

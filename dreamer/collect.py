@@ -12,6 +12,8 @@ import torch
 import envs
 from dreamer.agent import Agent, Carry
 from dreamer.batch import ROW_SCALARS, Row
+from dreamer.errors import UserError
+from dreamer.guard import NotFinite
 from envs.vector import Vector
 
 
@@ -28,48 +30,84 @@ class Episode:
 class Collector:
     """Steps a vector environment with the agent, one arrival row of every environment at a time.
 
-    A step is `act`, then storing `arrived` with the states that `act` returned, then `advance`.
+    A step is `act`, then storing `arrived` with the states that `act` returned, then `advance`. An environment that
+    fails begins its next episode instead, at most `restarts` times without finishing one.
     """
 
-    def __init__(self, agent: Agent, vector: Vector, indices: list[int]):
-        self.agent, self.vector, self.indices = agent, vector, indices
+    def __init__(self, agent: Agent, vector: Vector, indices: list[int], restarts: int = 3):
+        self.agent, self.vector, self.indices, self.restarts = agent, vector, indices, restarts
         self.num_envs = len(indices)
         self.carry = agent.initial_carry(self.num_envs)
+        self.action = self.carry.action.cpu().numpy()
         self.episodes = [-1] * self.num_envs
         self.actions: list[list[np.ndarray]] = [[] for _ in indices]
         self.returns = np.zeros(self.num_envs)
         self.lengths = np.zeros(self.num_envs, np.int64)
+        self.failures = np.zeros(self.num_envs, np.int64)
+        self.told: list[tuple[int, str]] = []
         self._row: Row | None = None
 
     def reset(self) -> None:
-        """Start the first episode of every environment."""
-        obs, _ = self.vector.reset()
+        """Start the first episode of every environment; raises `UserError` when one cannot begin at all."""
+        obs, info = self.vector.reset()
+        for place, text in envs.failures(info).items():
+            raise UserError(f"environment {self.indices[place]} cannot begin an episode: {_first_line(text)}")
         self._arrive(self._first_row(obs))
 
     def act(self) -> np.ndarray:
-        """Filter the arrived row and choose actions; returns the packed core states `[env, packed]`."""
+        """Filter the arrived row and choose actions; returns the packed core states `[env, packed]`.
+
+        Raises `NotFinite` when a state or an action is not finite.
+        """
         row = self.arrived
         device = self.agent.device
         obs = {key: torch.from_numpy(value).to(device) for key, value in row.obs.items()}
         self.carry = self.agent.step(obs, torch.from_numpy(row.is_first).to(device), self.carry)
-        return self.agent.world_model.core.pack(self.carry.state).cpu().numpy()
+        packed = self.agent.world_model.core.pack(self.carry.state).cpu().numpy()
+        self.action = self.carry.action.cpu().numpy()
+        if not (np.isfinite(packed).all() and np.isfinite(self.action).all()):
+            raise NotFinite("acting led to a state or an action that is not finite")
+        return packed
 
     def advance(self) -> list[Episode]:
-        """Step the environments with the chosen actions; returns the training episodes that ended."""
+        """Step the environments with the chosen actions; returns the training episodes that ended.
+
+        Raises `UserError` when an environment fails again and again.
+        """
         before = self.arrived
         env_actions = self.agent.env_action(self.carry.action)
         for actions, action in zip(self.actions, env_actions, strict=True):
             actions.append(action)  # environments ignore one that follows a last row; the next episode clears the list
-        obs, rewards, terminated, truncated, _ = self.vector.step(env_actions)
-        is_first = before.is_last
-        prev_action = np.where(is_first[:, None], 0.0, self.carry.action.cpu().numpy()).astype(np.float32)
+        obs, rewards, terminated, truncated, info = self.vector.step(env_actions)
+        is_first = before.is_last.copy()
+        self._begin_anew(envs.failures(info), obs, is_first)
+        prev_action = np.where(is_first[:, None], 0.0, self.action).astype(np.float32)
         reward = np.where(is_first, 0.0, rewards).astype(np.float32)
         terminated = np.asarray(terminated, bool)
         self._arrive(Row(obs, prev_action, reward, is_first, terminated | np.asarray(truncated, bool), terminated))
         return [Episode(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(self.arrived.is_last)]
 
+    def _begin_anew(self, failed: dict[int, str], obs: dict[str, np.ndarray], is_first: np.ndarray) -> None:
+        """Start the next episode where an environment failed, and put its first row into `obs` and `is_first`."""
+        while failed:
+            for place, text in failed.items():
+                self.told.append((self.indices[place], text))
+                self.failures[place] += 1
+                if self.failures[place] > self.restarts:
+                    times = f"{self.failures[place]} times without finishing an episode"
+                    raise UserError(f"environment {self.indices[place]} failed {times}: {_first_line(text)}")
+                self.episodes[place] += int(is_first[place])  # the episode that was to begin is given up
+                is_first[place] = True
+            episodes = {self.indices[place]: self.episodes[place] + 1 for place in failed}
+            answers = envs.restart_vector(self.vector, episodes)
+            for place, (first, _) in answers.items():
+                for key, value in first.items():
+                    obs[key][place] = value
+            failed = {place: text for place, (_, text) in answers.items() if text}
+
     def _arrive(self, row: Row) -> None:
         self._row = row
+        self.failures[row.is_last] = 0
         for i in np.flatnonzero(row.is_first):
             self.episodes[i] += 1
             self.actions[i] = []
@@ -102,6 +140,7 @@ class Collector:
             "actions": [torch.from_numpy(np.array(actions)) for actions in self.actions],
             "returns": torch.from_numpy(self.returns.copy()),
             "lengths": torch.from_numpy(self.lengths.copy()),
+            "failures": self.failures.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[int]:
@@ -114,6 +153,7 @@ class Collector:
         self.episodes = list(state["episodes"])
         self.actions = [list(actions.numpy()) for actions in state["actions"]]
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
+        self.failures = np.array(state["failures"], np.int64)
         obs = {key: value.numpy() for key, value in state["obs"].items()}
         saved = Row(obs, **{name: value.numpy() for name, value in state["row"].items()})
         lost = np.zeros(self.num_envs, bool)
@@ -139,6 +179,10 @@ class Collector:
         same = np.all([np.all(numbers, -1) for numbers in alike.values()], 0)
         same &= saved.is_first | (rewards.astype(np.float32) == saved.reward)
         return obs, same & (saved.is_terminal == terminated) & (saved.is_last == (terminated | truncated))
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _choose(mask: np.ndarray, yes: Row, no: Row) -> Row:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from dreamer.agent import AgentConfig
 from dreamer.dynamics import CoreName
 from dreamer.errors import UserError
+from dreamer.guard import GuardConfig
 from dreamer.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
 
@@ -54,6 +55,12 @@ class EnvironmentConfig:
     """Draw dmc tasks with shadows and reflections, which take most of the time without a graphics card."""
     parallel: bool = False
     """Step every environment in a process of its own."""
+    timeout: Annotated[float, Ge(0)] = 60.0
+    """Seconds without an answer after which an environment counts as hanging; 0 waits for ever. One that hangs outside
+    Python is only noticed with --env.parallel."""
+    restarts: Annotated[int, Ge(0)] = 3
+    """An environment that fails (raises, hangs, dies, returns NaN or a wrong shape) is made anew and begins its next
+    episode, this many times without finishing one; then the run stops."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
     """Modules to import first, which register environments with Gymnasium."""
     hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = ()
@@ -83,6 +90,8 @@ class LoopConfig:
     """Interval of evaluations."""
     eval_episodes: Annotated[int, Ge(1)] = 10
     """Episodes per evaluation, with sampled actions and again with the policy's mode."""
+    eval_limit: Annotated[int, Ge(1)] = 50_000
+    """Agent steps after which an evaluation episode that has not ended is cut."""
     checkpoint_every: Annotated[int, Ge(1)] = 10_000
     """Interval of checkpoints."""
     keep_checkpoints: Annotated[int, Ge(1)] = 2
@@ -113,6 +122,8 @@ class Config:
     """Environments."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """Training loop."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Losses and gradients that are not finite."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """Replay buffer."""
     agent: AgentConfig = field(default_factory=AgentConfig)

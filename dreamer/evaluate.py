@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,8 @@ from dreamer.agent import ActionMode, Agent
 from dreamer.errors import UserError
 from envs.rendering import select_backend
 
+LIMIT = 50_000
+"""Agent steps after which an evaluation episode that has not ended is cut."""
 EVAL_INDEX = 10_000
 """Evaluation environments have indices from here on, so they never share a seed with training environments."""
 FILM_FPS = 25
@@ -35,32 +38,60 @@ class Evaluation:
     """Agent steps of each episode `[episode]`."""
 
 
+class Stopped(Exception):
+    """An evaluation was given up because its caller wanted to stop."""
+
+
 class Evaluator:
-    """Runs one episode in each of `episodes` environments at once; every evaluation sees the same initial states."""
+    """Runs one episode in each of `episodes` environments at once; every evaluation sees the same initial states.
 
-    def __init__(self, make_env: MakeEnv, episodes: int, seed: int):
+    An episode that has not ended after `limit` agent steps is cut and counts as it stands. One whose environment fails
+    (see `envs.guarded`; `timeout` in seconds, 0 waits for ever) does not count. Both are told in one line.
+    """
+
+    def __init__(self, make_env: MakeEnv, episodes: int, seed: int, limit: int = LIMIT, timeout: float = 0.0):
         self.indices = [EVAL_INDEX + i for i in range(episodes)]
-        self.seed = seed
-        self.vector = envs.make_vector(make_env, self.indices, parallel=False)
+        self.seed, self.limit = seed, limit
+        self.vector = envs.make_vector(make_env, self.indices, parallel=False, timeout=timeout)
 
-    def run(self, agent: Agent, mode: ActionMode) -> Evaluation:
-        """Evaluate with sampled actions or the policy's mode. Leaves the global random state as it was."""
+    def run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool] = lambda: False) -> Evaluation:
+        """Evaluate with sampled actions or the policy's mode. Leaves the global random state as it was.
+
+        Raises `Stopped` as soon as `stop` says so, and `UserError` when every environment fails.
+        """
         with _own_randomness(agent.device, self.seed):
-            return self._run(agent, mode)
+            return self._run(agent, mode, stop)
 
-    def _run(self, agent: Agent, mode: ActionMode) -> Evaluation:
+    def _run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
         obs, *_ = envs.restore_vector(self.vector, dict.fromkeys(self.indices, (0, ())))
         count = len(self.indices)
         returns, lengths = np.zeros(count), np.zeros(count, np.int64)
-        running = np.ones(count, bool)
-        carry = None
-        while running.any():
+        running, failed = np.ones(count, bool), dict[int, str]()
+        carry, steps = None, 0
+        while running.any() and steps < self.limit:
+            if stop():
+                raise Stopped
             actions, carry = agent.act(obs, np.full(count, carry is None), carry, mode)
-            obs, rewards, terminated, truncated, _ = self.vector.step(actions)
+            obs, rewards, terminated, truncated, info = self.vector.step(actions)
+            steps += 1
             returns[running] += rewards[running]
             lengths[running] += 1
+            failed |= {place: text for place, text in envs.failures(info).items() if running[place]}
             running &= ~(np.asarray(terminated) | np.asarray(truncated))
-        return Evaluation(returns, lengths)
+            running[list(failed)] = False
+        self._tell(int(running.sum()), failed)
+        kept = np.setdiff1d(np.arange(count), list(failed))
+        return Evaluation(returns[kept], lengths[kept])
+
+    def _tell(self, cut: int, failed: dict[int, str]) -> None:
+        of = f"of {len(self.indices)} evaluation episodes"
+        if cut:
+            print(f"{cut} {of} had not ended after {self.limit} steps and were cut there", file=sys.stderr)
+        if failed:
+            reason = next(iter(failed.values())).partition("\n")[0]
+            if len(failed) == len(self.indices):
+                raise UserError(f"every evaluation environment failed: {reason}")
+            print(f"{len(failed)} {of} failed and do not count: {reason}", file=sys.stderr)
 
     def close(self) -> None:
         """Close the environments."""

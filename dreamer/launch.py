@@ -22,6 +22,7 @@ from dreamer.config import Config, validated
 from dreamer.errors import UserError
 from dreamer.forecast import forecast, require_room
 from dreamer.matching import Spec, match_params, parameter_table, reference
+from dreamer.memory import require_memory
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
@@ -67,9 +68,12 @@ def train(
         config = matched
     agent = dry_run(spec, config)
     place = Path(run_dir) if run_dir is not None else run.default_path(config)
+    require_memory(agent, device)
     require_room(forecast(config, layout_of(agent)), place)
     weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
     folder = run.create(place, config, device)
+    if start_from is not None:
+        folder.info["start_from"] = {"path": str(Path(start_from).resolve()), "load": load}
     if make_env is not None:
         folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
     with folder.locked():
@@ -79,6 +83,7 @@ def train(
 def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None) -> Result:
     """Go on with a run from its newest checkpoint, to the step count in `config` (default: the run's own).
 
+    A run that died before its first checkpoint begins again.
     `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
     for damaged folders, and when there is nothing left to do.
     """
@@ -90,6 +95,10 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
     folder.info["device"] = run.choose_device(folder.info["device"])
     factory = make_factory_of(folder, make_env)
     with folder.locked():
+        if folder.never_began:
+            agent, source = dry_run(spec_of_factory(factory), folder.config), folder.info.get("start_from")
+            weights = _read_weights(Path(source["path"]), source["load"], agent) if source else None
+            return _run(folder, factory, None, weights)
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
             print(line, file=sys.stderr)
@@ -186,7 +195,7 @@ def _graceful_stop(trainer: Trainer) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         print(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping", file=sys.stderr)
-        trainer.stopping = True
+        trainer.stop_signal = number
 
     try:
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

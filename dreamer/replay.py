@@ -10,6 +10,11 @@ ring is larger than the capacity by `slack` rows per kept checkpoint, so that th
 is appended later. A state written back goes to the slot that the last checkpoint does not use. The last checkpoint
 therefore sees exactly the rows and states it was saved with, whenever the process died; one before it sees its rows,
 some with newer states.
+
+Between `state_dict` and `commit` a checkpoint is being written while training goes on. Until it is safe both slots of a
+row can be needed, one by the checkpoint before and one by the new one, so states written back meanwhile wait in memory,
+where `sample` finds them. `commit` moves them to disk; a crash forgets them, as it forgets all that came after the
+checkpoint before.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from dreamer.batch import ROW_SCALARS, Batch, Row, Shapes
 from dreamer.errors import UserError
 
 GROWTH = 4096  # rows by which files grow until the ring has its full size
+WAITING_BYTES = 2**30  # of states written back while a checkpoint is written, after which that has to be waited for
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class _Stream:
         self.head = 0
         self.live = np.zeros(0, np.uint8)
         self.committed = np.zeros(0, np.uint8)
+        self.waiting: dict[int, np.ndarray] = {}
         self.rows: np.ndarray = np.zeros(0, layout.dtype)
         self.states: np.ndarray = np.zeros((0, 2, layout.packed_dim), np.float32)
 
@@ -108,7 +115,36 @@ class _Stream:
         self.rows[place] = record
         self.states[place, 0] = state
         self.live[place], self.committed[place] = 0, 1
+        self.waiting.pop(place, None)
         self.head += 1
+
+    def state(self, place: int) -> np.ndarray:
+        """The newest state at a place of the ring."""
+        waiting = self.waiting.get(place)
+        return waiting if waiting is not None else self.states[place, self.live[place]]
+
+    def write(self, places: np.ndarray, states: np.ndarray) -> None:
+        """Store states beside those that the last checkpoint needs."""
+        slots = 1 - self.committed[places]
+        self.states[places, slots] = states
+        self.live[places] = slots
+
+    def commit(self) -> None:
+        """Keep the live states from now on, and store those that have waited for this moment."""
+        self.committed[:] = self.live
+        if self.waiting:
+            self.write(np.fromiter(self.waiting, np.int64), np.stack(list(self.waiting.values())))
+            self.waiting = {}
+
+    def sync(self) -> None:
+        """Return once everything stored is safe against power loss; other threads may go on storing."""
+        for file in self.files:
+            if file.is_file():
+                descriptor = os.open(file, os.O_RDWR)
+                try:
+                    os.fsync(descriptor)  # of a mapped file, too: one page cache serves both
+                finally:
+                    os.close(descriptor)
 
 
 class Replay:
@@ -128,14 +164,16 @@ class Replay:
     ):
         self.config, self.layout = config, layout
         self.batch_size, self.batch_length = batch_size, batch_length
-        self.capacity = max(config.capacity // num_streams, batch_length + 1)
+        self.capacity = _capacity(config, num_streams, batch_length)
         self.slack = slack
         path.mkdir(parents=True, exist_ok=True)
-        ring = self.capacity + slack * kept_checkpoints
+        ring = ring_size(config, num_streams, batch_length, slack, kept_checkpoints)
         self.streams = [_Stream(path, index, layout, ring) for index in range(num_streams)]
         self.queue: deque[tuple[int, int]] = deque()
         self.next_online = [0] * num_streams
         self.committed_head = [0] * num_streams
+        self._saving: list[int] | None = None
+        self._waiting_bytes = 0
         self.rng = np.random.default_rng(seed)
 
     @property
@@ -150,9 +188,13 @@ class Replay:
 
     @property
     def must_commit(self) -> bool:
-        """Whether the next append would overwrite a row that the last checkpoint needs."""
+        """Whether a checkpoint must be safe before anything more is stored.
+
+        The next append would overwrite a row that the last one needs, or too much waits in memory for the new one.
+        """
         heads = zip(self.streams, self.committed_head, strict=True)
-        return any(stream.head - committed >= self.slack for stream, committed in heads)
+        full = any(stream.head - committed >= self.slack for stream, committed in heads)
+        return full or self._waiting_bytes > WAITING_BYTES
 
     def append(self, row: Row, packed: np.ndarray) -> None:
         """Add one row of every environment, with its packed core state `[env, packed]`."""
@@ -177,7 +219,7 @@ class Replay:
             stream = self.streams[index]
             places = np.arange(start - 1, start - 1 + length) % stream.ring
             records[i] = stream.rows[places]
-            context[i] = stream.states[places[0], stream.live[places[0]]]
+            context[i] = stream.state(int(places[0]))
         last = records["is_last"]
         last[:, :-1] |= records["is_first"][:, 1:]  # an episode that was cut off ends where the next one begins
 
@@ -195,9 +237,11 @@ class Replay:
             stream = self.streams[index]
             kept = start + steps >= stream.head - self.capacity
             places = (start + steps[kept]) % stream.ring
-            slots = 1 - stream.committed[places]
-            stream.states[places, slots] = states[kept]
-            stream.live[places] = slots
+            if self._saving is None:
+                stream.write(places, states[kept])
+            else:
+                stream.waiting.update(zip(places.tolist(), states[kept], strict=True))
+                self._waiting_bytes += len(places) * states[0].nbytes
 
     def _starts_per_stream(self) -> np.ndarray:
         rows = np.array([min(stream.head, self.capacity) for stream in self.streams])
@@ -224,25 +268,35 @@ class Replay:
     # Saving
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to see exactly the present rows and states again; rows stay in their files."""
-        for stream in self.streams:
-            for array in (stream.rows, stream.states):
-                if isinstance(array.base, np.memmap):
-                    array.base.flush()
+        """What a checkpoint needs to see exactly the present rows and states again; rows stay in their files.
+
+        They are left alone until `commit`. The checkpoint may be written once `sync` has returned, in any thread.
+        """
+        self._saving = [stream.head for stream in self.streams]
         return {
             "layout": _describe(self.layout, self.streams[0].ring),
-            "heads": [stream.head for stream in self.streams],
+            "heads": list(self._saving),
             "live": [torch.from_numpy(np.packbits(stream.live)) for stream in self.streams],
             "queue": [list(item) for item in self.queue],
             "next_online": list(self.next_online),
             "rng": json.dumps(self.rng.bit_generator.state),
         }
 
+    def sync(self) -> None:
+        """Make all rows and states safe against power loss; raises `UserError` when the disk does not take them."""
+        for stream in self.streams:
+            try:
+                stream.sync()
+            except OSError as error:
+                raise UserError(f"cannot write replay in {stream.files[0].parent}: {error.strerror}") from error
+
     def commit(self) -> None:
         """Declare that the state last returned by `state_dict` is safely on disk."""
-        for index, stream in enumerate(self.streams):
-            stream.committed[:] = stream.live
-            self.committed_head[index] = stream.head
+        if self._saving is None:
+            raise RuntimeError("call state_dict() before commit()")
+        for stream in self.streams:
+            stream.commit()
+        self.committed_head, self._saving, self._waiting_bytes = self._saving, None, 0
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the rows and states of a checkpoint; raises `UserError` when the files do not fit it."""
@@ -251,16 +305,26 @@ class Replay:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")
         for stream, head, live in zip(self.streams, state["heads"], state["live"], strict=True):
             for file, row_bytes in zip(stream.files, self.layout.row_bytes, strict=True):
-                if not file.is_file() or file.stat().st_size < min(head, stream.ring) * row_bytes:
+                if head and (not file.is_file() or file.stat().st_size < min(head, stream.ring) * row_bytes):
                     raise UserError(f"replay file {file} is missing or shorter than its checkpoint needs")
-            stream.head = head
+            stream.head, stream.waiting = head, {}
             stream.reserve(head)
             bits = np.unpackbits(live.numpy())[: len(stream.live)]
             stream.live[: len(bits)] = bits
         self.queue = deque((index, start) for index, start in state["queue"])
         self.next_online = list(state["next_online"])
         self.rng.bit_generator.state = json.loads(state["rng"])
+        self._saving = list(state["heads"])
         self.commit()
+
+
+def ring_size(config: ReplayConfig, num_streams: int, batch_length: int, slack: int, kept_checkpoints: int) -> int:
+    """Rows of a stream's files: its capacity, and what may be appended while kept checkpoints still need the rest."""
+    return _capacity(config, num_streams, batch_length) + slack * kept_checkpoints
+
+
+def _capacity(config: ReplayConfig, num_streams: int, batch_length: int) -> int:
+    return max(config.capacity // num_streams, batch_length + 1)
 
 
 def _describe(layout: RowLayout, ring: int) -> str:

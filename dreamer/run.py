@@ -24,6 +24,7 @@ from dreamer import checkpoint
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError
 
+UNBEGUN = {".lock", "config.json", "config.json.tmp", "run.json.tmp"}
 VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "dm-control", "wandb")
 
 
@@ -57,6 +58,16 @@ class RunFolder:
     def videos(self) -> Path:
         """Folder of films."""
         return self.path / "videos"
+
+    @property
+    def faults(self) -> Path:
+        """Folder of what went wrong: failures of environments in environments.log, batches with losses not finite."""
+        return self.path / "faults"
+
+    @property
+    def never_began(self) -> bool:
+        """Whether the run died before its first checkpoint and record, so that it can begin again."""
+        return not any(self.checkpoints.glob("step_*")) and not (self.metrics.exists() and self.metrics.stat().st_size)
 
     def save(self) -> None:
         """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
@@ -95,7 +106,9 @@ def create(path: Path, config: Config, device: str) -> RunFolder:
         "versions": {name: package_version(name) for name in VERSIONED},
     }
     run = RunFolder(path, config, info)
-    run.save()
+    with run.locked():
+        _refuse_content(path)  # another process may have been faster
+        run.save()
     return run
 
 
@@ -119,12 +132,20 @@ def open_run(path: Path) -> RunFolder:
 def _make_empty(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        taken = any(path.iterdir())
     except FileExistsError:
-        taken = True
+        pass
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
-    if taken:
+    _refuse_content(path)
+
+
+def _refuse_content(path: Path) -> None:
+    """Raise `UserError` for anything but an empty folder, or what a process left that died while it made this one."""
+    try:
+        names = {file.name for file in path.iterdir()} if path.is_dir() else None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if names is None or names - UNBEGUN:
         hint = f"continue it with `dreamer train --resume {shlex.quote(str(path))}` or pick another --run-dir"
         raise UserError(f"{path} already exists; {hint}")
 

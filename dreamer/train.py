@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 import envs
 from dreamer import checkpoint
 from dreamer.accelerate import accelerated
 from dreamer.agent import Agent
+from dreamer.batch import Batch
 from dreamer.collect import Collector
-from dreamer.evaluate import Evaluator, film, summarize
+from dreamer.evaluate import Evaluator, Stopped, film, summarize
 from dreamer.forecast import rows_between_checkpoints
+from dreamer.guard import Guard, NotFinite, all_finite
 from dreamer.machine import keep_freed_memory
 from dreamer.meters import Clock, Meter, peak_rss_mb
-from dreamer.replay import Replay, RowLayout
+from dreamer.replay import Replay, RowLayout, Windows
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
 from dreamer.tracking import Tracker
@@ -35,6 +39,24 @@ class Result:
     """Whether the run reached its last step."""
     evaluation: dict[str, float]
     """Metrics of the last evaluation."""
+    stopped_by: int = 0
+    """Signal that asked an interrupted run to stop; 0 when none did."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """An update whose results are on their way from the device."""
+
+    windows: Windows
+    """Where its rows lie in replay."""
+    batch: Batch
+    """Its rows, on the CPU."""
+    metrics: dict[str, torch.Tensor]
+    """Its metrics, on the device."""
+    updates: int
+    """Its number."""
+    rng: torch.Tensor
+    """State of the CPU's random numbers before it."""
 
 
 class Trainer:
@@ -48,10 +70,10 @@ class Trainer:
         self.repeat = config.env.repeat
         indices = list(range(config.env.num_envs))
         training = replace(make_env, short_limit=config.env.train_time_limit, short_envs=len(indices) // 2)
-        self.vector = envs.make_vector(training, indices, config.env.parallel)
+        self.vector = envs.make_vector(training, indices, config.env.parallel, config.env.timeout)
         obs_shapes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, obs_shapes, action).to(folder.info["device"])
-        self.collector = Collector(self.agent, self.vector, indices)
+        self.collector = Collector(self.agent, self.vector, indices, config.env.restarts)
         loop = config.loop
         self.replay = Replay(
             config.replay,
@@ -64,16 +86,20 @@ class Trainer:
             config.seed,
             loop.keep_checkpoints,
         )
-        self.evaluator = Evaluator(make_env, loop.eval_episodes, config.seed)
+        self.evaluator = Evaluator(make_env, loop.eval_episodes, config.seed, loop.eval_limit, config.env.timeout)
         self.ratio = ReplayRatio(loop.replay_ratio, loop.batch_size * loop.batch_length)
         self.update = accelerated(self.agent, loop.compile, config.planned_updates)
-        self.late_states = LateStates(self.replay.write_states)
+        self.late_states = LateStates(self.arrive)
         self.meter, self.clock = Meter(), Clock()
-        self.step = self.updates = self.episodes = 0
+        self.guard = Guard(config.guard, folder.faults)
+        self.writer = checkpoint.CheckpointWriter(folder.checkpoints, loop.keep_checkpoints)
+        self.step = self.updates = self.episodes = self.env_failures = 0
         self.evaluation: dict[str, float] = {}
         self.evaluated_at = -1
+        self.evaluation_due = False
         self._tracker: Tracker | None = None
-        self.stopping = False
+        self.stop_signal = 0
+        self._uncommitted = False
 
     @property
     def tracker(self) -> Tracker:
@@ -90,48 +116,76 @@ class Trainer:
 
     def train(self) -> Result:
         """Alternate interaction and learning until `config.steps`, or until asked to stop."""
-        while self.step < self.config.steps and not self.stopping:
+        try:
+            return self._train()
+        finally:
+            self.writer.join()
+
+    def _train(self) -> Result:
+        if self.step == 0:
+            self.save()
+            self.finish_saving()  # from now on there is a checkpoint to go back to
+        if self.evaluation_due:
+            self.evaluate(last=False)
+        while self.step < self.config.steps and not self.stop_signal:
             before = self.step
-            self.collect()
-            for _ in range(self.updates_due()):
-                self.learn()
-            if self._due(self.config.loop.log_every, before):
-                self.log()
-            if self._due(self.config.loop.eval_every, before) and self.step < self.config.steps:
-                self.evaluate(last=False)
-            if self._due(self.config.loop.checkpoint_every, before) or self.replay.must_commit:
-                self.save()
-        finished = self.step >= self.config.steps
-        if finished and self.evaluated_at != self.step:
+            try:
+                self.collect()
+                for _ in range(self.updates_due()):
+                    self.learn()
+                if self._due(self.config.loop.log_every, before):
+                    self.log()
+                if self._due(self.config.loop.eval_every, before) and self.step < self.config.steps:
+                    self.evaluate(last=False)
+                if self._due(self.config.loop.checkpoint_every, before):
+                    self.save()
+                self.keep_up()
+            except NotFinite as reason:
+                self.go_back(str(reason))
+        if self.step >= self.config.steps and self.evaluated_at != self.step:
             self.evaluate(last=True)
         self.save()
-        return Result(self.folder.path, "finished" if finished else "interrupted", self.evaluation)
+        self.finish_saving()
+        finished = self.step >= self.config.steps and self.evaluated_at == self.step
+        status: Literal["finished", "interrupted"] = "finished" if finished else "interrupted"
+        return Result(self.folder.path, status, self.evaluation, self.stop_signal)
 
     def collect(self) -> None:
-        """One row of every environment: act, store, step."""
+        """One row of every environment: act, store, step; raises `NotFinite` when the agent is broken."""
         with self.clock("acting"):
             packed = self.collector.act()
         with self.clock("replay"):
             self.replay.append(self.collector.arrived, packed)
-        with self.clock("environment"):
-            finished = self.collector.advance()
+        try:
+            with self.clock("environment"):
+                finished = self.collector.advance()
+        finally:
+            self.report_failures()
         self.step += self.collector.num_envs * self.repeat
         self.episodes += len(finished)
         for episode in finished:
             self.meter.add({"train/return": episode.reward, "train/length": float(episode.length)})
 
     def learn(self) -> None:
-        """One update: sample, learn, store the new states."""
+        """One update: sample, learn, store the new states; raises `NotFinite` when too many failed."""
         with self.clock("replay"):
             batch, windows = self.replay.sample()
             if self.agent.device.type == "cuda":
                 batch = batch.pin_memory()
         with self.clock("update"):
+            rng = torch.get_rng_state()
             metrics, packed = self.update(batch.to(self.agent.device))
-        with self.clock("replay"):
-            self.late_states.put(windows, packed)
-        self.meter.add(metrics)
         self.updates += 1
+        with self.clock("replay"):
+            self.late_states.put(Learned(windows, batch, metrics, self.updates, rng), packed, metrics["optim/skipped"])
+
+    def arrive(self, learned: Learned, states: np.ndarray, skipped: bool) -> None:
+        """Take in the results of an update: `states` `[batch, time, packed]`, and whether it changed nothing."""
+        if not skipped:
+            self.replay.write_states(learned.windows, states)
+        self.meter.add({"optim/skipped": 1.0} if skipped else learned.metrics)
+        if self.guard.after(skipped, self.agent, learned.batch, learned.updates, learned.rng):
+            raise NotFinite(f"the loss or a gradient was not finite in {self.guard.in_a_row} updates in a row")
 
     def updates_due(self) -> int:
         """Updates that the replay ratio asks for after the rows just collected."""
@@ -141,12 +195,14 @@ class Trainer:
 
     def log(self) -> None:
         """Record the means since the last record."""
+        self.late_states.flush()
         values = self.meter.take()
         values |= {"replay/rows": float(self.replay.rows)}
         values |= {"replay/bytes_per_row": float(sum(self.replay.layout.row_bytes))}
         if self.config.env.obs != "state":
             values |= {"env/shadows": float(self.config.env.shadows)}
         values |= {"loop/updates": float(self.updates), "loop/episodes": float(self.episodes)}
+        values |= {"loop/env_failures": float(self.env_failures)}
         rows = self.step / self.repeat
         values["replay/ratio"] = self.updates * self.ratio.rows_per_update / rows
         values |= self.clock.take(self.step, self.updates) | {"time/peak_rss_mb": peak_rss_mb()}
@@ -154,12 +210,19 @@ class Trainer:
             self.tracker.log(self.step, values)
 
     def evaluate(self, last: bool) -> None:
-        """Evaluate with sampled and with mode actions, and film an episode when asked for."""
+        """Evaluate with sampled and with mode actions, and film an episode when asked for.
+
+        When the run is asked to stop meanwhile, the evaluation is done again when it goes on.
+        """
+        self.evaluation_due = not last
         with self.clock("evaluation"):
-            self.evaluation = summarize(
-                self.evaluator.run(self.agent, "sample"), self.evaluator.run(self.agent, "mode")
-            )
-            self.evaluated_at = self.step
+            try:
+                sampled = self.evaluator.run(self.agent, "sample", lambda: bool(self.stop_signal))
+                mode = self.evaluator.run(self.agent, "mode", lambda: bool(self.stop_signal))
+            except Stopped:
+                return
+            self.evaluation = summarize(sampled, mode)
+            self.evaluated_at, self.evaluation_due = self.step, False
             self.tracker.log(self.step, self.evaluation | {"loop/updates": float(self.updates)})
             if self.config.loop.film == "every" or (last and self.config.loop.film == "end"):
                 self.film()
@@ -177,9 +240,15 @@ class Trainer:
     # Saving
 
     def save(self) -> None:
-        """Write a checkpoint from which the run goes on exactly as it would have."""
+        """Begin to write a checkpoint from which the run goes on exactly as it would have.
+
+        Raises `NotFinite` rather than to save a broken agent, and `UserError` when the one before failed to be written.
+        """
+        self.finish_saving()
         with self.clock("saving"):
             self.late_states.flush()
+            if not all_finite(self.agent):
+                raise NotFinite("a parameter is not finite")
             state = {
                 "step": self.step,
                 "updates": self.updates,
@@ -187,6 +256,9 @@ class Trainer:
                 "elapsed": self.clock.elapsed,
                 "evaluation": self.evaluation,
                 "evaluated_at": self.evaluated_at,
+                "evaluation_due": self.evaluation_due,
+                "env_failures": self.env_failures,
+                "guard": self.guard.state_dict(),
                 "metrics_offset": self.tracker.offset(),
                 "ratio": self.ratio.state_dict(),
                 "meter": self.meter.state_dict(),
@@ -200,8 +272,58 @@ class Trainer:
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state() if self.agent.device.type == "cuda" else None,
             }
-            checkpoint.save(self.folder.checkpoints, self.step, state, self.config.loop.keep_checkpoints)
-            self.replay.commit()
+            self.writer.begin(self.step, checkpoint.snapshot(state), self._sync)
+            self._uncommitted = True
+
+    def _sync(self) -> None:
+        """Make durable what a checkpoint refers to; called by the thread that writes it."""
+        self.replay.sync()
+        self.tracker.sync()
+
+    def keep_up(self) -> None:
+        """Let replay use what a finished checkpoint sets free, and wait for one without which it cannot go on."""
+        if self._uncommitted and not self.writer.busy:
+            self.finish_saving()
+        if self.replay.must_commit:
+            self.finish_saving()
+        if self.replay.must_commit:
+            self.save()
+            self.finish_saving()
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint being written, if any, is safe; raises `UserError` when it cannot be written."""
+        if self._uncommitted:
+            with self.clock("saving"):
+                self.writer.wait()
+                self.replay.commit()
+                self._uncommitted = False
+
+    def go_back(self, reason: str) -> None:
+        """Restore the newest checkpoint and go on from there with other random numbers."""
+        self.finish_saving()
+        self.late_states.waiting = None
+        elapsed = self.clock.elapsed
+        step, state, _ = checkpoint.load(self.folder.checkpoints)
+        times = self.guard.go_back(step, reason)
+        self.tracker.rewind(self.restore(state))
+        self.guard.in_a_row = 0
+        self.clock.resume(elapsed)
+        fresh = np.random.SeedSequence([self.config.seed, step, times])
+        torch.manual_seed(int(fresh.generate_state(1, np.uint64)[0] >> 1))
+        self.replay.rng = np.random.default_rng(fresh)
+
+    def report_failures(self) -> None:
+        """Say which environments failed and were made anew, and keep what they said."""
+        for index, text in self.collector.told:
+            self.env_failures += 1
+            reason = text.partition("\n")[0]
+            log = self.folder.faults / "environments.log"
+            print(f"environment {index} failed: {reason} (see {log})", file=sys.stderr)
+            with contextlib.suppress(OSError):  # a full disk has been told, or will be
+                self.folder.faults.mkdir(exist_ok=True)
+                with open(log, "a") as file:
+                    file.write(f"step {self.step}, environment {index}: {text}\n")
+        self.collector.told = []
 
     def begin(self) -> None:
         """Start from the first row of the first episodes."""
@@ -212,6 +334,8 @@ class Trainer:
         """Go on from a checkpoint's state; returns the length of metrics.jsonl at that point."""
         self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
         self.evaluation, self.evaluated_at = state["evaluation"], state["evaluated_at"]
+        self.evaluation_due, self.env_failures = state["evaluation_due"], state["env_failures"]
+        self.guard.load_state_dict(state["guard"])
         self.ratio.load_state_dict(state["ratio"])
         self.meter.load_state_dict(state["meter"])
         self.agent.load_learner_state(state["agent"])
@@ -231,6 +355,7 @@ class Trainer:
 
     def close(self) -> None:
         """Close environments."""
+        self.writer.join()
         self.vector.close()
         self.evaluator.close()
 

@@ -19,10 +19,21 @@ from envs.gymnasium import buildable_gym_ids, drawn_by_mujoco, gym_ids, is_regis
 from envs.parallel import WorkerError
 from envs.rendering import require_backend
 from envs.toy import TOYS, make_toy
-from envs.vector import make_vector, restore_vector
+from envs.vector import failures, make_vector, restart_vector, restore_vector
 from envs.wrappers import Observations, prepare
 
-__all__ = ["EnvFactory", "UserError", "WorkerError", "make", "make_vector", "prepare", "restore_vector", "tasks"]
+__all__ = [
+    "EnvFactory",
+    "UserError",
+    "WorkerError",
+    "failures",
+    "make",
+    "make_vector",
+    "prepare",
+    "restart_vector",
+    "restore_vector",
+    "tasks",
+]
 
 
 def make(

@@ -5,32 +5,57 @@ from __future__ import annotations
 import functools
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from envs.guarded import Guarded
 from envs.parallel import ParallelEnvs
 from envs.wrappers import Plan
 
 Vector = SyncVectorEnv | ParallelEnvs
 
 
-def make_vector(make_env: Callable[[int], gymnasium.Env], indices: Sequence[int], parallel: bool = False) -> Vector:
+def make_vector(
+    make_env: Callable[[int], gymnasium.Env], indices: Sequence[int], parallel: bool = False, timeout: float = 0.0
+) -> Vector:
     """A vector environment of `make_env(index)` for each index, whose stream of steps is a stream of arrival rows.
 
     After the last step of an episode the next `step` ignores that environment's action and returns the first
     observation of the next episode with reward 0 (NEXT_STEP autoreset). Observations are copies that may be kept.
     `parallel` runs each environment in a process that shares no memory with PyTorch's threads; `make_env` is sent there
     by cloudpickle, so the less it refers to, the sooner the processes are up.
-    Raises UserError and `envs.parallel.WorkerError` for what goes wrong in the environments of a parallel one.
+    An environment that fails, or does not answer within `timeout` seconds (0 waits for ever), is told by `failures`
+    and started again by `restart_vector`; the others are not disturbed. See `envs.guarded` for what a failure is.
+    Raises UserError as an environment raises it, and `envs.parallel.WorkerError` when one cannot be made.
     """
-    thunks = [functools.partial(make_env, index) for index in indices]
+    limit = 0.0 if parallel else timeout  # a process that hangs is ended from outside, whatever it is doing
+    thunks = [functools.partial(Guarded, functools.partial(make_env, index), limit) for index in indices]
     if not parallel:
         return SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
     # A plain fork would copy locks that PyTorch's threads hold, and so could wait for them forever.
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    return ParallelEnvs(thunks, context="forkserver" if forkserver else "spawn")
+    return ParallelEnvs(thunks, context="forkserver" if forkserver else "spawn", timeout=timeout)
+
+
+def failures(info: Mapping[str, Any]) -> dict[int, str]:
+    """What went wrong in each failed environment, by its place in the vector, from the info of a step or reset.
+
+    The first line of a text says it, a traceback may follow.
+    """
+    failed = info.get("_failure")
+    return {} if failed is None else {int(i): str(info["failure"][i]) for i in np.flatnonzero(failed)}
+
+
+def restart_vector(vector: Vector, episodes: Mapping[int, int]) -> dict[int, tuple[dict[str, np.ndarray], str]]:
+    """Start the given episode of each environment index, others are left alone.
+
+    Returns the first observation, and what went wrong again or "", by place in the vector.
+    """
+    answers = vector.call("restart", dict(episodes))
+    return {place: answer for place, answer in enumerate(answers) if answer[0]}
 
 
 def restore_vector(

@@ -70,10 +70,11 @@ class ReturnNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Float[Tensor, "..."]) -> None:
-        """Move both ends toward the percentiles (linear interpolation) of all given returns."""
+        """Move both ends toward the percentiles (linear interpolation) of all given returns, if those are finite."""
         low, high = torch.quantile(returns.float().flatten(), self.quantiles)
-        self.low.lerp_(low, self.rate)
-        self.high.lerp_(high, self.rate)
+        rate = self.rate * (low + high).isfinite()
+        self.low.lerp_(low.nan_to_num(), rate)
+        self.high.lerp_(high.nan_to_num(), rate)
 
     @property
     def scale(self) -> Float[Tensor, ""]:

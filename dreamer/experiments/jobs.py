@@ -32,7 +32,7 @@ from dreamer.run import RunFolder
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
     *("config.json", "config.json.tmp", "run.json", "run.json.tmp", ".lock", "metrics.jsonl"),
-    *("checkpoints", "replay", "videos", "tensorboard", "wandb", "wandb_id", "wandb_id.new"),
+    *("checkpoints", "faults", "replay", "videos", "tensorboard", "wandb", "wandb_id", "wandb_id.new"),
 }
 """What may be in the folder of a run that has made no checkpoint."""
 

@@ -55,22 +55,30 @@ class LaProp(torch.optim.Optimizer):
         self.updates = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> dict[str, Tensor]:  # type: ignore[override]
-        """Update all parameters; return the scalars `grad_norm` (before clipping), `update_norm`, `learning_rate`."""
+    def step(self, closure: Any = None, loss: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+        """Update all parameters; return the scalars `grad_norm` (before clipping), `update_norm`, `learning_rate`.
+
+        A gradient or `loss` that is not finite changes nothing, parameters and running means included, and `skipped`
+        is 1 instead of 0.
+        """
         c = self.config
         grads, grad_norm = self._clipped_gradient()
+        finite = grad_norm.isfinite() if loss is None else grad_norm.isfinite() & loss.isfinite()
+        grads.masked_fill_(~finite, 0.0)
         learning_rate = self._learning_rate()
-        self.updates += 1
-        self.rms.lerp_(grads.square(), 1 - c.rms_decay)
-        scale = (self.rms / (1 - c.rms_decay**self.updates)).sqrt_().add_(c.epsilon)
-        self.momentum.lerp_(grads.div_(scale), 1 - c.momentum)
-        delta = self.momentum * (learning_rate / (1 - c.momentum**self.updates)).float()
+        updates = self.updates + 1
+        self.rms.lerp_(grads.square(), (1 - c.rms_decay) * finite)
+        scale = (self.rms / (1 - c.rms_decay**updates)).sqrt_().add_(c.epsilon)
+        self.momentum.lerp_(grads.div_(scale), (1 - c.momentum) * finite)
+        delta = self.momentum * (learning_rate * finite / (1 - c.momentum**updates)).float()
+        self.updates += finite
         pieces = [piece.view_as(param) for piece, param in zip(delta.split(self.sizes), self.params, strict=True)]
         torch._foreach_sub_(self.params, pieces)
         return {
             "grad_norm": grad_norm,
             "update_norm": torch.linalg.vector_norm(delta),
             "learning_rate": learning_rate,
+            "skipped": (~finite).float(),
         }
 
     def _learning_rate(self) -> Tensor:

@@ -56,12 +56,15 @@ class JsonlWriter:
         self.last = counts | numbers
 
     def offset(self) -> int:
-        """Make everything written so far safe against power loss and return its length in bytes."""
+        """The length in bytes of everything written so far."""
+        return self._size
+
+    def sync(self) -> None:
+        """Make everything written so far safe against power loss."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._failure(error) from error
-        return self._size
 
     def truncate(self, offset: int) -> int:
         """Forget every record that ends after `offset` bytes and return how many bytes the file lacked up to there."""

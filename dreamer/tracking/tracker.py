@@ -56,8 +56,24 @@ class Tracker:
             view.summary(numbers)
 
     def offset(self) -> int:
-        """Make metrics.jsonl durable and return its length in bytes, for a checkpoint to resume from."""
+        """The length of metrics.jsonl in bytes, for a checkpoint to resume from; `sync` before it is relied upon."""
         return self._writer.offset()
+
+    def rewind(self, offset: int) -> None:
+        """Forget the records after `offset` bytes of metrics.jsonl; views keep what they have shown.
+
+        Raises:
+            UserError: metrics.jsonl cannot be shortened.
+        """
+        self._writer.truncate(offset)
+
+    def sync(self) -> None:
+        """Make metrics.jsonl safe against power loss; may be called from any thread.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
+        self._writer.sync()
 
     def close(self, status: Status) -> None:
         """Finish every view within the configured seconds; closing twice is harmless."""
