@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tiny import TINY
 
 import dreamer
-from dreamer import checkpoint
+from dreamer import checkpoint, run
+from dreamer.launch import make_factory
 from dreamer.tracking import read
+from dreamer.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,3 +116,30 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
             line for i, pair in enumerate(zip(left, right, strict=True)) for line in differences(*pair, f"{path}[{i}]")
         ]
     return [] if left == right else [path]
+
+
+def replayed(path: Path) -> list[Any]:
+    """Every readable row and state of a run's replay, as the newest checkpoint sees it."""
+    folder = run.open_run(path)
+    trainer = Trainer(folder, make_factory(folder.config))
+    try:
+        trainer.restore(newest(path))
+        seen = []
+        for stream in trainer.replay.streams:
+            places = np.arange(max(0, stream.head - trainer.replay.capacity), stream.head) % stream.ring
+            rows = {name: stream.rows[name][places].tobytes() for name in stream.rows.dtype.names}
+            seen.append((stream.head, rows, stream.states[places, stream.live[places]].tobytes()))
+        return seen
+    finally:
+        trainer.close()
+
+
+def assert_same_run(path: Path, twin: Path) -> None:
+    """Two runs have the same metrics (times aside), learner, counters, random numbers and replay."""
+    assert timeless(path) == timeless(twin)
+    left, right = newest(path), newest(twin)
+    for state in (left, right):
+        del state["metrics_offset"], state["elapsed"]  # times differ, and have as many digits as they like
+        state["replay"].pop("live")  # which of two slots holds a state depends on when checkpoints were made
+    assert not differences(left, right)
+    assert replayed(path) == replayed(twin)

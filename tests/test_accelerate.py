@@ -67,9 +67,9 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, capsys, tmp_path):
 
 def test_states_reach_replay_at_once_on_a_cpu():
     written = []
-    late = LateStates(lambda windows, states: written.append((windows, states)))
-    late.put("windows", torch.ones(2, 3, 4))
-    assert written[0][0] == "windows" and np.array_equal(written[0][1], np.ones((2, 3, 4)))
+    late = LateStates(lambda windows, states, flag: written.append((windows, states, flag)))
+    late.put("windows", torch.ones(2, 3, 4), torch.tensor(1.0))
+    assert written[0][0] == "windows" and np.array_equal(written[0][1], np.ones((2, 3, 4))) and written[0][2] is True
     late.flush()
     assert len(written) == 1
 

@@ -169,3 +169,31 @@ def test_the_learning_rate_falls_to_a_twentieth_and_stays():
     warmup = [0.0, 0.5, *[1.0] * 9]
     decay = [1 - n / 8 for n in range(8)] + [0.05] * 3
     np.testing.assert_allclose(rates, [1e-2 * w * d for w, d in zip(warmup, decay, strict=True)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("spoil", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("where", ["gradient", "loss"])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_not_finite_changes_nothing(spoil, where, first):
+    """1e38 is finite, but its square is not, so neither is the norm."""
+    params, optimizer = make(OptimizerConfig(learning_rate=1e-2, warmup=3))
+    twins, other = make(OptimizerConfig(learning_rate=1e-2, warmup=3))
+    for n in range(0 if first else 4):
+        step(params, optimizer, random_grads(n))
+        step(twins, other, random_grads(n))
+    grads, loss = random_grads(7), torch.tensor(1.0)
+    if where == "gradient":
+        grads[2][1, 0, 1] = spoil
+    else:
+        loss = torch.tensor(spoil) * 10
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    assert optimizer.step(loss=loss)["skipped"] == 1
+    for n in (8, 9):
+        assert (
+            step(params, optimizer, random_grads(n))["skipped"] == step(twins, other, random_grads(n))["skipped"] == 0
+        )
+    for mine, theirs in zip(
+        (*params, *optimizer.state_dict().values()), (*twins, *other.state_dict().values()), strict=True
+    ):
+        assert torch.equal(mine, theirs)

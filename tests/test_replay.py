@@ -64,8 +64,7 @@ def places(batch):
 
 def stored_state(replay, stream, position):
     ring = replay.streams[stream]
-    place = position % ring.ring
-    return np.array(ring.states[place, ring.live[place]])
+    return np.array(ring.state(position % ring.ring))
 
 
 def contents(replay):
@@ -321,6 +320,51 @@ def test_a_crash_between_saving_and_committing_loses_nothing(tmp_path):
     assert contents(again) == before
 
 
+@pytest.mark.parametrize("safe", [0, 1, 4])
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, safe):
+    """Nothing depends on when a checkpoint becomes safe: `safe` rows after it was begun, or at once in the twin."""
+    rng, same = np.random.default_rng(0), np.random.default_rng(0)
+    replay, twin = make_replay(tmp_path / "replay", online=True), make_replay(tmp_path / "twin", online=True)
+    older = None
+    for _ in range(20):
+        churn(replay, rng, 9 - 2 * safe)
+        churn(twin, same, 9 - 2 * safe)
+        saved, before = replay.state_dict(), contents(replay)
+        twin.state_dict()
+        twin.commit()
+        churn(replay, rng, safe)
+        churn(twin, same, safe)
+        assert contents(replay) == contents(twin)
+        if older is not None:  # the process dies before the checkpoint is safe, or just after
+            again = make_replay(tmp_path / "replay", online=True)
+            again.load_state_dict(older[0])
+            assert contents(again) == older[1]
+        again = make_replay(tmp_path / "replay", online=True)
+        again.load_state_dict(saved)
+        assert contents(again) == before
+        replay.commit()
+        again.load_state_dict(saved)
+        assert contents(again) == before
+        assert contents(replay) == contents(twin)
+        older = saved, before
+    assert replay.streams[0].head // replay.streams[0].ring >= 2
+
+
+def test_states_wait_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer.replay.WAITING_BYTES", 3 * LENGTH * 16)
+    replay = make_replay(tmp_path)
+    feed(replay, 50)
+    replay.state_dict()
+    replay.commit()
+    replay.state_dict()
+    windows = Windows(np.array([0, 0]), np.array([25, 35]))
+    for wanted in (False, True):
+        replay.write_states(windows, np.ones((2, LENGTH, 4), np.float32))
+        assert replay.must_commit is wanted
+    replay.commit()
+    assert not replay.must_commit and (stored_state(replay, 0, 35) == 1).all()
+
+
 def test_every_kept_checkpoint_keeps_its_rows(tmp_path):
     rng = np.random.default_rng(0)
     replay = make_replay(tmp_path, kept=2)
@@ -340,13 +384,19 @@ def test_every_kept_checkpoint_keeps_its_rows(tmp_path):
 def test_a_commit_is_asked_for_before_a_needed_row_is_overwritten(tmp_path):
     replay = make_replay(tmp_path, slack=10)
     feed(replay, 50)
+    replay.state_dict()
     replay.commit()
     feed(replay, 9)
     assert not replay.must_commit
+    replay.state_dict()
     feed(replay, 1)
-    assert replay.must_commit
+    assert replay.must_commit, "what is not safe yet protects nothing"
     replay.commit()
     assert not replay.must_commit
+    feed(replay, 8)
+    assert not replay.must_commit
+    feed(replay, 1)
+    assert replay.must_commit, "the rows that came while the checkpoint was written count"
 
 
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path):

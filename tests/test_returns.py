@@ -166,3 +166,12 @@ def test_normalizer_is_part_of_the_saved_state():
     assert set(normalizer.state_dict()) == {"low", "high"}
     other.load_state_dict(normalizer.state_dict())
     assert other.scale.item() == normalizer.scale.item() > 1
+
+
+@pytest.mark.parametrize("spoil", [float("nan"), float("inf"), -float("inf")])
+def test_returns_that_are_not_finite_leave_the_range_alone(spoil):
+    normalizer = ReturnNormalizer()
+    normalizer.update(torch.linspace(-50, 100, 30))
+    before = normalizer.low.clone(), normalizer.high.clone()
+    normalizer.update(torch.tensor([spoil] * 5 + [1.0] * 5))
+    assert torch.equal(normalizer.low, before[0]) and torch.equal(normalizer.high, before[1])

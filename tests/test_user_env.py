@@ -193,18 +193,22 @@ def test_an_environment_of_the_users_own_is_trained_and_resumed(run_dir):
 
 def test_a_run_whose_environment_fails_goes_on_once_that_is_mended(run_dir):
     class Fragile(Target):
-        steps = 0
+        steps, mended = 0, False
 
         def step(self, action):
             Fragile.steps += 1
-            if Fragile.steps == 100:
+            if Fragile.steps >= 100 and not Fragile.mended:
                 raise RuntimeError("the robot fell over")
             return super().step(action)
 
     config = tiny_config("my target", **{"loop.eval_every": 1000})
-    with pytest.raises(RuntimeError, match="fell over"):
+    with pytest.raises(
+        dreamer.UserError, match=r"environment \d failed 4 times without .*: RuntimeError: the robot fell over$"
+    ):
         dreamer.train(config, run_dir=run_dir, make_env=Fragile)
-    assert newest(run_dir)["step"] == 80
+    assert newest(run_dir)["step"] == 120
+    assert "Traceback" in (run_dir / "faults" / "environments.log").read_text()
+    Fragile.mended = True
     result = dreamer.resume(run_dir, make_env=Fragile)
     assert result.status == "finished" and read(run_dir / "metrics.jsonl")[-1]["step"] == 160
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 import envs
+from envs.guarded import WATCHDOG
 from envs.toy import Counting
 
 LENGTH = 4
@@ -201,26 +203,125 @@ def test_an_environment_that_ends_early_tells_by_its_answer():
     vector.close()
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [
-        (raise_unpicklable, envs.WorkerError, r"environment 1 failed with Unpicklable\('spring broke'\)"),
-        (raise_user_error, envs.UserError, "^turn it on first$"),
-        (die, envs.WorkerError, "died with exit code -9; it was killed"),
-    ],
-)
-def test_a_failure_in_a_process_is_one_exception(error, kind, message, capfd):
-    vector = envs.make_vector(functools.partial(breaking, error=error), [0, 1, 2], parallel=True)
+FAILURES = {
+    "raises": (raise_unpicklable, False, "Unpicklable: spring broke"),
+    "exits": (sys.exit, False, "SystemExit"),
+    "hangs": (fall_asleep, False, "TimeoutError: no answer within 1 seconds"),
+    "raises apart": (raise_unpicklable, True, "Unpicklable: spring broke"),
+    "dies apart": (die, True, "the process of the environment died with exit code -9; it was killed"),
+    "hangs apart": (fall_asleep, True, "the process of the environment gave no answer within 5 seconds and was ended"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_costs_one_environment_its_episode_and_the_others_nothing(name, capfd):
+    error, parallel, message = FAILURES[name]
+    vector = envs.make_vector(
+        functools.partial(breaking, error=error), [0, 1, 2], parallel, timeout=5.0 if parallel else 1.0
+    )
+    healthy = envs.make_vector(functools.partial(counting, length=10), [0, 1, 2])
+    actions = np.full((3, 2), 0.5, np.float32)
+    for one in (vector, healthy):
+        one.reset()
+        one.step(actions)
+    *row, info = vector.step(actions)
+    expected = healthy.step(actions)
+    failed = envs.failures(info)
+    assert list(failed) == [1] and failed[1].startswith(message), failed
+    ((place, (first, again)),) = envs.restart_vector(vector, {1: 7}).items()
+    assert (place, again, first["episode"], first["step"]) == (1, "", 7, 0)
+    for again in (False, True):  # the one made anew breaks at its second step, too
+        for i in (0, 2):
+            assert all(np.array_equal(row[0][key][i], expected[0][key][i]) for key in row[0])
+            assert row[1][i] == expected[1][i]
+        *row, info = vector.step(actions)
+        expected = healthy.step(actions)
+        assert list(envs.failures(info)) == [1] * again
+        if not again:
+            assert (row[0]["episode"][1], row[0]["step"][1], row[1][1]) == (7, 1, 1)
+    vector.close()
+    assert parallel is False or not any(process.is_alive() for process in vector.processes)
+    assert capfd.readouterr().err == ""
+
+
+class Slow(Counting):
+    """Takes a fifth of a second for a step."""
+
+    def step(self, action):
+        time.sleep(0.2)
+        return super().step(action)
+
+
+def slow(index):
+    return envs.prepare(Slow(), seed=0, index=index)
+
+
+@MODES
+def test_going_back_to_a_moment_may_take_as_long_as_going_there(parallel):
+    vector = envs.make_vector(slow, [0], parallel, timeout=1.0)
+    obs, *_ = envs.restore_vector(vector, {0: (3, np.zeros((8, 2), np.float32))})
+    assert (obs["episode"][0], obs["step"][0]) == (3, 8)
+    vector.close()
+
+
+def test_what_the_user_can_put_right_is_told_as_it_is(capfd):
+    vector = envs.make_vector(functools.partial(breaking, error=raise_user_error), [0, 1, 2], parallel=True)
     vector.reset()
-    actions = np.zeros((3, 2), np.float32)
-    vector.step(actions)
-    with pytest.raises(kind, match=message):
-        vector.step(actions)
-    assert vector.closed
-    assert not any(process.is_alive() for process in vector.processes)
+    vector.step(np.zeros((3, 2), np.float32))
+    with pytest.raises(envs.UserError, match="^turn it on first$"):
+        vector.step(np.zeros((3, 2), np.float32))
+    assert vector.closed and not any(process.is_alive() for process in vector.processes)
     vector.close()
     assert capfd.readouterr().err == ""
+
+
+class Wrong(Counting):
+    """Answers its second step with what `spoil` makes of the right answer."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
+
+    def step(self, action):
+        answer = super().step(action)
+        return self.spoil(*answer) if self._step == 2 else answer
+
+
+def spoiled(key, value):
+    return lambda obs, *rest: ({**obs, key: np.array(value, np.float32)}, *rest)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoiled("row", [np.nan]), "observation 'row' holds a number that is not finite"),
+        (spoiled("action", [0.0, -np.inf]), "observation 'action' holds a number that is not finite"),
+        (spoiled("action", [0.0, 0.0, 0.0]), r"observation 'action' has (3,) numbers where its space has (2,)"),
+        (lambda obs, *rest: ({"row": obs["row"]}, *rest), "KeyError"),
+        (lambda obs, reward, *rest: (obs, float("nan"), *rest), "the reward is nan"),
+        (lambda obs, reward, *rest: (obs, None, *rest), "TypeError"),
+        (lambda *answer: answer[:3], "ValueError"),
+    ],
+)
+def test_an_impossible_answer_is_a_failure(spoil, message):
+    vector = envs.make_vector(lambda index: envs.prepare(Wrong(spoil), seed=0, index=index), [0])
+    vector.reset()
+    assert not envs.failures(vector.step(np.zeros((1, 2), np.float32))[4])
+    *row, info = vector.step(np.zeros((1, 2), np.float32))
+    assert message in envs.failures(info)[0].partition("\n")[0]
+    assert not any(value.any() for value in row[0].values()) and not any(column[0] for column in row[1:])
+
+
+def test_the_watchdog_spares_what_comes_to_its_end():
+    for seconds in (0.01, 0.01, 5.0):
+        WATCHDOG.begin(0.05 if seconds < 1 else seconds)
+        time.sleep(seconds if seconds < 1 else 0.01)
+        WATCHDOG.end()
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGVTALRM)  # one that comes too late
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.1 seconds"):
+        WATCHDOG.begin(0.1)
+        time.sleep(5)
 
 
 def test_an_environment_that_cannot_be_built_is_one_exception():

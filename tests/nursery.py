@@ -1,0 +1,131 @@
+"""Runs `dreamer` in forks of one process that has imported everything, with faults injected into them.
+
+An order is a list of words for `dreamer`, a file for what it prints, and injections: a function by its path, the number
+of the call before which something happens, what happens (one of `ACTIONS`), and its arguments. The faults are real: a
+disk is filled, a parameter is overwritten, a signal is sent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a child."""
+
+    code: int
+    """Exit status, or minus the signal."""
+    output: str
+    """Standard output."""
+    errors: str
+    """Standard error."""
+
+
+def fill(_: Any, folder: str) -> None:
+    """Fill the disk of a folder to the last byte."""
+    with open(Path(folder) / "filler", "ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def poison_weight(agent: Any) -> None:
+    """Make a number of the actor NaN, as a broken memory cell would."""
+    import torch
+
+    with torch.no_grad():
+        next(agent.actor_critic.actor.parameters()).view(-1)[0] = float("nan")
+
+
+def poison_rows(replay: Any, first: int, last: int) -> None:
+    """Make the rewards of some rows of every stream NaN."""
+    for stream in replay.streams:
+        stream.rows["reward"][first:last] = float("nan")
+
+
+def kill(_: Any, number: int) -> None:
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def pause(_: Any, seconds: float) -> None:
+    """Let others go first."""
+    time.sleep(seconds)
+
+
+ACTIONS = {"fill": fill, "poison weight": poison_weight, "poison rows": poison_rows, "signal": kill, "pause": pause}
+
+
+def inject(path: str, call: int, action: str, *arguments: Any, every: bool = False) -> None:
+    """Do `action` before the given call of a function, and of all later ones if `every`."""
+    module, _, names = path.partition(":")
+    *owners, name = names.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), 0
+
+    def injected(*given: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call or (every and calls > call):
+            ACTIONS[action](given[0] if given else None, *arguments)
+        return original(*given, **keywords)
+
+    setattr(owner, name, injected)
+
+
+def run_children(*orders: tuple[list[str], list[list[Any]]], folder: Path) -> list[Ended]:
+    """Run `dreamer` for each pair of words and injections, one after the other."""
+    numbered = [(words, injections, str(folder / f"child{i}")) for i, (words, injections) in enumerate(orders)]
+    command = [sys.executable, str(Path(__file__).resolve())]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run(command, input=json.dumps(numbered), capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    codes = [int(line) for line in done.stdout.split()]
+    return [
+        Ended(code, Path(output + ".out").read_text(), Path(output + ".err").read_text())
+        for code, (*_, output) in zip(codes, numbered, strict=True)
+    ]
+
+
+def main() -> None:
+    """Read orders, print exit codes."""
+    import torch
+    import torch._dynamo
+
+    import dreamer.cli
+
+    torch.set_num_threads(1)
+    for words, injections, output in json.load(sys.stdin):
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                for stream, suffix in ((1, ".out"), (2, ".err")):
+                    os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+                for path, call, action, *arguments in injections:
+                    inject(path, abs(call), action, *arguments, every=call < 0)
+                code = dreamer.cli.main(words)
+                sys.stdout.flush()
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

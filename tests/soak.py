@@ -1,0 +1,130 @@
+"""Trains a tiny model for a long time and watches from outside: memory, open files, threads and speed must stay flat.
+
+`scripts/soak` runs this. Every part of a run is at work (environments, replay that wraps, updates, evaluations,
+checkpoints, records); only updates are rare, so that 200,000 steps take minutes. Started again with the same folder it
+goes on where it was. SOAK.json and SOAK.png go to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SETTINGS = {
+    "task": "toy:copy",
+    "env.num_envs": 4,
+    "replay.capacity": 20_000,
+    "loop.replay_ratio": 0.25,
+    "loop.batch_size": 4,
+    "loop.batch_length": 16,
+    "loop.log_every": 1000,
+    "loop.eval_every": 10_000,
+    "loop.checkpoint_every": 5000,
+}
+SECONDS = 2.0
+
+
+def watch(process: subprocess.Popen[bytes], metrics: Path, log: Path) -> None:
+    """Append a sample of a process to `log` every two seconds until it ends."""
+    proc = Path(f"/proc/{process.pid}")
+    while process.poll() is None:
+        try:
+            status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+            sample = {
+                "step": last_step(metrics),
+                "rss_mb": int(status["VmRSS"].split()[0]) / 1024,
+                "anonymous_mb": int(status["RssAnon"].split()[0]) / 1024,
+                "threads": int(status["Threads"]),
+                "files": len(os.listdir(proc / "fd")),
+            }
+        except (OSError, KeyError):  # it ends just now
+            break
+        with open(log, "a") as file:
+            file.write(json.dumps(sample) + "\n")
+        time.sleep(SECONDS)
+
+
+def last_step(metrics: Path) -> int:
+    """Step of the newest record."""
+    if not metrics.exists():
+        return 0
+    with open(metrics, "rb") as file:
+        file.seek(max(0, metrics.stat().st_size - 8192))
+        lines = file.read().split(b"\n")
+    return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
+
+
+def halves(samples: list[dict[str, Any]], name: str, steps: int) -> list[float]:
+    """Mean in the second quarter of the steps, and in the last one."""
+    quarters = [(0.25, 0.5), (0.75, 1.0)]
+    means = []
+    for low, high in quarters:
+        values = [sample[name] for sample in samples if low * steps <= sample["step"] <= high * steps]
+        means.append(sum(values) / max(1, len(values)))
+    return means
+
+
+def report(folder: Path, out: Path, steps: int) -> dict[str, Any]:
+    """Write the figures and the plot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from dreamer.tracking import read
+
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    records = [record for record in read(folder / "run" / "metrics.jsonl") if "time/env_steps_per_second" in record]
+    for record in records:
+        record["milliseconds"] = 1000 / max(record["time/env_steps_per_second"], 1e-9)
+    shown = [
+        ("anonymous_mb", samples, "memory without mapped files (MB)"),
+        ("files", samples, "open files"),
+        ("threads", samples, "threads"),
+        ("milliseconds", records, "time per environment step (ms)"),
+    ]
+    figure, axes = pyplot.subplots(len(shown), 1, figsize=(8, 8), sharex=True)
+    result: dict[str, Any] = {"steps": records[-1]["step"], "updates": records[-1]["updates"], "samples": len(samples)}
+    for axis, (name, source, label) in zip(axes, shown, strict=True):
+        axis.plot([row["step"] for row in source], [row[name] for row in source], linewidth=0.8)
+        axis.set_ylabel(label, fontsize=8)
+        axis.set_ylim(bottom=0)
+        second, last = halves(source, name, steps)
+        result[name] = {"second_quarter": round(second, 3), "last_quarter": round(last, 3)}
+    axes[-1].set_xlabel("environment steps")
+    figure.tight_layout()
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "soak.png", dpi=100)
+    (out / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def main() -> int:
+    """The command line of `scripts/soak`."""
+    from running import tiny_flags
+
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--steps", type=int, default=200_000, help="environment steps (default 200,000)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/soak"), help="where it runs; again to go on")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/soak"), help="where the figures go")
+    args = parser.parse_args()
+    run = args.folder / "run"
+    args.folder.mkdir(parents=True, exist_ok=True)
+    begin = [*tiny_flags(**SETTINGS | {"steps": args.steps}), "--run-dir", str(run)]
+    words = ["--resume", str(run), "--steps", str(args.steps)] if (run / "run.json").exists() else begin
+    with subprocess.Popen([sys.executable, "-m", "dreamer", "train", *words], stdout=subprocess.DEVNULL) as process:
+        watch(process, run / "metrics.jsonl", args.folder / "samples.jsonl")
+    if process.returncode:
+        return process.returncode
+    print(json.dumps(report(args.folder, args.out, args.steps), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
