@@ -218,11 +218,11 @@ def ring(settings: dict[str, Any]) -> int:
     """Places of every stream's ring."""
     from running import tiny_config
 
-    from dreamer.forecast import slack_rows
+    from dreamer.forecast import rows_between_checkpoints
     from dreamer.replay import ring_size
 
     config = tiny_config(**settings)
-    slack, kept = slack_rows(config), config.loop.keep_checkpoints
+    slack, kept = rows_between_checkpoints(config), config.loop.keep_checkpoints
     return ring_size(config.replay, config.env.num_envs, config.loop.batch_length, slack, kept)
 
 

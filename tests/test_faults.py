@@ -296,7 +296,7 @@ def test_a_run_that_will_not_fit_on_its_disk_is_refused_before_it_begins(tmp_pat
         flags = tiny_flags(**COPY | {"steps": 10**6, "replay.capacity": 10**6})
         assert main(["train", *flags, "--run-dir", str(small / "run")]) == 2
         message = capsys.readouterr().err
-        assert "the run will write 0.2 GB of replay and" in message and "has 0.0 GB free; lower --replay" in message
+        assert "would not fit: 0.0 GB are free on the disk of" in message and "lower --replay.capacity" in message
         assert not list(small.iterdir()) and message.count("\n") == 1
 
 
