@@ -1,4 +1,7 @@
-"""The `dreamer` command: one verb per thing to do."""
+"""The `dreamer` command: one verb per thing to do.
+
+What a verb needs is imported when it is called, so that no command waits for torch without using it.
+"""
 
 from __future__ import annotations
 
@@ -13,78 +16,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
-import envs
-from dreamer import launch, run
-from dreamer.config import (
-    Config,
-    DeviceName,
-    compose,
-    words,
-)
 from dreamer.errors import UserError
-from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
-from dreamer.experiments.bench import BenchArguments, bench
-from dreamer.experiments.debug_batch import debug_batch
-from dreamer.experiments.doctor import doctor
-from dreamer.experiments.exam import ExamArguments, exam
-from dreamer.experiments.report import ReportArguments, report
-from dreamer.tracking import read
+
+if TYPE_CHECKING:
+    import envs
+    from dreamer.arguments import EvaluateArguments, TrainArguments
+    from dreamer.train import Result
 
 T = TypeVar("T")
 REQUEUE = os.EX_TEMPFAIL
 """Exit status 75 of a run that was asked to stop by SIGTERM and has saved: a scheduler should start it again."""
 
 
-@dataclass(frozen=True)
-class TrainArguments:
-    """Train an agent in its own imagination."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    """Configuration of the run."""
-    run_dir: Path | None = None
-    """Run folder to make; default runs/<task>_<core>_<size>_seed<seed>_<time>."""
-    resume: Path | None = None
-    """Run folder to go on with, from its newest checkpoint. --steps N extends a finished run."""
-    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Run folder whose newest checkpoint gives a new run its initial weights."""
-    load: launch.Load = "all"
-    """Which weights --from takes: all, or the world model alone."""
-    match_params: bool = False
-    """Change the core's width until the agent has as many parameters as with the rssm core, within 2 %."""
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Run episodes without learning and print their returns."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder."""
-    episodes: int = 10
-    """Episodes."""
-    mode: Literal["sample", "mode", "both"] = "both"
-    """Actions: sampled from the policy, its mode, or one evaluation of each."""
-    seed: int = 0
-    """Seed of the evaluation's environments, which training never uses."""
-    film: Path | None = None
-    """Also write an MP4 of one episode here."""
-    device: DeviceName = "auto"
-    """Where the networks run."""
-    hide: tuple[str, ...] = ()
-    """Observations to replace by zeros (keys, or `velocities`), besides those that the run was trained without."""
-    flicker: float | None = None
-    """Probability with which a whole observation is zeros; default: the run's own."""
-    obs_noise: float | None = None
-    """Standard deviation of the noise added to every number observed; default: the run's own."""
-    json: bool = False
-    """Print one JSON object."""
-
-
 def train_arguments(argv: Sequence[str]) -> TrainArguments:
     """What the words after `dreamer train` say; raises `UserError` when they say nothing possible."""
+    from dreamer import run
+    from dreamer.arguments import TrainArguments
+    from dreamer.config import compose
+
     resumed = _option(argv, "--resume")
     if resumed is not None:
         base = run.open_run(Path(resumed)).config
@@ -95,6 +48,8 @@ def train_arguments(argv: Sequence[str]) -> TrainArguments:
 
 def train_command(argv: Sequence[str]) -> int:
     """`dreamer train`."""
+    from dreamer import launch
+
     args = train_arguments(argv)
     try:
         if args.resume is not None:
@@ -121,6 +76,8 @@ def train_command(argv: Sequence[str]) -> int:
 
 def evaluate_command(argv: Sequence[str]) -> int:
     """`dreamer evaluate`."""
+    from dreamer import launch
+    from dreamer.arguments import EvaluateArguments
     from dreamer.evaluate import Evaluator, film
 
     args = _parse(EvaluateArguments, "dreamer evaluate", argv)
@@ -148,6 +105,9 @@ def evaluate_command(argv: Sequence[str]) -> int:
 
 def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
     """The run's own environments, with the changes that the arguments ask for."""
+    from dreamer import launch, run
+    from dreamer.config import words
+
     own = launch.make_factory_of(run.open_run(args.run))
     flicker = own.flicker if args.flicker is None else args.flicker
     obs_noise = own.obs_noise if args.obs_noise is None else args.obs_noise
@@ -156,6 +116,7 @@ def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
 
 def tasks_command(argv: Sequence[str]) -> int:
     """`dreamer tasks`: list what can be trained."""
+    import envs
 
     @dataclass(frozen=True)
     class TasksArguments:
@@ -174,6 +135,9 @@ def tasks_command(argv: Sequence[str]) -> int:
 
 def bench_command(argv: Sequence[str]) -> int:
     """`dreamer bench`."""
+    from dreamer.config import compose
+    from dreamer.experiments.bench import BenchArguments, bench
+
     base = compose(_option(argv, "--preset") or "dmc_proprio", _option(argv, "--size"), task="dmc:walker_walk")
     if "--against" in argv[:-1]:  # its value may begin with dashes
         place = argv.index("--against")
@@ -190,6 +154,7 @@ def bench_command(argv: Sequence[str]) -> int:
 
 def doctor_command(argv: Sequence[str]) -> int:
     """`dreamer doctor`."""
+    from dreamer.experiments.doctor import doctor
 
     @dataclass(frozen=True)
     class DoctorArguments:
@@ -210,18 +175,25 @@ def debug_batch_command(argv: Sequence[str]) -> int:
         file: tyro.conf.Positional[Path]
         """A batch that a run has kept: RUN/faults/batch_<update>.pt."""
 
+    from dreamer.experiments.debug_batch import debug_batch
+
     print(debug_batch(_parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
     return 0
 
 
 def exam_command(argv: Sequence[str]) -> int:
     """`dreamer exam`."""
+    from dreamer.experiments.exam import ExamArguments, exam
+
     print(exam(_parse(ExamArguments, "dreamer exam", argv)))
     return 0
 
 
 def ablate_command(argv: Sequence[str]) -> int:
     """`dreamer ablate`."""
+    from dreamer.config import compose
+    from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
+
     for flag, instead in ONE_OF_SEVERAL.items():
         if _option(argv, flag) is not None:
             raise UserError(f"{flag}: an ablation has several; use {instead}")
@@ -238,6 +210,8 @@ def ablate_command(argv: Sequence[str]) -> int:
 
 def report_command(argv: Sequence[str]) -> int:
     """`dreamer report`."""
+    from dreamer.experiments.report import ReportArguments, report
+
     print(report(_parse(ReportArguments, "dreamer report", argv)))
     return 0
 
@@ -325,7 +299,7 @@ def _option(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _print_result(result: launch.Result) -> None:
+def _print_result(result: Result) -> None:
     values, path = result.evaluation, result.path
     films = sorted((path / "videos").glob("*.mp4"))
     print(
@@ -343,4 +317,6 @@ def _print_result(result: launch.Result) -> None:
 
 
 def _last_step(path: Path) -> int:
+    from dreamer.tracking import read
+
     return int(read(path / "metrics.jsonl")[-1]["step"])

@@ -20,8 +20,9 @@ from tiny import unchecked
 from wandb.sdk.launch.sweeps import utils as sweeps
 
 import dreamer
-from dreamer import cli, run
-from dreamer.cli import main
+import envs
+from dreamer import run
+from dreamer.cli import main, train_arguments
 from dreamer.errors import UserError
 from dreamer.experiments import ablate, grid, jobs
 from dreamer.experiments.grid import Cell, cells
@@ -381,7 +382,7 @@ def test_the_sweep_does_runs_that_dreamer_train_accepts():
     assert (sweep["method"], sweep["program"], sweep["command"][:2]) == ("grid", "dreamer", ["${env}", "${program}"])
     values = {name: parameter["values"] for name, parameter in sweep["parameters"].items()}
     assert values.keys() == {"task", "core", "seed"} and values["core"] == list(ablate.grid.LATENTS)
-    known = {task for family in cli.envs.tasks().values() for task in family}
+    known = {task for family in envs.tasks().values() for task in family}
     assert set(values["task"]) <= known
     done = set()
     for point in product(*values.values()):
@@ -392,7 +393,7 @@ def test_the_sweep_does_runs_that_dreamer_train_accepts():
             "${args}": sweeps.create_sweep_command_args({"args": arguments})["args"],
         }
         command, *argv = [word for part in sweep["command"] for word in replaced.get(part, [part])]
-        config = cli.train_arguments(argv).config
+        config = train_arguments(argv).config
         assert command == "train" and config == dreamer.compose(
             config.preset, task=point[0], seed=point[2], **{"agent.dynamics.core": point[1]}
         )

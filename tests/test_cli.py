@@ -241,6 +241,30 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit):
 # What works
 
 
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (["--help"], {"torch", "scipy", "matplotlib", "wandb", "dm_control", "pydantic"}),
+        (["tasks", "toy:copy"], {"torch", "scipy.stats", "matplotlib", "wandb", "pydantic"}),
+        (["train", "--stps", "3"], {"scipy.stats", "matplotlib", "wandb", "dm_control"}),
+    ],
+)
+def test_a_command_loads_nothing_that_it_does_not_use(words, absent):
+    code = f"import sys; from dreamer.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and absent.isdisjoint(done.stderr.split())
+
+
+def test_the_public_names_are_those_of_the_package():
+    """`dreamer.train` is the function, though importing the loop's module would put that in its place."""
+    import dreamer.train as function
+
+    assert function is dreamer.train is dreamer.launch.train and sys.modules["dreamer.train"].Result is dreamer.Result
+    assert {name: getattr(dreamer, name).__name__ for name in dreamer.__all__} == {n: n for n in dreamer.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = dreamer.trian
+
+
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
