@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 import envs
 from dreamer.agent import ActionMode, Agent
 from dreamer.errors import UserError
+from dreamer.heldout import HeldOut
 from envs.rendering import select_backend
 
 LIMIT = 50_000
@@ -36,6 +37,8 @@ class Evaluation:
     """Sum of rewards of each episode `[episode]`."""
     lengths: np.ndarray
     """Agent steps of each episode `[episode]`."""
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the world model and the critic in these episodes (`dreamer.heldout`)."""
 
 
 class Stopped(Exception):
@@ -57,7 +60,8 @@ class Evaluator:
     def run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool] = lambda: False) -> Evaluation:
         """Evaluate with sampled actions or the policy's mode. Leaves the global random state as it was.
 
-        Raises `Stopped` as soon as `stop` says so, and `UserError` when every environment fails.
+        With sampled actions, which is how the critic thinks the agent acts, `held_out` is filled too. Raises `Stopped`
+        as soon as `stop` says so, and `UserError` when every environment fails.
         """
         with _own_randomness(agent.device, self.seed):
             return self._run(agent, mode, stop)
@@ -67,21 +71,26 @@ class Evaluator:
         count = len(self.indices)
         returns, lengths = np.zeros(count), np.zeros(count, np.int64)
         running, failed = np.ones(count, bool), dict[int, str]()
-        carry, steps = None, 0
+        carry, steps, held_out = None, 0, HeldOut(agent, count)
         while running.any() and steps < self.limit:
             if stop():
                 raise Stopped
             actions, carry = agent.act(obs, np.full(count, carry is None), carry, mode)
+            if mode == "sample":
+                held_out.chosen(carry, running)
             obs, rewards, terminated, truncated, info = self.vector.step(actions)
+            terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
             steps += 1
             returns[running] += rewards[running]
             lengths[running] += 1
             failed |= {place: text for place, text in envs.failures(info).items() if running[place]}
-            running &= ~(np.asarray(terminated) | np.asarray(truncated))
             running[list(failed)] = False
+            if mode == "sample" and running.any():
+                held_out.arrived(obs, rewards, terminated, truncated, running, carry)
+            running &= ~(terminated | truncated)
         self._tell(int(running.sum()), failed)
         kept = np.setdiff1d(np.arange(count), list(failed))
-        return Evaluation(returns[kept], lengths[kept])
+        return Evaluation(returns[kept], lengths[kept], held_out.metrics() if mode == "sample" else {})
 
     def _tell(self, cut: int, failed: dict[int, str]) -> None:
         of = f"of {len(self.indices)} evaluation episodes"
@@ -109,6 +118,7 @@ def summarize(sampled: Evaluation, mode: Evaluation) -> dict[str, float]:
         "eval/mode_return_mean": float(mode.returns.mean()),
         "eval/mode_return_std": float(mode.returns.std()),
         "eval/episodes": float(len(sampled.returns)),
+        **sampled.held_out,
     }
 
 

@@ -39,6 +39,18 @@ METRICS = (
     Metric("eval/mode_return_std", "Standard deviation of the evaluation returns, most likely actions.", "reward"),
     Metric("eval/episodes", "Number of evaluation episodes behind each mean.", "episodes"),
     Metric(
+        "eval/model_error",
+        "Decoder loss of observations predicted one step ahead by the prior, in every fifth step of sampled episodes.",
+        healthy="falls, then stays; rising means that the model forgets, diverges or overfits",
+    ),
+    Metric(
+        "eval/value_bias",
+        "Mean difference of the critic's value and the discounted return that followed, in sampled episodes.",
+        "reward",
+        "near 0; beyond half of eval/discounted_return means that the critic believes itself, or nothing",
+    ),
+    Metric("eval/discounted_return", "Mean size of the discounted returns behind eval/value_bias.", "reward"),
+    Metric(
         "loss/reconstruction",
         "Decoder losses of all observation keys together, per row.",
         healthy="falls fast, then slowly",
