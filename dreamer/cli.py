@@ -216,6 +216,15 @@ def report_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def diagnose_command(argv: Sequence[str]) -> int:
+    """`dreamer diagnose`."""
+    from dreamer.experiments.diagnose import DiagnoseArguments, diagnose
+
+    text, sick = diagnose(_parse(DiagnoseArguments, "dreamer diagnose", argv))
+    print(text)
+    return 1 if sick else 0
+
+
 ONE_OF_SEVERAL = {
     "--task": "--tasks TASK,TASK",
     "--core": "--cores CORE,CORE",
@@ -229,6 +238,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train_command, "train an agent, or resume a run"),
     "evaluate": (evaluate_command, "run episodes without learning, film one"),
     "tasks": (tasks_command, "list what can be trained"),
+    "diagnose": (diagnose_command, "say what is unhealthy about a run, and what to try"),
     "bench": (bench_command, "measure the cost of an update against the machine's peak"),
     "doctor": (doctor_command, "say what this machine offers"),
     "debug-batch": (debug_batch_command, "repeat an update that was skipped, and say what was not finite"),

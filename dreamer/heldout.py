@@ -74,17 +74,18 @@ class HeldOut:
 
     def metrics(self) -> dict[str, float]:
         """`eval/model_error`, `eval/value_bias` and `eval/discounted_return` of the finished episodes."""
+        decided = np.concatenate(self._decided).sum()
         return {
             "eval/model_error": float(np.concatenate(self._errors).mean()),
-            "eval/value_bias": float(np.concatenate(self._gaps).sum() / np.concatenate(self._decided).sum()),
-            "eval/discounted_return": float(np.abs(np.concatenate(self._returns)).mean()),
+            "eval/value_bias": float(np.concatenate(self._gaps).sum() / decided),
+            "eval/discounted_return": float(np.abs(np.concatenate(self._returns)).sum() / decided),
         }
 
     def _finish(self, values: Sequence[tuple[int, float]], rewards: Sequence[float], after: float, over: bool) -> None:
         """Set the values of an episode beside its discounted returns.
 
         After a time limit the return goes on with the critic's own value. A constant bias of the critic then cancels in
-        part, so the gaps are counted in units of the share `1 - discount^steps` that the episode itself decides.
+        part, so both are counted in units of the share `1 - discount^steps` that the episode itself decides.
         """
         discount = self._agent.config.world_model.discount
         returns = [after]
@@ -92,10 +93,10 @@ class HeldOut:
             returns.append(reward + discount * returns[-1])
         returns.reverse()
         steps, predicted = (np.array(column) for column in zip(*values, strict=True))
-        followed = np.array(returns)[steps]
+        followed, left = np.array(returns)[steps], discount ** (len(rewards) - steps)
         self._gaps.append(predicted - followed)
-        self._returns.append(followed)
-        self._decided.append(np.ones(len(steps)) if over else 1 - discount ** (len(rewards) - steps))
+        self._returns.append(followed - left * after)
+        self._decided.append(np.ones(len(steps)) if over else 1 - left)
 
     def _value(self, carry: Carry) -> Float[np.ndarray, " env"]:
         critic = self._agent.actor_critic.critic

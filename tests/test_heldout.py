@@ -61,6 +61,7 @@ def test_a_constant_bias_is_measured_exactly_though_time_limits_hide_part_of_it(
     result, _ = evaluate(lambda: Wage(False), agent)
     assert set(result.lengths) == {7, 12}
     assert result.held_out["eval/value_bias"] == pytest.approx(bias, abs=1e-2)
+    assert result.held_out["eval/discounted_return"] == pytest.approx(2 / (1 - DISCOUNT), rel=1e-5)
 
 
 def test_a_terminal_state_is_worth_nothing():
@@ -73,9 +74,9 @@ def test_a_terminal_state_is_worth_nothing():
             wages = sum(2 * DISCOUNT**i for i in range(left))
             followed = wages if length == 7 else wages + DISCOUNT**left * 5.0
             gaps, decided = gaps + 5.0 - followed, decided + (1 if length == 7 else 1 - DISCOUNT**left)
-            returns.append(followed)
+            returns.append(wages)
     assert result.held_out["eval/value_bias"] == pytest.approx(gaps / decided, rel=1e-5)
-    assert result.held_out["eval/discounted_return"] == pytest.approx(np.mean(returns), rel=1e-5)
+    assert result.held_out["eval/discounted_return"] == pytest.approx(sum(returns) / decided, rel=1e-5)
 
 
 def test_the_model_error_is_that_of_the_prior_one_step_ahead(monkeypatch):

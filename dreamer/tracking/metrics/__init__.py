@@ -49,7 +49,11 @@ METRICS = (
         "reward",
         "near 0; beyond half of eval/discounted_return means that the critic believes itself, or nothing",
     ),
-    Metric("eval/discounted_return", "Mean size of the discounted returns behind eval/value_bias.", "reward"),
+    Metric(
+        "eval/discounted_return",
+        "Mean size of the discounted returns behind eval/value_bias, continued beyond time limits at the same rate.",
+        "reward",
+    ),
     Metric(
         "loss/reconstruction",
         "Decoder losses of all observation keys together, per row.",
