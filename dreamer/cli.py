@@ -225,6 +225,14 @@ def diagnose_command(argv: Sequence[str]) -> int:
     return 1 if sick else 0
 
 
+def track_command(argv: Sequence[str]) -> int:
+    """`dreamer track`."""
+    from dreamer.experiments.track import TrackArguments, track
+
+    print(track(_parse(TrackArguments, "dreamer track", argv)))
+    return 0
+
+
 ONE_OF_SEVERAL = {
     "--task": "--tasks TASK,TASK",
     "--core": "--cores CORE,CORE",
@@ -239,6 +247,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (evaluate_command, "run episodes without learning, film one"),
     "tasks": (tasks_command, "list what can be trained"),
     "diagnose": (diagnose_command, "say what is unhealthy about a run, and what to try"),
+    "track": (track_command, "show a run in W&B or TensorBoard after the fact"),
     "bench": (bench_command, "measure the cost of an update against the machine's peak"),
     "doctor": (doctor_command, "say what this machine offers"),
     "debug-batch": (debug_batch_command, "repeat an update that was skipped, and say what was not finite"),

@@ -1,24 +1,30 @@
-"""TensorBoard view: scalar event files, written without TensorFlow or torch."""
+"""TensorBoard view: event files, written without TensorFlow or torch."""
 
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dreamer.tracking.views import Status, View
 
+GIF_FRAMES = 100
+
 
 class TensorBoardView(View):
-    """Writes every metric as a scalar over environment steps; films are left to the run folder.
+    """Writes every metric as a scalar over environment steps, and films as moving images.
 
+    A run that is shown after the fact `began` at that time (seconds since 1970), and its events follow `time/elapsed`.
     `first_step` is the first step that this process writes: TensorBoard drops what an earlier, crashed process wrote
     from there on.
     """
 
     title = "TensorBoard"
 
-    def __init__(self, folder: Path, first_step: int = 0) -> None:
+    def __init__(self, folder: Path, first_step: int = 0, began: float | None = None) -> None:
         self._folder = folder
         self._first_step = first_step
+        self._began, self._elapsed = began, 0.0
 
     def start(self) -> None:
         """Open a new event file; raises ImportError with a remedy when TensorBoard is not installed."""
@@ -36,9 +42,26 @@ class TensorBoardView(View):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one record."""
+        self._elapsed = values.get("time/elapsed", self._elapsed)
         scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
+        self._write(step, self._summary(value=scalars))
+
+    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
+        """Write a film as an animated GIF of at most `GIF_FRAMES` frames, which the tab of images plays."""
+        import imageio.v3
+
+        frames = imageio.v3.imread(path, plugin="FFMPEG")
+        every = -(-len(frames) // GIF_FRAMES)
+        buffer = io.BytesIO()
+        imageio.v3.imwrite(buffer, frames[::every], extension=".gif", duration=1000 * every / fps, loop=0)
+        height, width = frames.shape[1:3]
+        image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=buffer.getvalue())
+        self._write(step, self._summary(value=[self._summary.Value(tag=name, image=image)]))
 
     def close(self, status: Status) -> None:
         """Flush and close the event file."""
         self._writer.close()
+
+    def _write(self, step: int, summary: Any) -> None:
+        now = time.time() if self._began is None else self._began + self._elapsed
+        self._writer.add_event(self._event(wall_time=now, step=step, summary=summary))

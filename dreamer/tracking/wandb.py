@@ -23,7 +23,7 @@ class WandbView(View):
     """Logs metrics over the x axis `step`, films, the configuration, the command and the commit.
 
     W&B is imported in `start`, because that takes a second. A server that cannot be reached within `init_seconds` is
-    replaced by an offline run. Nothing is printed but the notice.
+    replaced by an offline run. Nothing is printed but the notice. `run_id` is another W&B run than the folder's own.
     """
 
     title = "W&B"
@@ -35,12 +35,14 @@ class WandbView(View):
         run_info: Mapping[str, Any],
         run_config: Mapping[str, Any],
         init_seconds: float = 30.0,
+        run_id: str | None = None,
     ) -> None:
         self._config = config
         self._run_dir = run_dir
         self._run_info = run_info
         self._run_config = run_config
         self._init_seconds = init_seconds
+        self._run_id = run_id
         self._run: Any = None
         self._abandoned = False
 
@@ -130,7 +132,7 @@ class WandbView(View):
             tags=config.wandb_tags or None,
             name=config.wandb_name or self._run_dir.resolve().name,
             dir=self._run_dir,
-            id=run_id(self._run_dir),
+            id=self._run_id or run_id(self._run_dir),
             resume="allow",
             reinit="create_new",
             mode=mode,
