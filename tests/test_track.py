@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -109,13 +110,17 @@ def test_wandb_gets_what_has_come_since_and_a_run_of_its_own_when_the_past_has_c
     assert steps == [record["step"] for record in read(run / "metrics.jsonl")][5:]
     writer = JsonlWriter(run / "metrics.jsonl")  # a resume from an earlier checkpoint writes another past
     writer.truncate(len(b"".join(whole.splitlines(True)[:6])))
-    writer.write(7_000, 1, {"train/return": 1.0})
+    for step in range(7_000, 7_050):
+        writer.write(step, 1, {"train/return": 1.0})
     writer.close()
-    other = re.match(r"W&B run (\w+): 7 new records", track(run, capsys, "--wandb"))[1]
+    other = re.match(r"W&B run (\w+): 56 new records", track(run, capsys, "--wandb"))[1]
     assert other != run_id
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"id": "../../etc", "bytes": 0}', '{"bytes": "many"}', "[" * 100_000])
+HOSTILE = {"id": "../../etc", "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest(), "films": []}
+
+
+@pytest.mark.parametrize("damage", ["", "[]", json.dumps(HOSTILE), '{"bytes": "many"}', "[" * 100_000])
 def test_a_damaged_note_of_what_was_logged_is_a_fresh_start(run, damage):
     from dreamer.experiments.track import STATE, _state
 
