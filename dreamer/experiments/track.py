@@ -31,6 +31,8 @@ STATE = "wandb_track.json"
 """What W&B has been given: run id, length and SHA-256 of that part of metrics.jsonl, and the films."""
 FILM = re.compile(r"eval_(\d{1,18})\.mp4")
 FILM_FPS = 25
+UPLOAD_SECONDS = 3600.0
+"""Longest wait for W&B: a run in training waits seconds, but here there is nothing else to do."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _to_wandb(run: RunFolder) -> str:
         return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; films: {len(films)}"
     with _told("W&B"):
         (run.path / STATE).unlink(missing_ok=True)
-        config = dataclasses.replace(run.config.tracking, wandb="auto")
+        config = dataclasses.replace(run.config.tracking, wandb="auto", close_seconds=UPLOAD_SECONDS)
         view = WandbView(config, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
         view.start()
         if not view.notice:
