@@ -52,5 +52,7 @@ class EvaluateArguments:
     """Probability with which a whole observation is zeros; default: the run's own."""
     obs_noise: float | None = None
     """Standard deviation of the noise added to every number observed; default: the run's own."""
+    env_import: tuple[str, ...] = ()
+    """Modules that the run imports to register its environments, and that you trust to run here."""
     json: bool = False
     """Print one JSON object."""

@@ -65,7 +65,12 @@ def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
                 )
             if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise ValueError("its checksum does not match")
-            return manifest["step"], torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), skipped
+            if type(manifest["step"]) is not int:
+                raise ValueError("its step is no number")
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it holds no state")
+            return manifest["step"], state, skipped
         except UserError:
             raise
         except Exception as error:  # whatever is wrong with a damaged file, the next older one may be good

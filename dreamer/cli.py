@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import tyro
 
 from dreamer.errors import UserError
+from dreamer.redaction import redact, redact_command
 
 if TYPE_CHECKING:
     import envs
@@ -56,7 +57,8 @@ def train_command(argv: Sequence[str]) -> int:
             if args.run_dir or args.start_from or args.load != "all" or args.match_params:
                 refused = "--run-dir, --from, --load or --match-params"
                 raise UserError(f"--resume goes on as it was, without {refused}")
-            result = launch.resume(args.resume, config=args.config)
+            trusted = _words(argv, "--env-import")
+            result = launch.resume(args.resume, config=args.config, trusted=trusted)
         else:
             result = launch.train(
                 args.config,
@@ -108,7 +110,7 @@ def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
     from dreamer import launch, run
     from dreamer.config import words
 
-    own = launch.make_factory_of(run.open_run(args.run))
+    own = launch.make_factory_of(run.open_run(args.run), trusted=args.env_import)
     flicker = own.flicker if args.flicker is None else args.flicker
     obs_noise = own.obs_noise if args.obs_noise is None else args.obs_noise
     return replace(own, seed=args.seed, blank=words(args.hide), flicker=flicker, obs_noise=obs_noise)
@@ -193,6 +195,7 @@ def ablate_command(argv: Sequence[str]) -> int:
     """`dreamer ablate`."""
     from dreamer.config import compose
     from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
+    from dreamer.trust import check_imports
 
     for flag, instead in ONE_OF_SEVERAL.items():
         if _option(argv, flag) is not None:
@@ -200,6 +203,7 @@ def ablate_command(argv: Sequence[str]) -> int:
     folder = _option(argv, "--folder")
     if folder is not None and _option(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
         base = arguments_of(Path(folder))
+        check_imports(base.config, _words(argv, "--env-import"), Path(folder))
     else:
         base = AblateArguments(compose(_option(argv, "--preset") or "quick", _option(argv, "--size")))
     try:
@@ -263,12 +267,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
+    if redact_command(shlex.join(argv)) != shlex.join(argv):
+        print("dreamer: a word of this command looks like a secret; leave it in the environment", file=sys.stderr)
+        return 2
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}")
         return COMMANDS[argv[0]][0](argv[1:])
     except UserError as error:
-        print(f"dreamer: {error}", file=sys.stderr)
+        print(f"dreamer: {redact(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -316,6 +323,19 @@ def _option(argv: Sequence[str], name: str) -> str | None:
         elif word.startswith(f"{name}="):
             value = word.partition("=")[2]
     return value
+
+
+def _words(argv: Sequence[str], name: str) -> list[str]:
+    """The values of an option that takes several."""
+    words: list[str] = []
+    taking = False
+    for word in argv:
+        if word.startswith("--"):
+            taking = word.partition("=")[0] == name
+            words += [word.partition("=")[2]] if taking and "=" in word else []
+        elif taking:
+            words.append(word)
+    return words
 
 
 def _print_result(result: Result) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
 from dreamer.tracking.curve import draw_curve
 from dreamer.train import Result, Trainer, layout_of
+from dreamer.trust import check_imports, understood
 
 Load = Literal["all", "world_model"]
 MakeEnv = Callable[[], gymnasium.Env]
@@ -80,12 +81,15 @@ def train(
         return _run(folder, factory, None, weights)
 
 
-def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None) -> Result:
+def resume(
+    path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
+) -> Result:
     """Go on with a run from its newest checkpoint, to the step count in `config` (default: the run's own).
 
     A run that died before its first checkpoint begins again.
     `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
-    for damaged folders, and when there is nothing left to do.
+    for damaged folders, and when there is nothing left to do. Modules that the run's environments import, and that are
+    not imported yet, must be among those `trusted`.
     """
     folder = run.open_run(Path(path))
     if config is not None:
@@ -93,7 +97,7 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
     if folder.config.device != "auto":
         folder.info["device"] = folder.config.device
     folder.info["device"] = run.choose_device(folder.info["device"])
-    factory = make_factory_of(folder, make_env)
+    factory = make_factory_of(folder, make_env, trusted)
     with folder.locked():
         if folder.never_began:
             agent, source = dry_run(spec_of_factory(factory), folder.config), folder.info.get("start_from")
@@ -103,9 +107,11 @@ def resume(path: Path | str, *, config: Config | None = None, make_env: MakeEnv 
         for line in skipped:
             print(line, file=sys.stderr)
         folder.info.setdefault("resumed", []).append(run.command_line())
-        if step >= folder.config.steps and state["evaluated_at"] == step:
+        if step >= folder.config.steps and state.get("evaluated_at") == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
-        require_room(forecast(folder.config, layout_of(_agent(folder, state))), folder.path)
+        with understood(folder.checkpoints):
+            layout = layout_of(_agent(folder, state, "meta"))
+        require_room(forecast(folder.config, layout), folder.path)
         return _run(folder, factory, state, None)
 
 
@@ -116,8 +122,13 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
     """
     folder = run.open_run(Path(path))
     _, state, _ = checkpoint.load(folder.checkpoints)
-    agent = _agent(folder, state)
-    agent.load_state_dict(state["agent"]["modules"])
+    with understood(folder.checkpoints):
+        modules = state["agent"]["modules"]
+        misfits = _misfits(modules, _agent(folder, state, "meta"))  # before memory is taken for what the folder claims
+        if misfits or not modules:
+            raise ValueError(f"its weights are others: {misfits[:1]}")
+        agent = _agent(folder, state)
+        agent.load_state_dict(modules)
     return agent.to(run.choose_device(device)).eval()
 
 
@@ -141,18 +152,26 @@ def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFac
     )
 
 
-def make_factory_of(folder: RunFolder, make_env: MakeEnv | None = None) -> envs.EnvFactory:
-    """The recipe for the environments of an existing run; raises `UserError` when only its user can make them."""
+def make_factory_of(
+    folder: RunFolder, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
+) -> envs.EnvFactory:
+    """The recipe for the environments of an existing run; raises `UserError` when only its user can make them.
+
+    A run folder alone does not make this process import a module: the user must have named it in `trusted`.
+    """
     if make_env is None and "make_env" in folder.info:
         name = folder.info["make_env"]
         raise UserError(f"{folder.path} was trained with make_env={name}; use dreamer.resume(path, make_env={name})")
+    if make_env is None:
+        check_imports(folder.config, trusted, folder.path)
     return make_factory(folder.config, make_env)
 
 
-def _agent(folder: RunFolder, state: dict[str, Any]) -> Agent:
-    """A new agent for the environments of a checkpoint."""
+def _agent(folder: RunFolder, state: dict[str, Any], device: Literal["cpu", "meta"] = "cpu") -> Agent:
+    """A new agent for the environments of a checkpoint; on the meta device it takes no memory."""
     spec = state["spec"]
-    return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
+    with torch.device(device):
+        return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
 
 
 def _run(
@@ -164,7 +183,8 @@ def _run(
             trainer.agent.load_state_dict(trainer.agent.state_dict() | weights)
         if state is None:
             trainer.begin()
-        offset = trainer.restore(state) if state is not None else None
+        with understood(folder.checkpoints):
+            offset = trainer.restore(state) if state is not None else None
         folder.info["parameters"] = trainer.agent.parameter_counts()
         expected = forecast(folder.config, trainer.replay.layout)
         folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
@@ -241,11 +261,18 @@ def _read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
     """Weights of a run's newest checkpoint that fit `agent`; raises `UserError` when one does not."""
     _, state, _ = checkpoint.load(run.open_run(path).checkpoints)
     prefix = "world_model." if load == "world_model" else ""
-    weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
-    own = {name: list(value.shape) for name, value in agent.state_dict().items()}
-    misfits = [name for name, value in weights.items() if own.get(name) != list(value.shape)]
+    with understood(path):
+        weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
+        misfits = _misfits(weights, agent)
     if misfits:
+        own = {name: list(value.shape) for name, value in agent.state_dict().items()}
         name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
         shapes = f"{name} is {list(weights[name].shape)} there and {own.get(name, 'missing')} here"
         raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
     return weights
+
+
+def _misfits(weights: Mapping[str, torch.Tensor], agent: Agent) -> list[str]:
+    """Names of weights that the agent has not, or in another shape."""
+    own = {name: list(value.shape) for name, value in agent.state_dict().items()}
+    return [name for name, value in weights.items() if own.get(name) != list(value.shape)]

@@ -224,7 +224,9 @@ class Replay:
         last[:, :-1] |= records["is_first"][:, 1:]  # an episode that was cut off ends where the next one begins
 
         def tensor(name: str) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(records[name][:, 1:]))
+            values = np.ascontiguousarray(records[name][:, 1:])
+            # A flag in a damaged file may be any byte, and torch relies on 0 and 1.
+            return torch.from_numpy(values.view(np.uint8) != 0 if values.dtype == np.bool_ else values)
 
         obs = {key: tensor(f"obs/{key}") for key in sorted(self.layout.obs_shapes)}
         scalars = {name: tensor(name) for name in (*ROW_SCALARS, "prev_action")}
@@ -303,6 +305,7 @@ class Replay:
         expected = _describe(self.layout, self.streams[0].ring)
         if state["layout"] != expected:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")
+        _check_positions(state, len(self.streams), self.batch_length)
         for stream, head, live in zip(self.streams, state["heads"], state["live"], strict=True):
             for file, row_bytes in zip(stream.files, self.layout.row_bytes, strict=True):
                 if head and (not file.is_file() or file.stat().st_size < min(head, stream.ring) * row_bytes):
@@ -325,6 +328,18 @@ def ring_size(config: ReplayConfig, num_streams: int, batch_length: int, slack: 
 
 def _capacity(config: ReplayConfig, num_streams: int, batch_length: int) -> int:
     return max(config.capacity // num_streams, batch_length + 1)
+
+
+def _check_positions(state: Mapping[str, Any], streams: int, length: int) -> None:
+    """Raise `ValueError` for positions that no replay can have."""
+    heads, online, queue = state["heads"], state["next_online"], [tuple(item) for item in state["queue"]]
+    numbers = [*heads, *online, *(number for item in queue for number in item)]
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise ValueError("positions of rows must be whole numbers")
+    if len(heads) != streams or len(online) != streams or any(n > head for n, head in zip(online, heads, strict=True)):
+        raise ValueError(f"positions must be those of {streams} streams")
+    if any(index >= streams or not 1 <= start <= heads[index] - length for index, start in queue):
+        raise ValueError("queued sequences must lie within the rows")
 
 
 def _describe(layout: RowLayout, ring: int) -> str:

@@ -23,6 +23,8 @@ import torch
 from dreamer import checkpoint
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError
+from dreamer.redaction import redact, redact_command
+from dreamer.trust import check_folder
 
 UNBEGUN = {".lock", "config.json", "config.json.tmp", "run.json.tmp"}
 VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "dm-control", "wandb")
@@ -92,7 +94,11 @@ class RunFolder:
 
 
 def create(path: Path, config: Config, device: str) -> RunFolder:
-    """Make a new run folder; raises `UserError` when it exists with content or cannot be written."""
+    """Make a new run folder; raises `UserError` when it exists with content or cannot be written.
+
+    A configuration that holds a secret is refused, too, since it would be written, shown and sent to trackers.
+    """
+    _refuse_secrets(config)
     _make_empty(path)
     info = {
         "command": command_line(),
@@ -114,6 +120,7 @@ def create(path: Path, config: Config, device: str) -> RunFolder:
 
 def open_run(path: Path) -> RunFolder:
     """Open an existing run folder; raises `UserError` when it is not one or was written by another version."""
+    check_folder(path)
     try:
         text = (path / "config.json").read_text()
         info = json.loads((path / "run.json").read_text())
@@ -127,6 +134,13 @@ def open_run(path: Path) -> RunFolder:
         return RunFolder(path, from_json(text), info)
     except (UserError, RecursionError) as error:
         raise UserError(f"{path / 'config.json'}: {error}") from None
+
+
+def _refuse_secrets(config: Config) -> None:
+    for line in to_json(config).splitlines():
+        if redact(line) != line:
+            name = line.partition(":")[0].strip(' "') if ":" in line else "a setting"
+            raise UserError(f"{name} holds what looks like a secret; leave it in the environment")
 
 
 def _make_empty(path: Path) -> None:
@@ -158,8 +172,8 @@ def default_path(config: Config) -> Path:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that started this process, as one would type it, without secrets."""
+    return redact_command(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def commit() -> str:

@@ -83,7 +83,7 @@ class EnvFactory:
 def import_module(name: str) -> None:
     """Import a user's module, also from the current folder; raises `UserError` when that fails."""
     if "" not in sys.path and "." not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")  # last, so that no file in the current folder stands in for a package
     try:
         importlib.import_module(name)
     except ImportError as error:

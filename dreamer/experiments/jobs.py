@@ -28,6 +28,7 @@ from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError
 from dreamer.experiments.grid import Cell
 from dreamer.run import RunFolder
+from dreamer.trust import modules_of
 
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
@@ -102,7 +103,7 @@ def work(run_dir: Path) -> int:
 
 def _begin_or_go_on(run_dir: Path, config: Config) -> launch.Result:
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
-        return launch.resume(run_dir, config=config)
+        return launch.resume(run_dir, config=config, trusted=modules_of(config))
     if run_dir.is_dir():
         with RunFolder(run_dir, config, {}).locked():
             foreign = sorted({path.name for path in run_dir.iterdir()} - LEFT_BY_A_RUN)

@@ -15,6 +15,7 @@ import tyro
 from dreamer import run
 from dreamer.checkpoint import write_atomically
 from dreamer.errors import UserError
+from dreamer.redaction import redact_command
 
 if TYPE_CHECKING:  # they load scipy and matplotlib, for which other commands need not wait
     from dreamer.experiments.runs import Failure, Run
@@ -112,7 +113,8 @@ def _row(one: Run, score: float) -> dict[str, Any]:
         **{name: getattr(one, name) for name in ("path", "task", "core", "seed", "final", "auc")},
         "score": score,
         **{name: getattr(one, name) for name in ("steps", "returns", "parameters", *COSTS)},
-        **{name: one.info.get(name) for name in ("command", "commit", "device", "created")},
+        "command": redact_command(str(one.info.get("command", "unknown"))),
+        **{name: one.info.get(name) for name in ("commit", "device", "created")},
     }
 
 

@@ -8,6 +8,7 @@ from dreamer.experiments.figures import colors
 from dreamer.experiments.runs import Run
 from dreamer.experiments.statistics import CONFIDENCE, RESAMPLES
 from dreamer.experiments.wording import count, duration, estimate, number
+from dreamer.redaction import redact_command
 
 Rows = list[list[str | Cell]]
 
@@ -128,7 +129,9 @@ def provenance(command: str, commit: str, runs: list[Run]) -> list[Section]:
     commits = {str(run.info.get("commit", "unknown")) for run in runs}
     devices = {str(run.info.get("device", "unknown")) for run in runs}
     text = f"Runs: commit {', '.join(sorted(commits))}; device {', '.join(sorted(devices))}."
-    commands: Rows = [[Cell(run.path, run.path), str(run.info.get("command", "unknown"))] for run in runs]
+    commands: Rows = [
+        [Cell(run.path, run.path), redact_command(str(run.info.get("command", "unknown")))] for run in runs
+    ]
     return [
         Section("Command and commit", text, table=Table(["", "command", "commit"], rows, words=3)),
         Section("Commands of the runs", table=Table(["run", "command"], commands, words=2), folded=True),

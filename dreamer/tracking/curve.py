@@ -27,7 +27,8 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
     if len(low) == len(high) == len(steps):
         axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, label="evaluation, worst to best episode")
     axes.plot(*points("eval/mode_return_mean"), color="tab:orange", linestyle="--", label="evaluation, mode actions")
-    axes.set(xlabel="environment steps", ylabel="return", title=title)
+    axes.set(xlabel="environment steps", ylabel="return")
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

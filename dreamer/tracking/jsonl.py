@@ -123,10 +123,20 @@ def _strict(value: float) -> float | str:
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-        return {str(key): NOT_FINITE[value] if isinstance(value, str) else value for key, value in record.items()}
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        record = {
+            key: NOT_FINITE[value] if isinstance(value, str) else value for key, value in json.loads(line).items()
+        }
+        if type(record["step"]) is not int or type(record["updates"]) is not int:
+            raise ValueError("a record says at which step and update it was made")
+        return {key: value if key in ("step", "updates") else _number(value) for key, value in record.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{place}: not a metrics record") from error
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value} is no number")
+    return float(value)
 
 
 def _last_line(descriptor: int, size: int) -> tuple[int, bytes]:

@@ -1,0 +1,72 @@
+"""What is believed of a run folder, which somebody else may have made: that it holds data, and nothing more."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dreamer.config import Config
+from dreamer.errors import UserError
+
+LOOKED_INTO = ("checkpoints", "replay", "videos", "faults", "tensorboard", "wandb")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what would lead out of the folder, or never end, when it is read or written.
+
+    Raises `UserError` for a link to a place outside of the folder, and for what is neither a file nor a folder.
+    """
+    inside = path.resolve()
+    entries = [*_entries(path), *(entry for name in LOOKED_INTO for entry in _entries(path / name))]
+    for entry in entries:
+        try:
+            target = entry.resolve()
+            if entry.is_symlink() and not target.is_relative_to(inside):
+                raise UserError(f"{entry} is a link to {target}; a run folder must hold what is its own")
+            mode = entry.stat().st_mode if entry.exists() else stat.S_IFREG
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise UserError(f"{entry} cannot be read: {error}") from None
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{entry} is neither a file nor a folder")
+
+
+def check_imports(config: Config, named: Collection[str], path: Path) -> None:
+    """Refuse to import, and so to run, what only a run folder names; `named` are the modules that the user names.
+
+    Modules that this process has already imported run no code any more. Raises `UserError` that says how to agree.
+    """
+    foreign = [module for module in modules_of(config) if module not in named and module not in sys.modules]
+    if foreign:
+        names = " ".join(foreign)
+        raise UserError(f"{path} imports {names}, which runs its code; if you trust it, add --env-import {names}")
+
+
+def modules_of(config: Config) -> list[str]:
+    """Modules that are imported to make the environments of a configuration."""
+    family, _, name = config.task.partition(":")
+    of_task = name.rpartition(":")[0] if family == "gym" else ""
+    return [module for module in (*config.env.imports, of_task) if module]
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the content of a checkpoint that is whole and says something else than it should."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"the checkpoint in {path} does not fit this run: {type(error).__name__}: {reason}") from error
+
+
+def _entries(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
