@@ -28,7 +28,7 @@ from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
 from dreamer.tracking.curve import draw_curve
 from dreamer.train import Result, Trainer, layout_of
-from dreamer.trust import check_imports, understood
+from dreamer.trust import check_counters, check_imports, understood
 
 Load = Literal["all", "world_model"]
 MakeEnv = Callable[[], gymnasium.Env]
@@ -106,8 +106,10 @@ def resume(
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
             print(line, file=sys.stderr)
+        with understood(folder.checkpoints):
+            check_counters(state, step)
         folder.info.setdefault("resumed", []).append(run.command_line())
-        if step >= folder.config.steps and state.get("evaluated_at") == step:
+        if step >= folder.config.steps and state["evaluated_at"] == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
         with understood(folder.checkpoints):
             layout = layout_of(_agent(folder, state, "meta"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dreamer.config import Config
 from dreamer.errors import UserError
@@ -49,6 +50,18 @@ def modules_of(config: Config) -> list[str]:
     family, _, name = config.task.partition(":")
     of_task = name.rpartition(":")[0] if family == "gym" else ""
     return [module for module in (*config.env.imports, of_task) if module]
+
+
+def check_counters(state: Mapping[str, Any], step: int) -> None:
+    """Raise `ValueError` for counters of a checkpoint of environment step `step` that no run can have."""
+    for name in ("step", "updates", "episodes", "metrics_offset", "evaluated_at"):
+        if type(state[name]) is not int or not -1 <= state[name] < 2**62:
+            raise ValueError(f"{name} is no count")
+    if state["step"] != step:
+        raise ValueError(f"it is of step {state['step']} and not {step}")
+    numbers = [state["elapsed"], *dict(state["evaluation"]).values()]
+    if not all(isinstance(number, float) for number in numbers):
+        raise ValueError("times and evaluations must be numbers")
 
 
 @contextmanager

@@ -1,0 +1,305 @@
+"""The corpus of bad input: command lines and damaged run folders, each with the one line that it gets. No traceback.
+
+Adds to the mistakes of test_cli.py what concerns commands on existing runs, and run folders made by somebody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+import torch
+from running import tiny_config
+from test_cli import everything_below, folder_instead, refused
+
+import dreamer
+from dreamer import checkpoint
+from dreamer.config import to_json
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A run of four steps; copy it before changing it."""
+    path = tmp_path_factory.mktemp("small") / "run"
+    dreamer.train(tiny_config("toy:copy", steps=4), run_dir=path)
+    return path
+
+
+# Command lines, in a folder with an empty file `file`, an empty folder `empty` and nothing else
+
+LINES = {
+    # Commands on runs
+    "diagnose": r"missing from dreamer diagnose: PATH Run folder",
+    "diagnose missing": r"no run folder at missing: missing/config\.json is missing",
+    "diagnose file": r"file is not a run folder: .*Not a directory",
+    "diagnose empty": r"no run folder at empty: empty/config\.json is missing",
+    "diagnose empty --jsn": r"unrecognized options: --jsn; did you mean --json\?",
+    "track": r"missing from dreamer track: PATH Run folder",
+    "track empty": r"name the tracker: --wandb, --tensorboard or both",
+    "track missing --wandb": r"no run folder at missing",
+    "track file --tensorboard": r"file is not a run folder",
+    "track empty --tensorbord": r"unrecognized options: --tensorbord; did you mean --tensorboard\?",
+    "evaluate missing --film x.mp4": r"no run folder at missing",
+    "evaluate empty --flicker much": r"error parsing --flicker: .*'much'",
+    "evaluate empty --seed -1.5": r"error parsing --seed: .*'-1\.5'",
+    "evaluate empty --device gpu": r"invalid choice 'gpu' .*'auto', 'cpu', 'cuda', 'mps'",
+    "evaluate empty --episodes": r"missing value for argument '--episodes'",
+    # Reports and ablations
+    "report": r"missing from dreamer report: PATH Folder of run folders",
+    "report missing": r"no folder missing",
+    "report file": r"no folder file",
+    "report empty": r"no finished run below empty: 0 finished",
+    "ablate --folder empty": r"no ablation at empty: empty/ablation\.json is missing; to begin one, name its --tasks",
+    "ablate --folder file": r"file/ablation\.json does not describe an ablation: NotADirectoryError",
+    "ablate --tasks toy:copy --cores rsm": r"--cores: unknown core 'rsm'; choose from rssm, .*, or all",
+    "ablate --tasks toy:copy --seeds 0": r"--seeds",
+    "ablate --task toy:copy": r"--task: an ablation has several; use --tasks TASK,TASK",
+    "exam --cores lstm": r"unknown core 'lstm'",
+    "exam --seeds none": r"error parsing --seeds: .*'none'",
+    # Odd words
+    "train --task": r"missing value for argument '--task'",
+    "train --task ../../etc/passwd": r"unknown task '\.\./\.\./etc/passwd'",
+    "train --task gym:../x": r"unknown task 'gym:\.\./x'",
+    "train --task gym:no_module:Env-v0": r"'gym:no_module:Env-v0' cannot be built: No module named 'no_module'",
+    "train --task <script>alert(1)</script>": r"unknown task",
+    "train --task $HOME": r"unknown task '\$HOME'",
+    "train --seed 1e3": r"error parsing --seed: .*'1e3'",
+    "train --seed 0x10": r"error parsing --seed: .*'0x10'",
+    "train --steps 1_0_": r"error parsing --steps: .*'1_0_'",
+    "train --run-dir": r"missing value for argument '--run-dir'",
+    "train --run-dir /proc/self/run": r"cannot write to /proc/self/run",
+    "train --run-dir /dev/null": r"/dev/null already exists",
+    "train --agent.optimizer.learning-rate 1e999": r"must be a finite number \(got inf\)",
+    "train --env.flicker 1": r"--env\.flicker: .* less than 1 \(got 1\.0\)",
+    "train --env.hide nothing-like-it": r"nothing-like-it",
+    "train --replay.capacity 1000 --loop.learning-starts 5000": r"leaves room for \d+ sequences, but learning begins",
+    "train --preset=": r"unknown preset ''; choose from quick",
+    "train --size=": r"unknown size ''; choose from 100k",
+    "--task toy:copy": r"unknown command '--task'; choose from train",
+    "evaluat runs/a": r"unknown command 'evaluat'",
+    "debug": r"unknown command 'debug'",
+    "tasks walker run": r"unrecognized options: run; see `dreamer tasks --help`",
+    "bench --agent-steps -3": r"--updates and --agent-steps must be at least 1",
+    "doctor --json": r"unrecognized options: --json",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_bad_command_line_gets_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    before = everything_below(tmp_path)
+    assert re.search(LINES[line], refused(capsys, *line.split(" ")))
+    assert everything_below(tmp_path) == before
+
+
+# Damaged runs: the damage, the command, what it says
+
+
+def text(name, content):
+    return lambda run: (run / name).write_text(content)
+
+
+def link(name, target):
+    def replace(run):
+        place = run / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(target)
+
+    return replace
+
+
+def pipe(name):
+    def replace(run):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+
+    return replace
+
+
+def config(**changes):
+    def change(run):
+        (run / "config.json").write_text(to_json(tiny_config(**{"task": "toy:copy", "steps": 4} | changes)))
+
+    return change
+
+
+def forged(change):
+    """A checkpoint that is whole and well-formed, and says something else."""
+
+    def forge(run):
+        step, state, _ = checkpoint.load(run / "checkpoints")
+        changed = change(state)
+        checkpoint.save(run / "checkpoints", step, state if changed is None else changed, keep=1)
+
+    return forge
+
+
+def without(*path):
+    return forged(lambda state: _at(state, path[:-1]).pop(path[-1]) and None)
+
+
+def having(value, *path):
+    return forged(lambda state: _at(state, path[:-1]).__setitem__(path[-1], value))
+
+
+def _at(state, path):
+    for key in path:
+        state = state[key]
+    return state
+
+
+RESUME = "train --resume run --steps 8"
+MISFIT = r"the checkpoint in .*checkpoints does not fit this run: "
+DAMAGES = {
+    # Links and pipes
+    "metrics a link": (
+        link("metrics.jsonl", "../outside"),
+        RESUME,
+        r"metrics\.jsonl is a link to .*outside; a run folder",
+    ),
+    "replay a link": (link("replay", ".."), RESUME, r"run/replay is a link to"),
+    "stream a link": (link("replay/stream_000.rows", "../../outside"), RESUME, r"stream_000\.rows is a link to"),
+    "config.json.tmp a link": (link("config.json.tmp", "../outside"), RESUME, r"config\.json\.tmp is a link to"),
+    "lock a link": (link(".lock", "../outside"), RESUME, r"\.lock is a link to"),
+    "film a link": (link("videos/eval_000000008.part.mp4", "../../outside"), RESUME, r"part\.mp4 is a link to"),
+    "link to itself": (link("metrics.jsonl", "metrics.jsonl"), RESUME, r"metrics\.jsonl"),
+    "config a pipe": (pipe("config.json"), "diagnose run", r"run/config\.json is neither a file nor a folder"),
+    "metrics a pipe": (
+        pipe("metrics.jsonl"),
+        "track run --tensorboard",
+        r"metrics\.jsonl is neither a file nor a folder",
+    ),
+    # Code
+    "imports": (
+        config(**{"env.imports": ("evil",)}),
+        RESUME,
+        r"run imports evil, which runs its code; .* add --env-import evil",
+    ),
+    "imports, evaluated": (
+        config(**{"env.imports": ("evil",)}),
+        "evaluate run",
+        r"run imports evil, which runs its code",
+    ),
+    "task in a module": (config(task="gym:evil:Env-v0"), "evaluate run", r"run imports evil, which runs its code"),
+    "task in a module, resumed": (config(task="gym:evil:Env-v0"), RESUME, r"run imports evil, which runs its code"),
+    # metrics.jsonl
+    "metrics damaged": (
+        text("metrics.jsonl", '{"step": 1}\n'),
+        "diagnose run",
+        r"metrics\.jsonl, line 1: not a metrics record",
+    ),
+    "metrics of words": (
+        text("metrics.jsonl", '{"step": 1, "updates": 0, "train/return": "high"}\n'),
+        "diagnose run",
+        r"line 1: not a metrics record",
+    ),
+    "metrics of lists": (
+        text("metrics.jsonl", '{"step": 1, "updates": 0, "train/return": [1]}\n'),
+        "track run --tensorboard",
+        r"line 1: not a metrics record",
+    ),
+    "metrics damaged, resumed": (text("metrics.jsonl", "{}\n" * 2000), RESUME, r"metrics\.jsonl: not a metrics record"),
+    "metrics a folder": (folder_instead("metrics.jsonl"), RESUME, r"cannot write .*metrics\.jsonl: Is a directory"),
+    "no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "diagnose run", r"cannot read .*: No such file"),
+    # Checkpoints that say something else
+    "state empty": (forged(lambda state: {}), "evaluate run", MISFIT + "KeyError"),
+    "no weights": (having({}, "agent", "modules"), "evaluate run", MISFIT),
+    "weights a list": (having([1], "agent", "modules"), "evaluate run", MISFIT),
+    "a weight of another shape": (
+        forged(lambda state: state["agent"]["modules"].update({"world_model.reward.output.bias": torch.zeros(3)})),
+        "evaluate run",
+        MISFIT + r"ValueError: its weights are others: \['world_model\.reward\.output\.bias'\]",
+    ),
+    "a weight missing": (without("agent", "modules", "world_model.reward.output.bias"), "evaluate run", MISFIT),
+    "observations without end": (having({"cue": 10**15}, "spec", "obs_sizes"), "evaluate run", MISFIT),
+    "observations of words": (having({"cue": "many"}, "spec", "obs_sizes"), "evaluate run", MISFIT),
+    "action unknown": (having([1], "spec", "action"), "evaluate run", MISFIT),
+    "no replay state": (without("replay"), RESUME, MISFIT + "KeyError: 'replay'"),
+    "heads negative": (
+        having([-1, -1], "replay", "heads"),
+        RESUME,
+        MISFIT + "ValueError: positions of rows must be whole",
+    ),
+    "heads beyond the file": (
+        having([10**6] * 2, "replay", "heads"),
+        RESUME,
+        r"stream_000\.rows is missing or shorter",
+    ),
+    "heads too many": (having([0] * 9, "replay", "heads"), RESUME, MISFIT + "ValueError: positions must be those of"),
+    "queue beyond the rows": (
+        having([[0, 10**9]], "replay", "queue"),
+        RESUME,
+        MISFIT + "ValueError: queued sequences must",
+    ),
+    "queue of other streams": (
+        having([[99, 1]], "replay", "queue"),
+        RESUME,
+        MISFIT + "ValueError: queued sequences must",
+    ),
+    "replay's randomness": (having("{}", "replay", "rng"), RESUME, MISFIT),
+    "replay of another run": (having("other", "replay", "layout"), RESUME, r"replay was recorded with other"),
+    "randomness too short": (having(torch.zeros(3, dtype=torch.uint8), "rng"), RESUME, MISFIT),
+    "no collector": (without("collector"), RESUME, MISFIT + "KeyError: 'collector'"),
+    "an open episode of words": (having(["a", "b"], "collector", "episodes"), RESUME, MISFIT),
+    "optimizer of another kind": (having({}, "agent", "optimizer"), RESUME, MISFIT),
+    "step of words": (having("many", "step"), RESUME, MISFIT + "ValueError: step is no count"),
+    "step of another": (having(5, "step"), RESUME, MISFIT + "ValueError: it is of step 5 and not 4"),
+    "length of metrics": (
+        having(-(2**70), "metrics_offset"),
+        RESUME,
+        MISFIT + "ValueError: metrics_offset is no count",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_gets_one_line_and_harms_nothing_outside(small_run, tmp_path, monkeypatch, capsys, damage):
+    """Outside lies a file of somebody's, and a module that would tell if it were run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "evil.py").write_text("open('ran', 'w')")
+    break_it, line, message = DAMAGES[damage]
+    break_it(run)
+    outside = {
+        path: content for path, content in everything_below(tmp_path).items() if run not in (path, *path.parents)
+    }
+    assert re.search(message, refused(capsys, *line.split(" ")))
+    now = {path: content for path, content in everything_below(tmp_path).items() if run not in (path, *path.parents)}
+    assert now == outside
+
+
+def test_the_user_may_trust_a_module(small_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (tmp_path / "trusted_by_me.py").write_text("open('ran', 'w')")
+    config(**{"env.imports": ("trusted_by_me",)})(run)
+    assert "add --env-import trusted_by_me" in refused(capsys, "evaluate", run)
+    assert dreamer.cli.main(["evaluate", str(run), "--episodes", "1", "--env-import", "trusted_by_me"]) == 0
+    assert (tmp_path / "ran").exists()
+    assert dreamer.cli.main(["evaluate", str(run), "--episodes", "1", "--json"]) == 0  # it is imported already
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["episodes"] == 1
+
+
+def test_an_ablation_of_somebody_else_imports_nothing_either(tmp_path, monkeypatch, capsys):
+    from dreamer.experiments.ablate import AblateArguments, _manifest
+
+    folder = tmp_path / "ablation"
+    folder.mkdir()
+    args = AblateArguments(tiny_config(**{"env.imports": ("evil",)}), tasks=("toy:copy",), seeds=1)
+    (folder / "ablation.json").write_text(_manifest(args))
+    assert "imports evil, which runs its code" in refused(capsys, "ablate", "--folder", folder)
+
+
+def test_the_corpus_is_large():
+    from test_cli import DAMAGES as more_damages
+    from test_cli import MISTAKES
+
+    assert len(LINES) + len(DAMAGES) >= 80 and len(LINES) + len(DAMAGES) + len(MISTAKES) + len(more_damages) >= 150
