@@ -26,6 +26,7 @@ from dreamer.redaction import redact, redact_command
 if TYPE_CHECKING:
     import envs
     from dreamer.arguments import EvaluateArguments, TrainArguments
+    from dreamer.config import Config
     from dreamer.train import Result
 
 T = TypeVar("T")
@@ -70,9 +71,9 @@ def train_command(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     if result.status == "interrupted":
-        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}")
+        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{_agreement(args.config)}")
         return REQUEUE if result.stopped_by == signal.SIGTERM else 130
-    _print_result(result)
+    _print_result(result, _agreement(args.config))
     return 0
 
 
@@ -338,7 +339,15 @@ def _words(argv: Sequence[str], name: str) -> list[str]:
     return words
 
 
-def _print_result(result: Result) -> None:
+def _agreement(config: Config) -> str:
+    """What a command on a run of this configuration must add, because it imports modules of the user's."""
+    from dreamer.trust import modules_of
+
+    modules = modules_of(config)
+    return f" --env-import {shlex.join(modules)}" if modules else ""
+
+
+def _print_result(result: Result, agreement: str) -> None:
     values, path = result.evaluation, result.path
     films = sorted((path / "videos").glob("*.mp4"))
     print(
@@ -351,8 +360,8 @@ def _print_result(result: Result) -> None:
     if films:
         print(f"film        {films[-1]}")
     quoted = shlex.quote(str(path))
-    print(f"\nnext        dreamer evaluate {quoted} --episodes 20")
-    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}")
+    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{agreement}")
+    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreement}")
 
 
 def _last_step(path: Path) -> int:

@@ -76,8 +76,8 @@ LINES = {
     "train --env.flicker 1": r"--env\.flicker: .* less than 1 \(got 1\.0\)",
     "train --env.hide nothing-like-it": r"nothing-like-it",
     "train --replay.capacity 1000 --loop.learning-starts 5000": r"leaves room for \d+ sequences, but learning begins",
-    "train --preset=": r"unknown preset ''; choose from quick",
-    "train --size=": r"unknown size ''; choose from 100k",
+    "train --preset=": r"invalid choice '' for argument '--preset'",
+    "train --size=": r"size ''",
     "--task toy:copy": r"unknown command '--task'; choose from train",
     "evaluat runs/a": r"unknown command 'evaluat'",
     "debug": r"unknown command 'debug'",
@@ -141,7 +141,10 @@ def forged(change):
 
 
 def without(*path):
-    return forged(lambda state: _at(state, path[:-1]).pop(path[-1]) and None)
+    def forget(state):
+        del _at(state, path[:-1])[path[-1]]
+
+    return forged(forget)
 
 
 def having(value, *path):

@@ -271,9 +271,10 @@ def registering(tmp_path, monkeypatch, request):
 def test_an_environment_is_registered_by_a_module_of_the_users(registering, run_dir, capsys, parallel):
     flags = tiny_flags(task=f"gym:{registering}-v0", steps=40, **{"env.parallel": parallel})
     assert main(["train", *flags, "--env-import", registering, "--run-dir", str(run_dir)]) == 0
-    assert main(["train", "--resume", str(run_dir), "--steps", "60"]) == 0  # the run knows what to import
+    assert main(["train", "--resume", str(run_dir), "--steps", "60"]) == 0  # it is imported already
     assert main(["evaluate", str(run_dir), "--episodes", "3"]) == 0
-    assert "over 3 episodes" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "over 3 episodes" in text and f"--episodes 20 --env-import {registering}\n" in text
     state = newest(run_dir)
     assert state["spec"]["obs_shapes"] == {"hint": (3,), "left": (1,)} and state["spec"]["action"] == [3, True]
     assert state["replay"]["heads"] == [30, 30]
@@ -287,6 +288,8 @@ def test_the_module_is_found_by_a_process_started_in_its_folder(registering, run
     done = dreamer_command("train", *flags, "--env-import", registering, "--run-dir", run_dir, cwd=tmp_path)
     assert done.returncode == 0 and "final evaluation" in done.stdout, done.stderr
     done = dreamer_command("evaluate", run_dir, "--json", cwd=tmp_path)
+    assert done.returncode == 2 and f"if you trust it, add --env-import {registering}\n" in done.stderr
+    done = dreamer_command("evaluate", run_dir, "--json", "--env-import", registering, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
