@@ -2,4 +2,10 @@
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one line that says what to do; shown without a traceback."""
+    """A mistake of the user's, told in one line that says what to do; shown without a traceback.
+
+    The line may quote a file or a name from outside, so what would break it or steer a terminal is replaced.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message))

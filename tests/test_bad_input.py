@@ -172,6 +172,11 @@ DAMAGES = {
     "lock a link": (link(".lock", "../outside"), RESUME, r"\.lock is a link to"),
     "film a link": (link("videos/eval_000000008.part.mp4", "../../outside"), RESUME, r"part\.mp4 is a link to"),
     "link to itself": (link("metrics.jsonl", "metrics.jsonl"), RESUME, r"metrics\.jsonl"),
+    "names that steer a terminal": (
+        text("config.json", json.dumps(json.loads(to_json(tiny_config())) | {"\x1b[2J\n": 1})),
+        "diagnose run",
+        r"written by another version: \?\[2J  differ",
+    ),
     "config a pipe": (pipe("config.json"), "diagnose run", r"run/config\.json is neither a file nor a folder"),
     "metrics a pipe": (
         pipe("metrics.jsonl"),
