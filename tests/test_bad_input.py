@@ -16,7 +16,8 @@ from running import tiny_config
 from test_cli import everything_below, folder_instead, refused
 
 import dreamer
-from dreamer import checkpoint
+from dreamer import checkpoint, launch
+from dreamer.agent import Agent
 from dreamer.config import to_json
 
 
@@ -282,6 +283,20 @@ def test_a_damaged_run_gets_one_line_and_harms_nothing_outside(small_run, tmp_pa
     assert re.search(message, refused(capsys, *line.split(" ")))
     now = {path: content for path, content in everything_below(tmp_path).items() if run not in (path, *path.parents)}
     assert now == outside
+
+
+def test_no_memory_is_taken_for_weights_that_do_not_fit(small_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(small_run, tmp_path / "run")
+    having({"action": 1, "cue": 7}, "spec", "obs_sizes")(run)
+    devices = []
+
+    def build(*arguments):
+        devices.append(torch.get_default_device().type)
+        return Agent(*arguments)
+
+    monkeypatch.setattr(launch, "Agent", build)
+    assert "its weights are others" in refused(capsys, "evaluate", run) and devices == ["meta"]
 
 
 def test_the_user_may_trust_a_module(small_run, tmp_path, monkeypatch, capsys):
