@@ -261,10 +261,10 @@ def test_the_newest_of_repeated_runs_counts(tmp_path):
 
 def test_settings_that_differ_are_shown_and_warned_of(tmp_path):
     make_run(tmp_path / "a", "rssm")
-    make_run(tmp_path / "b", "rnn", **{"loop.replay_ratio": 8.0, "tracking.tensorboard": True})
+    make_run(tmp_path / "b", "rnn", **{"loop.replay_ratio": 4.0, "tracking.tensorboard": True})
     write_report(tmp_path)
     numbers = json.loads((tmp_path / "report.json").read_text())
-    assert numbers["settings"] == {"loop.replay_ratio": {"16.0": ["a"], "8.0": ["b"]}}
+    assert numbers["settings"] == {"loop.replay_ratio": {"8.0": ["a"], "4.0": ["b"]}}
     assert "Runs of the same task also differ in loop.replay_ratio" in " ".join(numbers["verdict"])
 
 
