@@ -208,8 +208,8 @@ DAMAGES = {
         "diagnose run",
         r"line 1: not a metrics record",
     ),
-    "metrics of lists": (
-        text("metrics.jsonl", '{"step": 1, "updates": 0, "train/return": [1]}\n'),
+    "metrics of truths": (
+        text("metrics.jsonl", '{"step": 1, "updates": 0, "train/return": true}\n'),
         "track run --tensorboard",
         r"line 1: not a metrics record",
     ),
