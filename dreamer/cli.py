@@ -192,6 +192,14 @@ def exam_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def imagine_command(argv: Sequence[str]) -> int:
+    """`dreamer imagine`."""
+    from dreamer.experiments.imagine import ImagineArguments, imagine
+
+    print(imagine(_parse(ImagineArguments, "dreamer imagine", argv)))
+    return 0
+
+
 def ablate_command(argv: Sequence[str]) -> int:
     """`dreamer ablate`."""
     from dreamer.config import compose
@@ -250,6 +258,7 @@ ONE_OF_SEVERAL = {
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train_command, "train an agent, or resume a run"),
     "evaluate": (evaluate_command, "run episodes without learning, film one"),
+    "imagine": (imagine_command, "predict held-out episodes, dream freely; traces, films, errors"),
     "tasks": (tasks_command, "list what can be trained"),
     "diagnose": (diagnose_command, "say what is unhealthy about a run, and what to try"),
     "track": (track_command, "show a run in W&B or TensorBoard after the fact"),
@@ -258,7 +267,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "debug-batch": (debug_batch_command, "repeat an update that was skipped, and say what was not finite"),
     "exam": (exam_command, "measure what each dynamics core can represent, against ground truth"),
     "ablate": (ablate_command, "train for every task, core and seed"),
-    "report": (report_command, "compare the cores of an ablation"),
+    "report": (report_command, "a page about a run, or one that compares the cores of an ablation"),
 }
 
 
@@ -361,6 +370,8 @@ def _print_result(result: Result, agreement: str) -> None:
         print(f"film        {films[-1]}")
     quoted = shlex.quote(str(path))
     print(f"\nnext        dreamer evaluate {quoted} --episodes 20{agreement}")
+    print(f"            dreamer imagine {quoted}{agreement}")
+    print(f"            dreamer report {quoted}")
     print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreement}")
 
 

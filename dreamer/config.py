@@ -100,6 +100,9 @@ class LoopConfig:
     """Compile the steps of the loops over time with torch.compile; auto does for runs of 10,000 updates and more."""
     film: Literal["never", "end", "every"] = "end"
     """Film an evaluation episode: never, at the end of the run, or at every evaluation."""
+    imagine_every: Annotated[int, Ge(0)] = 50_000
+    """Interval of looks at the imagination (predictions of held-out episodes, free dreams, errors), also taken at the
+    end of the run; 0 is never."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.eval_episodes": 2,
         "loop.checkpoint_every": 500,
         "loop.film": "never",
+        "loop.imagine_every": 1_000,
         "agent.imagination_horizon": 5,
     },
 }

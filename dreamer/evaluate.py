@@ -63,7 +63,7 @@ class Evaluator:
         With sampled actions, which is how the critic thinks the agent acts, `held_out` is filled too. Raises `Stopped`
         as soon as `stop` says so, and `UserError` when every environment fails.
         """
-        with _own_randomness(agent.device, self.seed):
+        with own_randomness(agent.device, self.seed):
             return self._run(agent, mode, stop)
 
     def _run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
@@ -128,7 +128,7 @@ def film(agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: fl
     Raises `UserError` when the environment cannot be rendered on this machine, or `path` cannot be written.
     """
     select_backend()  # Gymnasium's own MuJoCo environments have to be told what draws here
-    with closing(make_env(EVAL_INDEX)) as env, _own_randomness(agent.device, seed):
+    with closing(make_env(EVAL_INDEX)) as env, own_randomness(agent.device, seed):
         fps = float(env.metadata.get("render_fps") or 30)
         every = max(1, round(fps / FILM_FPS))
         frames: list[np.ndarray] = []
@@ -170,7 +170,7 @@ def _frame(env: gymnasium.Env) -> np.ndarray:
     return frame
 
 
-class _own_randomness:
+class own_randomness:
     """Run with a given torch seed and put the caller's random state back afterwards."""
 
     def __init__(self, device: torch.device, seed: int):

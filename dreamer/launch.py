@@ -122,8 +122,13 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
 
     Raises `UserError` when the folder holds no usable checkpoint.
     """
+    return load_with_step(path, device)[0]
+
+
+def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
+    """As `load`, and the environment step of the checkpoint."""
     folder = run.open_run(Path(path))
-    _, state, _ = checkpoint.load(folder.checkpoints)
+    step, state, _ = checkpoint.load(folder.checkpoints)
     with understood(folder.checkpoints):
         modules = state["agent"]["modules"]
         misfits = _misfits(modules, _agent(folder, state, "meta"))  # before memory is taken for what the folder claims
@@ -131,7 +136,7 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
             raise ValueError(f"its weights are others: {misfits[:1]}")
         agent = _agent(folder, state)
         agent.load_state_dict(modules)
-    return agent.to(run.choose_device(device)).eval()
+    return agent.to(run.choose_device(device)).eval(), step
 
 
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:

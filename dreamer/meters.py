@@ -47,7 +47,7 @@ class Meter:
 class Clock:
     """Shares of wall-clock time by part of the loop, and rates, between two calls of `take`."""
 
-    PARTS = ("acting", "environment", "replay", "update", "tracking", "evaluation", "saving")
+    PARTS = ("acting", "environment", "replay", "update", "tracking", "evaluation", "imagination", "saving")
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -78,10 +78,11 @@ class Clock:
             self.spent[part] += time.perf_counter() - begin
 
     def take(self, step: int, updates: int) -> dict[str, float]:
-        """Rates and shares since the last call; training rates leave out evaluation and saving."""
+        """Rates and shares since the last call; training rates leave out evaluation, imagination and saving."""
         now = time.perf_counter()
         elapsed = max(now - self.since, 1e-9)
-        training = max(elapsed - self.spent["evaluation"] - self.spent["saving"], 1e-9)
+        others = sum(self.spent[part] for part in ("evaluation", "imagination", "saving"))
+        training = max(elapsed - others, 1e-9)
         values = {f"time/fraction_{part}": self.spent[part] / elapsed for part in self.PARTS}
         values["time/elapsed"] = self.elapsed
         values["time/env_steps_per_second"] = (step - self.step) / training

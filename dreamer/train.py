@@ -137,6 +137,8 @@ class Trainer:
                     self.log()
                 if self._due(self.config.loop.eval_every, before) and self.step < self.config.steps:
                     self.evaluate(last=False)
+                if self._due(self.config.loop.imagine_every, before) and self.step < self.config.steps:
+                    self.imagine()
                 if self._due(self.config.loop.checkpoint_every, before):
                     self.save()
                 self.keep_up()
@@ -144,6 +146,8 @@ class Trainer:
                 self.go_back(str(reason))
         if self.step >= self.config.steps and self.evaluated_at != self.step:
             self.evaluate(last=True)
+            if self.config.loop.imagine_every:
+                self.imagine()
         self.save()
         self.finish_saving()
         finished = self.step >= self.config.steps and self.evaluated_at == self.step
@@ -236,6 +240,26 @@ class Trainer:
             print(f"no film: {error}", file=sys.stderr)
         else:
             self.tracker.video(self.step, "eval/film", path, fps=25)
+
+    def imagine(self) -> None:
+        """Compare what the model imagines with held-out episodes; what goes wrong gets one line."""
+        from dreamer.openloop import folder  # matplotlib takes a second to load
+        from dreamer.openloop.study import GLANCE, study
+
+        with self.clock("imagination"):
+            try:
+                settings = replace(GLANCE, seed=self.config.seed)
+                seen = study(self.agent, self.make_env, settings)
+                media = folder.write(seen, folder.folder_of(self.folder.path, self.step))
+                self.tracker.log(self.step, folder.metrics(seen))
+            except Exception as error:  # a picture is never worth a run
+                print(f"no imagination: {error}", file=sys.stderr)
+                return
+        for name, path in media.items():
+            if path.suffix == ".mp4":
+                self.tracker.video(self.step, f"imagination/{name}", path, fps=folder.FPS)
+            else:
+                self.tracker.image(self.step, f"imagination/{name}", path)
 
     # Saving
 
@@ -360,7 +384,7 @@ class Trainer:
         self.evaluator.close()
 
     def _due(self, interval: int, before: int) -> bool:
-        return self.step // interval > before // interval
+        return interval > 0 and self.step // interval > before // interval
 
 
 def layout_of(agent: Agent) -> RowLayout:

@@ -37,6 +37,7 @@ LOOP = {
     "loop.log_every": 20,
     "loop.eval_every": 80,
     "loop.checkpoint_every": 40,
+    "loop.imagine_every": 0,
     "tracking.wandb": "off",
     "tracking.console": False,
 }

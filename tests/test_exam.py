@@ -13,6 +13,7 @@ from dreamer.experiments.exam import ALL, drift, memory, uncertainty
 from dreamer.experiments.exam.learner import Stage, exam_config, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import record, smooth_actions, uniform_actions
 from dreamer.experiments.exam.verdict import covers, document, verdict
+from dreamer.openloop.errors import crps
 from envs import make
 from envs.push import displacement
 
@@ -100,14 +101,14 @@ def test_crps_is_the_integral_it_is_defined_by():
     integral = integrate.quad(lambda x: (steps.evaluate(x) - (x >= target)) ** 2, -5, 5, points=[*samples, target])[0]
     pairs = np.abs(samples[:, None] - samples[None]).sum()
     fair = integral + pairs / 32 - pairs / 24
-    found = drift.crps(torch.tensor(samples)[None, :, None], torch.tensor([[target]])).item()
+    found = crps(torch.tensor(samples)[None, :, None], torch.tensor([[target]])).item()
     assert found == pytest.approx(fair, abs=1e-3)
 
 
 def test_crps_of_one_sample_is_the_absolute_error():
-    assert drift.crps(torch.tensor([[[2.0]]]), torch.tensor([[0.5]])).item() == 1.5
+    assert crps(torch.tensor([[[2.0]]]), torch.tensor([[0.5]])).item() == 1.5
     same = torch.full((1, 8, 1), 2.0)
-    assert drift.crps(same, torch.tensor([[0.5]])).item() == pytest.approx(1.5)
+    assert crps(same, torch.tensor([[0.5]])).item() == pytest.approx(1.5)
 
 
 def test_known_noise_makes_reconstruction_a_likelihood(pushes):

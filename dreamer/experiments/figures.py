@@ -1,12 +1,10 @@
-"""The figures of a report. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-import io
-import re
 import textwrap
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import matplotlib
 import numpy as np
@@ -17,29 +15,9 @@ from matplotlib.ticker import EngFormatter
 from dreamer.dynamics import CoreName
 from dreamer.experiments.analysis import THRESHOLDS, Analysis
 from dreamer.experiments.statistics import Band, Estimate
+from dreamer.plotting import INK, PALETTE, STYLE, WIDTH, svg
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#F0E442")
 MARKERS = "osD^vPX*"
-INK = "#1f2328"
-"""Colour of text and axes; in SVG it becomes that of the page."""
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.13,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.parse_math": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
-WIDTH = 9.0
-"""Inches."""
 
 
 def colors(analysis: Analysis) -> dict[str, str]:
@@ -60,13 +38,13 @@ def draw(analysis: Analysis, folder: Path) -> dict[str, str]:
         drawings |= {"intervals": _intervals, "profiles": _profiles}
     if analysis.compared and len(analysis.cores) > 1:
         drawings |= {"improvement": _improvement}
-    svg: dict[str, str] = {}
+    drawn: dict[str, str] = {}
     with matplotlib.rc_context(STYLE):
         for name, function in drawings.items():
             figure = function(analysis)
             figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white")
-            svg[name] = _svg(figure)
-    return svg
+            drawn[name] = svg(figure)
+    return drawn
 
 
 def _learning_curves(analysis: Analysis) -> Figure:
@@ -150,12 +128,3 @@ def _legend(figure: Figure, analysis: Analysis) -> None:
     }
     shown = [name for name in analysis.cores if name in handles]
     figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=min(6, len(shown)))
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an element of a page, in the colour of the page's text on the page's ground."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    return re.sub(INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)

@@ -25,6 +25,6 @@ class TrackingConfig:
     console: bool = True
     """Show progress on standard output."""
     video: bool = True
-    """Send evaluation videos to the views that can show them."""
+    """Send films and pictures to the views that can show them."""
     close_seconds: float = 15.0
     """Longest wait in seconds for all views together when a run ends."""

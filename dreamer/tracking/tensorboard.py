@@ -12,7 +12,7 @@ GIF_FRAMES = 100
 
 
 class TensorBoardView(View):
-    """Writes every metric as a scalar over environment steps, and films as moving images.
+    """Writes every metric as a scalar over environment steps, films as moving images, and pictures.
 
     A run that is shown after the fact `began` at that time (seconds since 1970), and its events follow `time/elapsed`.
     `first_step` is the first step that this process writes: TensorBoard drops what an earlier, crashed process wrote
@@ -57,6 +57,13 @@ class TensorBoardView(View):
         height, width = frames.shape[1:3]
         image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=buffer.getvalue())
         self._write(step, self._summary(value=[self._summary.Value(tag=name, image=image)]))
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Write a PNG picture as it is on disk."""
+        data = path.read_bytes()
+        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))  # of PNG's header, which is first
+        picture = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+        self._write(step, self._summary(value=[self._summary.Value(tag=name, image=picture)]))
 
     def close(self, status: Status) -> None:
         """Flush and close the event file."""

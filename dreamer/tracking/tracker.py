@@ -49,6 +49,12 @@ class Tracker:
             for view in self._views:
                 view.video(step, name, path, fps)
 
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Show the PNG picture at `path` (already on disk, to be left there) under `name` in the views that can."""
+        if self._config.video:
+            for view in self._views:
+                view.image(step, name, path)
+
     def summary(self, values: Mapping[str, SupportsFloat]) -> None:
         """Show results of the whole run, such as its final evaluation, in the views that have a place for them."""
         numbers = {name: float(value) for name, value in values.items()}

@@ -31,6 +31,9 @@ class View:
     def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
         """Show a film that lies at `path`."""
 
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Show a PNG picture that lies at `path`."""
+
     def summary(self, values: Mapping[str, float]) -> None:
         """Show the results of the whole run."""
 
@@ -65,6 +68,10 @@ class BackgroundView:
     def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
         """Queue a film."""
         self._submit(partial(self._view.video, step, name, path, fps))
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Queue a picture."""
+        self._submit(partial(self._view.image, step, name, path))
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Queue the results of the run."""

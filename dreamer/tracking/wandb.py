@@ -82,6 +82,13 @@ class WandbView(View):
         if self._run is not None:
             self._run.log({"step": step, name: wandb.Video(path, format="mp4")})
 
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Log a picture, of which W&B keeps a copy."""
+        import wandb
+
+        if self._run is not None:
+            self._run.log({"step": step, name: wandb.Image(str(path))})
+
     def summary(self, values: Mapping[str, float]) -> None:
         """Set results of the whole run."""
         if self._run is not None:

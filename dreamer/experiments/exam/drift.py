@@ -12,6 +12,8 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import Recording, record, smooth_actions
+from dreamer.openloop.errors import ErrorCurves
+from dreamer.openloop.rollouts import predict
 from envs import make
 
 CONTEXT = 5
@@ -45,9 +47,7 @@ def examine(
 ) -> dict[str, Any]:
     """Train a core, filter `CONTEXT` rows of test windows, and predict `HORIZON` more from their actions alone.
 
-    All errors are in standard deviations of each observed number over the training data, then averaged over numbers
-    and windows: `rmse` of the mean of the samples, `crps` of their distribution (equal to the absolute error where all
-    samples agree), `spread` of the samples, and `copy_rmse`, `copy_crps` of repeating the last observed row.
+    Returns the curves of `ErrorCurves`, in standard deviations of each observed number over the training data.
     """
     model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)
@@ -58,41 +58,13 @@ def examine(
     keys = sorted(test.obs)
     scale = torch.from_numpy(np.concatenate([train.obs[key].std((0, 1)) for key in keys]).clip(1e-3))
     truth = torch.cat([batch.obs[key] for key in keys], -1)
+    target = truth / scale
+    curves = ErrorCurves()
     with torch.no_grad():
-        states = model.observe(batch)[:, CONTEXT - 1].map(lambda x: x.repeat_interleave(samples, 0))
-        predictions = []
-        for t in range(CONTEXT, CONTEXT + HORIZON):
-            states = model.core.imagine_step(states, batch.prev_action[:, t].repeat_interleave(samples, 0))
-            decoded = model.decode(states)
-            predictions.append(torch.cat([decoded[key] for key in keys], -1).unflatten(0, (-1, samples)))
-    predicted = torch.stack(predictions, 2) / scale  # [window, sample, horizon, number]
-    target = truth[:, CONTEXT:] / scale
-    last = (truth[:, CONTEXT - 1 : CONTEXT] / scale).expand_as(target)
-    return {
-        "loss": loss,
-        "rmse": _curve((predicted.mean(1) - target).square()).sqrt().tolist(),
-        "crps": _curve(crps(predicted, target)).tolist(),
-        "spread": _curve(predicted.std(1) if samples > 1 else torch.zeros_like(target)).tolist(),
-        "copy_rmse": _curve((last - target).square()).sqrt().tolist(),
-        "copy_crps": _curve((last - target).abs()).tolist(),
-    }
-
-
-def crps(samples: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Continuous ranked probability score of samples `[batch, sample, ...]` for targets `[batch, ...]`.
-
-    E|X - y| - E|X - X'| / 2 over distinct pairs (the fair estimate, Ferro 2014), computed by sorting.
-    """
-    count = samples.shape[1]
-    error = (samples - target.unsqueeze(1)).abs().mean(1)
-    if count == 1:
-        return error
-    ordered = samples.sort(1).values
-    weight = (2 * torch.arange(1, count + 1, device=samples.device) - count - 1).to(samples.dtype)
-    weight = weight.view(1, -1, *[1] * (samples.ndim - 2))
-    return error - (ordered * weight).sum(1) / (count * (count - 1))
-
-
-def _curve(errors: torch.Tensor) -> torch.Tensor:
-    """Mean over windows and numbers of `[window, horizon, number]`."""
-    return errors.mean((0, 2))
+        start = model.observe(batch)[:, CONTEXT - 1].map(lambda x: x.repeat_interleave(samples, 0))
+        states = predict(model.core, start, batch.prev_action[:, CONTEXT:], samples)
+        for t, state in enumerate(states, start=CONTEXT):
+            decoded = model.decode(state)
+            predicted = torch.cat([decoded[key] for key in keys], -1).unflatten(0, (-1, samples)) / scale
+            curves.add(predicted, target[:, t], target[:, CONTEXT - 1])
+    return {"loss": loss, **curves.curves}

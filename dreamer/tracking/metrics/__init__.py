@@ -178,6 +178,22 @@ METRICS = (
         "near the mean training reward",
     ),
     Metric(
+        "imagination/rmse/<key>",
+        "Root mean squared error of the mean of 16 prior-only predictions, over 50 rows that follow 5 observed ones of "
+        "4 held-out episodes; in standard deviations of each number (of brightness from 0 to 1 for images).",
+        healthy="falls",
+    ),
+    Metric(
+        "imagination/crps/<key>",
+        "Continuous ranked probability score of the same predictions as a distribution, in the same units.",
+        healthy="falls; below imagination/rmse",
+    ),
+    Metric(
+        "imagination/skill/<key>",
+        "1 minus the ratio of that score to the error of repeating the last observed row.",
+        healthy="rises; 1 is perfect, 0 no better than repeating, below 0 worse",
+    ),
+    Metric(
         "optim/grad_norm",
         "Norm of the whole gradient before clipping.",
         healthy="finite, without lasting growth",
@@ -220,6 +236,12 @@ METRICS = (
     Metric("time/fraction_update", "Share of wall-clock time spent on updates.", "fraction", "the largest share"),
     Metric("time/fraction_tracking", "Share of wall-clock time spent on writing metrics.", "fraction", "below 0.01"),
     Metric("time/fraction_evaluation", "Share of wall-clock time spent on evaluation.", "fraction"),
+    Metric(
+        "time/fraction_imagination",
+        "Share of wall-clock time spent on looks at the imagination.",
+        "fraction",
+        "below 0.05; else raise loop.imagine_every",
+    ),
     Metric("time/fraction_saving", "Share of wall-clock time spent on checkpoints.", "fraction", "below 0.01"),
     Metric("time/peak_rss_mb", "Largest memory that the process has held.", "MB", "flat once replay is warm"),
 )

@@ -23,6 +23,7 @@ INTRODUCTIONS = {
     "reconstruction": "The parts of `loss/reconstruction`.",
     "model": "How well the world model knows the replayed data.",
     "behavior": "Actor and critic in imagination.",
+    "imagination": "Open-loop prediction, every `loop.imagine_every` steps: `<key>` is an observation or `reward`.",
     "optim": "The optimizer.",
     "replay": "What is stored and how often it is used.",
     "env": "What the environments show, where it may differ between runs.",

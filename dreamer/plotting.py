@@ -1,0 +1,41 @@
+"""How this project's figures look. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#F0E442")
+INK = "#1f2328"
+"""Colour of text and axes; in SVG it becomes that of the page."""
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+"""For `matplotlib.rc_context`."""
+WIDTH = 9.0
+"""Width of a figure that fills a page, in inches."""
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an element of a page, in the colour of the page's text on the page's ground."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    return re.sub(INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
