@@ -244,6 +244,7 @@ class Trainer:
     def imagine(self) -> None:
         """Compare what the model imagines with held-out episodes; what goes wrong gets one line."""
         from dreamer.openloop import folder  # matplotlib takes a second to load
+        from dreamer.openloop.record import metrics
         from dreamer.openloop.study import GLANCE, study
 
         with self.clock("imagination"):
@@ -251,7 +252,7 @@ class Trainer:
                 settings = replace(GLANCE, seed=self.config.seed)
                 seen = study(self.agent, self.make_env, settings)
                 media = folder.write(seen, folder.folder_of(self.folder.path, self.step))
-                self.tracker.log(self.step, folder.metrics(seen))
+                self.tracker.log(self.step, metrics(seen))
             except Exception as error:  # a picture is never worth a run
                 print(f"no imagination: {error}", file=sys.stderr)
                 return

@@ -12,8 +12,8 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
-from running import dreamer_command, newest, timeless, tiny_config
 from running import differences as differing
+from running import dreamer_command, newest, timeless, tiny_config
 from tiny import DISCRETE, make_agent, unchecked
 
 import dreamer
@@ -26,6 +26,7 @@ from dreamer.nn.struct import Struct
 from dreamer.openloop import films, folder, rollouts, traces
 from dreamer.openloop import study as studies
 from dreamer.openloop.errors import ErrorCurves
+from dreamer.openloop.record import metrics, record
 from dreamer.openloop.study import DREAMS, Signal, Study, StudySettings, study
 from dreamer.spaces import spec_of
 from dreamer.tracking import read
@@ -225,7 +226,7 @@ def test_bands_of_a_calibrated_model_hold_what_they_promise():
 
 def test_metrics_are_means_over_the_predicted_rows():
     seen = study(agent_for(copies), copies, SMALL)
-    values, errors = folder.metrics(seen), seen.signals["cue"].errors
+    values, errors = metrics(seen), seen.signals["cue"].errors
     assert values["imagination/rmse/cue"] == pytest.approx(np.mean(errors["rmse"]))
     skill = 1 - np.mean(errors["crps"]) / np.mean(errors["copy_crps"])
     assert values["imagination/skill/cue"] == pytest.approx(skill) and "imagination/crps/reward" in values
@@ -239,9 +240,10 @@ def test_a_figure_draws_numbers_of_every_key_and_the_reward(monkeypatch):
     wide = np.zeros((1, 7, 9))
     signals = {key: Signal(wide, wide[:, None], wide[:, None, 3:], {}) for key in ("a", "b", "c")}
     reward = Signal(wide[..., :1], wide[:, None, :, :1], wide[:, None, 3:, :1], {})
-    drawn = traces._chosen(Study(SMALL, signals | {"reward": reward}, [1] * 4))
+    entries = record(Study(SMALL, signals | {"reward": reward}, [1] * 4))["traces"]
+    drawn = traces._chosen(entries)
     assert [trace.name for trace in drawn] == ["a 0", "b 0", "c 0", "reward"]
-    assert len(traces.traces(Study(SMALL, signals | {"reward": reward}, [1] * 4))) == 28
+    assert len(entries) == 28
 
 
 def painted(*shape: int) -> np.ndarray:
@@ -373,11 +375,11 @@ def test_the_command_writes_what_it_says(small_run, capsys):
         assert (place / f"{name}.png").read_bytes().startswith(b"\x89PNG") and str(place / f"{name}.png") in text
     numbers = json.loads((place / "imagination.json").read_text())
     assert numbers["settings"]["horizon"] == 6 and set(numbers["errors"]) == {"action", "cue", "reward"}
-    assert [trace["name"] for trace in numbers["traces"]] == ["action", "cue", "reward"]
+    assert [trace["key"] for trace in numbers["traces"]] == ["action", "cue", "reward"]
     cue = numbers["traces"][1]
     assert np.shape(cue["real"]) == (3, 11) and np.shape(cue["samples"]) == (3, DREAMS, 11)
     assert np.shape(cue["dreams"]) == (3, DREAMS, 6) and (np.abs(cue["real"]) == 1).all()
-    bands = np.array([cue[f"percentile_{p}"] for p in (5, 25, 75, 95)])
+    bands = np.array([cue[f"percentile_{p}"] for p in (5, 25, 50, 75, 95)])
     assert (np.diff(bands, axis=0) >= 0).all()
 
 
