@@ -34,6 +34,18 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Media:
+    """A film (.mp4) or a picture (.png)."""
+
+    link: str
+    """Relative path of the file."""
+    caption: str
+    """What it shows."""
+    data: bytes | None
+    """Its content, for a page to carry; None leaves it at a link."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a document under a title of its own."""
 
@@ -47,6 +59,8 @@ class Section:
     """Table below the figure."""
     folded: bool = False
     """Whether a page shows the table only when asked to."""
+    media: Sequence[Media] = ()
+    """Films and pictures between figure and table."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ def markdown(document: Document) -> str:
         parts += [f"## {_plain(section.title)}", _plain(section.text)]
         if section.figure:
             parts.append(f"![{_plain(section.title)}](figures/{section.figure}.png)")
+        parts += [f"[{_label(media.caption)}]({relative(media.link)})" for media in section.media]
         if section.table is not None:
             parts.append(_table(section.table))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -94,9 +109,12 @@ def _table(table: Table) -> str:
 
 def _cell(cell: str | Cell) -> str:
     cell = as_cell(cell)
-    text = _plain(cell.text)
-    label = re.sub(r"([\[\]])", r"\\\1", text)
-    return f"[{label}]({relative(cell.link)})" if cell.link else text
+    return f"[{_label(cell.text)}]({relative(cell.link)})" if cell.link else _plain(cell.text)
+
+
+def _label(text: str) -> str:
+    """Plain text between the brackets of a link."""
+    return re.sub(r"([\[\]])", r"\\\1", _plain(text))
 
 
 def _plain(text: str) -> str:

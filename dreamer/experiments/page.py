@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 
-from dreamer.experiments.document import Cell, Document, Section, Table, as_cell, relative
+from dreamer.experiments.document import Cell, Document, Media, Section, Table, as_cell, relative
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+"""What the page may load: its own styles, and films and pictures that it carries itself."""
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --ground: #ffffff; --rule: #d1d9e0;
   --box: #f6f8fa; --link: #0969da; }
@@ -34,7 +37,13 @@ tbody tr:nth-child(even) { background: var(--box); }
 td.number, td:has(i) { white-space: nowrap; }
 a { color: var(--link); }
 i { border-radius: 50%; display: inline-block; height: .7em; margin-right: .5em; width: .7em; }
+nav { border-bottom: 1px solid var(--rule); padding-bottom: .8rem; }
+nav a { margin-right: .9rem; text-decoration: none; white-space: nowrap; }
 figure { margin: 1rem 0; }
+.media { display: flex; flex-wrap: wrap; gap: 1rem; }
+.media figure { margin: .5rem 0; max-width: 100%; }
+.media img, .media video { border-radius: 4px; display: block; max-height: 36rem; max-width: 100%; }
+figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; }
 svg { display: block; height: auto; margin: 0 auto; max-width: 100%; }
 svg text { font-family: inherit !important; }
 summary { color: var(--link); cursor: pointer; font-size: .92rem; }
@@ -45,13 +54,14 @@ summary { color: var(--link); cursor: pointer; font-size: .92rem; }
 def page(document: Document, svg: Mapping[str, str]) -> str:
     """The document as HTML; `svg` holds its figures by name."""
     summary = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in document.summary)
-    sections = "\n".join(_section(section, svg) for section in document.sections)
+    sections = "\n".join(_section(i, section, svg) for i, section in enumerate(document.sections))
+    titles = [f'<a href="#s{i}">{escape(section.title)}</a>' for i, section in enumerate(document.sections)]
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{escape(document.title)}</title>
 <style>{STYLE}</style>
 </head>
@@ -61,25 +71,41 @@ def page(document: Document, svg: Mapping[str, str]) -> str:
 <div class="summary">
 {summary}
 </div>
+<nav class="soft">{" ".join(titles)}</nav>
 {sections}
 </body>
 </html>
 """
 
 
-def _section(section: Section, svg: Mapping[str, str]) -> str:
+def _section(index: int, section: Section, svg: Mapping[str, str]) -> str:
     parts = [f"<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f'<p class="soft">{escape(section.text)}</p>')
     if section.figure:
         label = escape(section.title)
         parts.append(f'<figure role="img" aria-label="{label}">\n{svg[section.figure]}</figure>')
+    if section.media:
+        parts.append(f'<div class="media">{"".join(map(_media, section.media))}</div>')
     if section.table is not None:
         table = _table(section.table)
         rows = len(section.table.rows)
         parts.append(f"<details><summary>Show {rows} rows</summary>{table}</details>" if section.folded else table)
     content = "\n".join(parts)
-    return f"<section>\n{content}\n</section>"
+    return f'<section id="s{index}">\n{content}\n</section>'
+
+
+def _media(media: Media) -> str:
+    """A film or a picture that the page carries, or a link to it."""
+    caption = escape(media.caption)
+    if media.data is None:
+        return f'<figure><a href="{escape(relative(media.link))}">{caption}</a></figure>'
+    text = b64encode(media.data).decode()
+    if media.link.endswith(".mp4"):
+        shown = f'<video controls loop muted playsinline src="data:video/mp4;base64,{text}"></video>'
+    else:
+        shown = f'<img alt="{caption}" src="data:image/png;base64,{text}">'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:

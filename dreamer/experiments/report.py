@@ -1,4 +1,4 @@
-"""`dreamer report`: what all runs below a folder say together, as a page, as Markdown and as numbers."""
+"""`dreamer report`: a page about a run; or what all runs below a folder say, as a page, as Markdown and as numbers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,19 @@ COSTS = ("seconds_per_update", "env_steps_per_second", "wall_seconds")
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Compare the dynamics cores of all finished runs below a folder, with intervals, figures and tables."""
+    """Write a page about a run, or one that compares the dynamics cores of all finished runs below a folder."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder of run folders, at any depth; the report is written into it."""
+    """Run folder, or folder of run folders at any depth; the report is written into it."""
 
 
 def report(args: ReportArguments) -> str:
     """Write the report and return what it concludes, as text."""
+    from dreamer.experiments.run_report import is_run, write_run_report
+
+    if is_run(args.folder):
+        page, summary = write_run_report(args.folder)
+        return "\n".join([*summary, "", f"report  {page}"])
     path = write_report(args.folder)
     numbers = json.loads(path.with_suffix(".json").read_text())
     return "\n".join([*numbers["verdict"], "", f"report  {path}"])

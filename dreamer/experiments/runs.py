@@ -100,7 +100,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Failure]]:
     for path in _candidates(folder):
         place = os.fsencode(path.relative_to(folder).as_posix()).decode(errors="replace")
         try:
-            run = _read_run(path, place)
+            run = read_run(path, place)
             if not np.isfinite(run.returns).all():
                 raise UserError("an evaluation return is not finite")
             runs.append(run)
@@ -117,7 +117,8 @@ def _candidates(folder: Path) -> Iterable[Path]:
             yield Path(name)
 
 
-def _read_run(path: Path, place: str) -> Run:
+def read_run(path: Path, place: str) -> Run:
+    """Read one run folder, which the report calls `place`; raises `UserError` for a damaged one."""
     folder = open_run(path)
     records = read(folder.metrics)
     config = folder.config

@@ -56,11 +56,11 @@ def differing(runs: list[Run]) -> dict[str, dict[str, list[str]]]:
     values: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         config = dataclasses.asdict(run.config)
-        leaves = [*_leaves(config), *((f"run.{name}", run.info.get(name)) for name in ("device", "commit", "threads"))]
-        for path, value in leaves:
+        found = [*leaves(config), *((f"run.{name}", run.info.get(name)) for name in ("device", "commit", "threads"))]
+        for path, value in found:
             if path not in EXPECTED and not path.startswith("tracking."):
                 values.setdefault(path, {}).setdefault(_word(value), []).append(run.path)
-    return {path: found for path, found in values.items() if len(found) > 1}
+    return {path: those for path, those in values.items() if len(those) > 1}
 
 
 def confounding(runs: list[Run]) -> list[str]:
@@ -75,9 +75,10 @@ def confounding(runs: list[Run]) -> list[str]:
     return sorted(found.keys() - {"run.device", "run.threads", "device"})
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted path and value of every setting in nested dicts."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dreamer.tracking.jsonl import read
+
+if TYPE_CHECKING:  # it takes a second to load, for which `import dreamer` need not wait
+    from matplotlib.figure import Figure
 
 
 def draw_curve(metrics: Path, path: Path, title: str) -> None:
     """Draw training and evaluation returns over environment steps from metrics.jsonl into a PNG."""
-    import matplotlib.figure
+    import matplotlib
 
-    records = read(metrics)
-    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
+    from dreamer.plotting import STYLE
+
+    with matplotlib.rc_context(STYLE):
+        returns(read(metrics), title).savefig(path, dpi=150, facecolor="white")
+
+
+def returns(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Returns of training and evaluation episodes over environment steps, from the records of metrics.jsonl."""
+    import matplotlib.figure
+    from matplotlib.ticker import EngFormatter
+
+    from dreamer.plotting import INK, PALETTE
+
+    figure = matplotlib.figure.Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
 
     def points(name: str) -> tuple[list[float], list[float]]:
@@ -22,13 +39,14 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
     steps, means = points("eval/return_mean")
     _, low = points("eval/return_min")
     _, high = points("eval/return_max")
-    axes.plot(*points("train/return"), color="tab:gray", alpha=0.6, linewidth=1, label="training episodes")
-    axes.plot(steps, means, color="tab:blue", marker="o", markersize=3, label="evaluation, sampled actions")
+    axes.plot(*points("train/return"), color=INK, alpha=0.35, linewidth=1, label="training episodes")
     if len(low) == len(high) == len(steps):
-        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.15, label="evaluation, worst to best episode")
-    axes.plot(*points("eval/mode_return_mean"), color="tab:orange", linestyle="--", label="evaluation, mode actions")
+        axes.fill_between(steps, low, high, color=PALETTE[0], alpha=0.15, linewidth=0, label="worst to best episode")
+    axes.plot(steps, means, color=PALETTE[0], marker="o", markersize=3, label="evaluation, sampled actions")
+    axes.plot(*points("eval/mode_return_mean"), color=PALETTE[1], linestyle="--", label="evaluation, the policy's mode")
     axes.set(xlabel="environment steps", ylabel="return")
     axes.set_title(title, parse_math=False)
-    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid()
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    return figure
