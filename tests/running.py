@@ -16,7 +16,7 @@ from tiny import TINY
 import dreamer
 from dreamer import checkpoint, run
 from dreamer.launch import make_factory
-from dreamer.tracking import read
+from dreamer.tracking import JsonlWriter, read
 from dreamer.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +41,9 @@ LOOP = {
     "tracking.wandb": "off",
     "tracking.console": False,
 }
+
+HOSTILE = '<script>alert("x")</script>|`[a](http://b)'
+"""Text that would be markup wherever it is not escaped."""
 
 
 def tiny_config(task: str = "toy:counting", **changes: Any) -> dreamer.Config:
@@ -84,6 +87,27 @@ def forked(function: Callable[[], str]) -> tuple[int, str]:
     with open(reader) as answer:
         text = answer.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+def make_run(path: Path, core="rssm", task="toy:copy", seed=0, final=1.0, until=400, steps=400, info=None, **changes):
+    """A run folder as training leaves it, without its checkpoints."""
+    config = dreamer.compose("debug", task=task, seed=seed, steps=steps, **{"agent.dynamics.core": core, **changes})
+    folder = run.create(path, config, "cpu")
+    folder.info |= {"parameters": {"dynamics": 1000, "actor": 234}} | (info or {})
+    folder.save()
+    writer = JsonlWriter(folder.metrics)
+    curve = {100: 0.0, 200: final / 2, 300: None, 400: final}
+    for step, value in curve.items():
+        if step > until:
+            break
+        # The clock starts again after step 200, as when a run is resumed; updates begin after step 100.
+        times = {"time/elapsed": {100: 10.0, 200: 20.0, 300: 5.0, 400: 15.0}[step]}
+        rates = {"time/env_steps_per_second": 20.0, "time/updates_per_second": 0.0 if step == 100 else 4.0}
+        writer.write(step, step, times | rates | {"loop/updates": step - 100.0})
+        if value is not None:
+            writer.write(step, step, {"eval/return_mean": value})
+    writer.close()
+    return path
 
 
 def timeless(path: Path) -> list[dict[str, Any]]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from running import HOSTILE, make_run
 
-import dreamer
 from dreamer import run
 from dreamer.errors import UserError
 from dreamer.experiments import settings, wording
 from dreamer.experiments.analysis import analyse
 from dreamer.experiments.report import ReportArguments, report, write_report
 from dreamer.experiments.runs import find_runs
-from dreamer.tracking import JsonlWriter
 
 CORES = ("rssm", "rnn", "gru")
 TASKS = ("dmc:cartpole_balance", "toy:copy")
@@ -29,28 +28,6 @@ FINALS = {
     ("toy:copy", "gru"): (1.0, 2.0, 3.0),
 }
 """Final returns of the seeds; every curve goes from 0 through half of it, at steps 100, 200 and 400."""
-HOSTILE = '<script>alert("x")</script>|`[a](http://b)'
-
-
-def make_run(path: Path, core="rssm", task="toy:copy", seed=0, final=1.0, until=400, steps=400, info=None, **changes):
-    """A run folder as training leaves it, without its checkpoints."""
-    config = dreamer.compose("debug", task=task, seed=seed, steps=steps, **{"agent.dynamics.core": core, **changes})
-    folder = run.create(path, config, "cpu")
-    folder.info |= {"parameters": {"dynamics": 1000, "actor": 234}} | (info or {})
-    folder.save()
-    writer = JsonlWriter(folder.metrics)
-    curve = {100: 0.0, 200: final / 2, 300: None, 400: final}
-    for step, value in curve.items():
-        if step > until:
-            break
-        # The clock starts again after step 200, as when a run is resumed; updates begin after step 100.
-        times = {"time/elapsed": {100: 10.0, 200: 20.0, 300: 5.0, 400: 15.0}[step]}
-        rates = {"time/env_steps_per_second": 20.0, "time/updates_per_second": 0.0 if step == 100 else 4.0}
-        writer.write(step, step, times | rates | {"loop/updates": step - 100.0})
-        if value is not None:
-            writer.write(step, step, {"eval/return_mean": value})
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from dreamer.checkpoint import write_atomically
 from dreamer.errors import UserError
 from dreamer.experiments import document, page, run_figures, run_sections
 from dreamer.experiments.runs import MARKS, Run, read_run
-from dreamer.experiments.wording import count, duration, number
+from dreamer.experiments.wording import duration, number
 from dreamer.openloop import folder as openloop
 from dreamer.openloop.traces import figures
 from dreamer.plotting import STYLE, svg
@@ -71,8 +71,8 @@ def _results(run: Run, records: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{state}: return {value('return_mean')} ± {value('return_std')} over {value('episodes').partition('.')[0]} "
         f"episodes (worst {value('return_min')}, best {value('return_max')}) at step {evaluation['step']:,}; "
         f"{value('mode_return_mean')} with the policy's mode.",
-        f"{run.step:,} environment steps and {count(updates)} updates in {duration(run.wall_seconds)} on "
-        f"{run.info['device']}; {count(sum(run.parameters.values()))} parameters.",
+        f"{run.step:,} environment steps and {updates:,.0f} updates in {duration(run.wall_seconds)} on "
+        f"{run.info['device']}; {sum(run.parameters.values()):,} parameters.",
     ]
 
 

@@ -15,7 +15,7 @@ FEW_SEEDS = 5
 
 def number(value: float, digits: int = 2) -> str:
     """A decimal number; unknown when it is NaN."""
-    return f"{value:,.{digits}f}" if math.isfinite(value) else UNKNOWN
+    return f"{value:z,.{digits}f}" if math.isfinite(value) else UNKNOWN
 
 
 def estimate(value: Estimate, digits: int = 2) -> str:

@@ -27,9 +27,9 @@ def returns(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     import matplotlib.figure
     from matplotlib.ticker import EngFormatter
 
-    from dreamer.plotting import INK, PALETTE
+    from dreamer.plotting import INK, PALETTE, WIDTH
 
-    figure = matplotlib.figure.Figure(figsize=(7, 3.6), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
 
     def points(name: str) -> tuple[list[float], list[float]]:
@@ -48,5 +48,5 @@ def returns(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     axes.set_title(title, parse_math=False)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid()
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=4)
     return figure
