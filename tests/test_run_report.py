@@ -15,7 +15,6 @@ from tiny import unchecked
 
 import dreamer
 from dreamer.cli import main
-from dreamer.errors import UserError
 from dreamer.experiments import run_sections
 from dreamer.experiments.run_figures import POINTS, thinned
 from dreamer.experiments.run_report import write_run_report
@@ -169,8 +168,6 @@ def test_a_damaged_run_is_one_line(tmp_path, trained, capsys, damage):
     assert main(["report", str(path)]) == 2
     error = capsys.readouterr().err
     assert re.match(f"dreamer: .*{message}", error) and error.count("\n") == 1
-    with pytest.raises(UserError):
-        write_run_report(path)
 
 
 def test_metrics_are_shown_where_their_names_belong():

@@ -208,6 +208,9 @@ class Recording(View):
     def video(self, step, name, path, fps):
         self.calls.append(("video", step, name, path, fps))
 
+    def image(self, step, name, path):
+        self.calls.append(("image", step, name, path))
+
     def summary(self, values):
         self.calls.append(("summary", dict(values)))
 
@@ -247,11 +250,13 @@ def test_views_get_everything_in_order(tmp_path):
     tracker = Tracker(TrackingConfig(), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
     tracker.log(1, {"train/return": 2})
     tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.image(1, "imagination/errors", tmp_path / "errors.png")
     tracker.summary({"eval/return_mean": 3})
     tracker.close("interrupted")
     assert view.calls == [
         ("log", 1, {"train/return": 2.0}),
         ("video", 1, "eval/film", tmp_path / "film.mp4", 25),
+        ("image", 1, "imagination/errors", tmp_path / "errors.png"),
         ("summary", {"eval/return_mean": 3.0}),
         ("close", "interrupted"),
     ]
@@ -351,6 +356,28 @@ def test_tensorboard_is_read_back_and_drops_what_a_resume_repeats(tmp_path):
     assert math.isnan(events.Scalars("loss/dyn")[0].value)
 
 
+def test_tensorboard_keeps_pictures(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture = tmp_path / "errors.png"
+    imageio.imwrite(picture, np.zeros((7, 300, 3), np.uint8))
+    tracker = open_tracker(TrackingConfig(wandb="off", console=False, tensorboard=True), tmp_path, {}, {}, 100, None)
+    tracker.image(20, "imagination/errors", picture)
+    tracker.close("finished")
+    (image,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("imagination/errors")
+    assert (image.step, image.width, image.height) == (20, 300, 7)
+    assert image.encoded_image_string == picture.read_bytes()
+
+
+def test_films_and_pictures_stay_where_they_are_when_not_wanted(tmp_path):
+    view = Recording()
+    tracker = Tracker(TrackingConfig(video=False), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
+    tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.image(1, "imagination/errors", tmp_path / "errors.png")
+    tracker.close("finished")
+    assert view.calls == [("close", "finished")]
+
+
 def test_missing_tensorboard_is_one_line(tmp_path, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
@@ -405,6 +432,9 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, wandb_home, capfd)
     tracker.log(0, {"train/return": 1.5, "loss/actor": math.nan})
     tracker.log(10, {"train/return": 2.5})
     tracker.video(10, "eval/film", film, 8)
+    picture = run_dir / "errors.png"
+    imageio.imwrite(picture, np.zeros((7, 9, 3), np.uint8))
+    tracker.image(10, "imagination/errors", picture)
     offset = tracker.offset()
     tracker.log(20, {"train/return": 3.5})
     tracker.summary({"eval/return_mean": 7.0})
@@ -425,10 +455,11 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, wandb_home, capfd)
     assert run["git"]["commit"] == COMMIT
     assert {"glob_name": "*", "step_metric": "step"}.items() <= find(records, "metric")[1].items()
     history = [record["item"] for record in find(records, "history")]
-    assert [item["step"] for item in history] == [0, 10, 10, 20]
-    assert [item.get("train/return") for item in history] == [1.5, 2.5, None, 3.5]
+    assert [item["step"] for item in history] == [0, 10, 10, 10, 20]
+    assert [item.get("train/return") for item in history] == [1.5, 2.5, None, None, 3.5]
     assert history[0]["loss/actor"] == "NaN"
     assert (folder / "files" / history[2]["eval/film.path"]).read_bytes() == film.read_bytes()
+    assert (folder / "files" / history[3]["imagination/errors.path"]).read_bytes()[:4] == b"\x89PNG"
     summary = {key: value for record in find(records, "summary") for key, value in record["update"].items()}
     assert summary["eval/return_mean"] == 7.0 and summary["train/return"] == 3.5
     assert [record["exit_code"] for record in find(records, "exit")] == [0]

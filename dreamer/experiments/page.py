@@ -14,7 +14,7 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --ground: #ffffff; --rule: #d1d9e0;
   --box: #f6f8fa; --link: #0969da; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --ground: #0d1117; --rule: #3d444d;
-  --box: #151b23; --link: #4493f8; } }
+  --box: #151b23; --link: #4493f8; } svg { filter: brightness(1.35); } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 57rem; padding: 2.5rem 1.25rem 4rem; color: var(--ink); background: var(--ground);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
