@@ -14,7 +14,7 @@ import pytest
 import torch
 from running import differences as differing
 from running import dreamer_command, newest, timeless, tiny_config
-from tiny import DISCRETE, make_agent, unchecked
+from tiny import make_agent, unchecked
 
 import dreamer
 import envs
@@ -30,6 +30,7 @@ from dreamer.openloop.record import metrics, record
 from dreamer.openloop.study import DREAMS, Signal, Study, StudySettings, study
 from dreamer.spaces import spec_of
 from dreamer.tracking import read
+from dreamer.world_model.world_model import WorldModel
 from envs.toy import Copy, Counting
 
 CORES = {
@@ -313,6 +314,7 @@ class Camera:
         observe = staticmethod(lambda embeds, actions, first: Number(embeds))
         imagine_step = staticmethod(lambda state, action: Number(state.value + 0.25 * action))
         features = staticmethod(lambda state: state.value)
+        initial_state = staticmethod(lambda count: Number(torch.zeros(count, 1)))
 
     def encoder(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         assert obs["camera"].dtype == torch.uint8, "bytes up to the encoder"
@@ -408,22 +410,19 @@ def test_a_mistake_is_one_line(small_run, tmp_path, capsys, words):
     assert error.startswith(f"dreamer: {MISTAKES[words].format(**places)}") and error.count("\n") == 1
 
 
-def test_a_model_without_a_decoder_is_one_line(small_run, capsys, monkeypatch):
-    def without(*arguments: Any) -> tuple[Agent, int]:
-        agent = agent_for(copies)
-        agent.world_model.decoder = None  # type: ignore[assignment]
-        return agent, 4
+def test_a_model_without_a_decoder_is_one_line_before_any_work(small_run, tmp_path, capsys, monkeypatch):
+    def without(self: WorldModel, states: Struct) -> None:
+        raise UserError("nothing here can be decoded")
 
-    monkeypatch.setattr("dreamer.launch.load_with_step", without)
-    assert main(["imagine", str(small_run)]) == 2
-    assert capsys.readouterr().err == (
-        "dreamer: this world model has no decoder (objective r2), so nobody can look at what it imagines; "
-        "train with the objective reconstruction\n"
-    )
+    monkeypatch.setattr(WorldModel, "decode", without)
+    monkeypatch.setattr(studies, "held_out", lambda *_: pytest.fail("episodes for nothing"))
+    assert main(["imagine", str(small_run), "--folder", str(tmp_path / "here")]) == 2
+    assert capsys.readouterr().err == "dreamer: nothing here can be decoded\n"
+    assert not (tmp_path / "here").exists()
 
 
-def test_discrete_actions_are_imagined(tmp_path):
-    seen = study(make_agent(None, dataclasses.replace(DISCRETE, dim=2), {"observation": 5}), chain, SMALL)
+def test_discrete_actions_are_imagined():
+    seen = study(agent_for(chain), chain, SMALL)
     assert np.isfinite(seen.signals["observation"].samples).all()
 
 

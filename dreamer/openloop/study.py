@@ -93,11 +93,7 @@ def study(agent: Agent, make_env: Callable[[int], gymnasium.Env], settings: Stud
     Leaves the global random state as it was. Raises `UserError` for a model without a decoder, and when every episode
     ends within the observed rows.
     """
-    if getattr(agent.world_model, "decoder", None) is None:
-        raise UserError(
-            "this world model has no decoder (objective r2), so nobody can look at what it imagines; "
-            "train with the objective reconstruction"
-        )
+    agent.world_model.decode(agent.world_model.core.initial_state(1))  # one without a decoder says so before any work
     with own_randomness(agent.device, settings.seed):
         windows = held_out(agent, make_env, settings.episodes, settings.context + settings.horizon, settings.skip)
         if windows.alive.shape[1] <= settings.context:
