@@ -145,8 +145,8 @@ def film(agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: fl
     return path
 
 
-def write_mp4(path: Path, frames: list[np.ndarray], fps: float) -> None:
-    """Encode uint8 frames `[height, width, 3]` as H.264 that every browser plays.
+def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6) -> None:
+    """Encode uint8 frames `[height, width, 3]` as H.264 that every browser plays; `quality` is from 0 to 10.
 
     Raises `UserError` when `path` cannot be written.
     """
@@ -157,7 +157,7 @@ def write_mp4(path: Path, frames: list[np.ndarray], fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            imageio.v2.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=6, macro_block_size=2)  # type: ignore[arg-type]
+            imageio.v2.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=quality, macro_block_size=2)  # type: ignore[arg-type]
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write the film {path}: {error.strerror or 'ffmpeg failed'}") from error

@@ -165,6 +165,11 @@ def test_rows_behind_the_end_of_an_episode_count_in_nothing():
     assert seen.signals["step"].errors["copy_rmse"] == pytest.approx([k / scale for k in range(1, 7)])
 
 
+def test_the_number_of_samples_has_a_default():
+    seen = study(agent_for(copies), copies, dataclasses.replace(SMALL, samples=0))
+    assert seen.settings.samples == seen.signals["cue"].samples.shape[1] == studies.SAMPLES
+
+
 def test_rows_can_be_skipped():
     seen = study(agent_for(uneven), uneven, dataclasses.replace(SMALL, skip=2))
     assert seen.signals["step"].real[0, :5, 0].tolist() == [2, 3, 4, 5, 6]
@@ -393,9 +398,9 @@ def test_the_command_prints_one_json_object(small_run, tmp_path, capsys):
 
 
 MISTAKES = {
-    "--samples 0": "--samples: must be at least 1 (got 0)",
+    "--shown 0": "--shown: must be at least 1 (got 0)",
     "--horizon -1": "--horizon: must be at least 1 (got -1)",
-    "--skip -1": "--skip and --seed must be at least 0",
+    "--skip -1": "--samples, --skip and --seed must be at least 0",
     "--context 99": "the held-out episodes end after 33 rows, so none is left to predict; lower --context 99",
     "--folder {file}": "cannot write to {file}: ",
 }

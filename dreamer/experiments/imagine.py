@@ -43,11 +43,11 @@ def imagine(args: ImagineArguments) -> str:
     """
     from dreamer.openloop import folder
 
-    for name in ("context", "horizon", "episodes", "samples", "shown"):
+    for name in ("context", "horizon", "episodes", "shown"):
         if getattr(args.settings, name) < 1:
             raise UserError(f"--{name}: must be at least 1 (got {getattr(args.settings, name)})")
-    if args.settings.skip < 0 or args.settings.seed < 0:
-        raise UserError("--skip and --seed must be at least 0")
+    if min(args.settings.samples, args.settings.skip, args.settings.seed) < 0:
+        raise UserError("--samples, --skip and --seed must be at least 0")
     agent, step = launch.load_with_step(args.run, args.device)
     factory = launch.make_factory_of(run.open_run(args.run))
     seen = study(agent, factory, args.settings)
@@ -58,7 +58,7 @@ def imagine(args: ImagineArguments) -> str:
         raise UserError(f"cannot write to {target}: {error.strerror}") from None
     if args.json:
         errors = {key: {"unit": signal.unit} | signal.errors for key, signal in seen.signals.items()}
-        result: dict[str, Any] = {"run": str(args.run), "step": step, "settings": dataclasses.asdict(args.settings)}
+        result: dict[str, Any] = {"run": str(args.run), "step": step, "settings": dataclasses.asdict(seen.settings)}
         return json.dumps(result | {"errors": errors, "folder": str(target)})
     return "\n".join([*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())])
 

@@ -14,6 +14,8 @@ from dreamer.openloop.traces import figures
 
 FPS = 10.0
 """Frames per second of films: agent steps, slowly enough to be looked at."""
+QUALITY = 4
+"""Of the films' encoding: what models imagine early is noise, which would take megabytes."""
 RECORD = "imagination.json"
 
 
@@ -41,6 +43,6 @@ def write(study: Study, folder: Path) -> dict[str, Path]:
             films.save_picture(written[f"{place}_strip"], films.strip(signal, context))
             for kind, frames in (("predictions", films.comparison), ("dreams", films.dreams)):
                 written[f"{place}_{kind}"] = folder / f"{place}_{kind}.mp4"
-                write_mp4(written[f"{place}_{kind}"], frames(signal, context), FPS)
+                write_mp4(written[f"{place}_{kind}"], frames(signal, context), FPS, QUALITY)
     write_atomically(folder / RECORD, (json.dumps(numbers, separators=(",", ":"), allow_nan=False) + "\n").encode())
     return written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import gymnasium
@@ -22,6 +22,8 @@ from dreamer.openloop.rollouts import Windows, dream, held_out, predict
 
 DREAMS = 4
 """Samples and dreams of an episode that are shown side by side."""
+SAMPLES, IMAGE_SAMPLES = 64, 16
+"""Samples of an episode where no number is asked for: images take long to decode and to compare."""
 UNCHANGING = 1e-3
 """Standard deviation below which a number counts as constant and is measured in its own units."""
 
@@ -36,8 +38,8 @@ class StudySettings:
     """Rows that it predicts, fewer where episodes end before."""
     episodes: Annotated[int, Ge(1)] = 8
     """Held-out episodes."""
-    samples: Annotated[int, Ge(1)] = 64
-    """Predictions drawn for each episode."""
+    samples: Annotated[int, Ge(0)] = 0
+    """Predictions drawn for each episode; 0 is 64, or 16 where images are observed."""
     skip: Annotated[int, Ge(0)] = 0
     """Rows of each episode before the observed ones, which the model does not get to see."""
     shown: Annotated[int, Ge(1)] = 3
@@ -101,7 +103,9 @@ def study(agent: Agent, make_env: Callable[[int], gymnasium.Env], settings: Stud
                 f"the held-out episodes end after {settings.skip + windows.alive.shape[1]} rows, "
                 f"so none is left to predict; lower --context {settings.context} or --skip {settings.skip}"
             )
-        return _Observer(agent, windows, settings).study()
+        images = any(_is_image(value[:, 0]) for value in windows.batch.obs.values())
+        samples = settings.samples or (IMAGE_SAMPLES if images else SAMPLES)
+        return _Observer(agent, windows, replace(settings, samples=samples)).study()
 
 
 class _Observer:
