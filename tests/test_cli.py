@@ -97,7 +97,7 @@ MISTAKES = {
     "train --from missing": r"no run folder at missing",
     "train --load world_model": r"--load world_model says what to take from another run: name that run with --from",
     # Other commands
-    "traen --task toy:copy": r"unknown command 'traen'; choose from train, evaluate, tasks",
+    "traen --task toy:copy": r"unknown command 'traen'; choose from train, evaluate, imagine, tasks",
     "evaluate": r"missing from dreamer evaluate: PATH Run folder",
     "evaluate missing": r"no run folder at missing",
     "evaluate full --mode greedy": r"invalid choice 'greedy' .*'sample', 'mode', 'both'",
