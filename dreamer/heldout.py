@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from dreamer.agent import Agent, Carry
+from dreamer.world_model.objectives.reconstruction import Reconstruction
 
 EVERY = 5
 """Steps from one comparison to the next: the rest of the episode costs nothing."""
@@ -58,9 +59,10 @@ class HeldOut:
         carry: Carry,
     ) -> None:
         """Compare with what the actions of `carry` led to, in the environments that were `running`."""
-        if self._predicted is not None:
-            tensors = {key: torch.as_tensor(obs[key]).to(self._agent.device) for key in self._agent.obs_sizes}
-            error = torch.stack(list(self._agent.world_model.decoder.loss(self._predicted, tensors).values())).sum(0)
+        objective = self._agent.world_model.objective
+        if self._predicted is not None and isinstance(objective, Reconstruction):
+            tensors = {key: torch.as_tensor(obs[key]).to(self._agent.device) for key in self._agent.obs_shapes}
+            error = torch.stack(list(objective.decoder.loss(self._predicted, tensors).values())).sum(0)
             self._errors.append(error.cpu().numpy()[running])
         for i in np.flatnonzero(running):
             self._rewards[i].append(float(rewards[i]))
@@ -73,10 +75,15 @@ class HeldOut:
                 self._finish(self._values[i], self._rewards[i], float(after[i]), bool(terminated[i]))
 
     def metrics(self) -> dict[str, float]:
-        """`eval/model_error`, `eval/value_bias` and `eval/discounted_return` of the finished episodes."""
+        """`eval/model_error` (where there is a decoder), `eval/value_bias` and `eval/discounted_return`.
+
+        The last two are those of the episodes that ended; all are absent when there was nothing to compare.
+        """
+        errors = {"eval/model_error": float(np.concatenate(self._errors).mean())} if self._errors else {}
+        if not self._decided:
+            return errors
         decided = np.concatenate(self._decided).sum()
-        return {
-            "eval/model_error": float(np.concatenate(self._errors).mean()),
+        return errors | {
             "eval/value_bias": float(np.concatenate(self._gaps).sum() / decided),
             "eval/discounted_return": float(np.abs(np.concatenate(self._returns)).sum() / decided),
         }

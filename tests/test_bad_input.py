@@ -226,8 +226,8 @@ DAMAGES = {
         MISFIT + r"ValueError: its weights are others: \['world_model\.reward\.output\.bias'\]",
     ),
     "a weight missing": (without("agent", "modules", "world_model.reward.output.bias"), "evaluate run", MISFIT),
-    "observations without end": (having({"cue": 10**15}, "spec", "obs_sizes"), "evaluate run", MISFIT),
-    "observations of words": (having({"cue": "many"}, "spec", "obs_sizes"), "evaluate run", MISFIT),
+    "observations without end": (having({"cue": (10**15,)}, "spec", "obs_shapes"), "evaluate run", MISFIT),
+    "observations of words": (having({"cue": "many"}, "spec", "obs_shapes"), "evaluate run", MISFIT),
     "action unknown": (having([1], "spec", "action"), "evaluate run", MISFIT),
     "no replay state": (without("replay"), RESUME, MISFIT + "KeyError: 'replay'"),
     "heads negative": (
@@ -288,7 +288,7 @@ def test_a_damaged_run_gets_one_line_and_harms_nothing_outside(small_run, tmp_pa
 def test_no_memory_is_taken_for_weights_that_do_not_fit(small_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = shutil.copytree(small_run, tmp_path / "run")
-    having({"action": 1, "cue": 7}, "spec", "obs_sizes")(run)
+    having({"action": (1,), "cue": (7,)}, "spec", "obs_shapes")(run)
     devices = []
 
     def build(*arguments):

@@ -182,7 +182,7 @@ def test_any_note_of_what_was_tracked_is_understood_or_forgotten(state, data):
 
 # Replay
 
-LAYOUT = RowLayout({"x": 2}, 1, 3)
+LAYOUT = RowLayout({"x": (2,)}, 1, 3)
 
 
 def small_replay(folder):

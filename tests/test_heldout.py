@@ -36,12 +36,12 @@ class Wage(Copy):
         return obs, 2.0, ended and self._terminal, truncated or (ended and not self._terminal), info
 
 
-def evaluate(env, agent=None, episodes=8, mode="sample"):
+def evaluate(env, agent=None, episodes=8, mode="sample", changes=None):
     make = lambda index: envs.prepare(env(), seed=0, index=index)  # noqa: E731
     if agent is None:
         torch.manual_seed(0)
         probe = make(0)
-        agent = Agent(tiny_config().agent, *spec_of(probe.observation_space, probe.action_space))
+        agent = Agent(tiny_config(**changes or {}).agent, *spec_of(probe.observation_space, probe.action_space))
     evaluator = Evaluator(make, episodes, seed=0)
     try:
         return evaluator.run(agent, mode), agent
@@ -95,7 +95,7 @@ def test_the_model_error_is_that_of_the_prior_one_step_ahead(monkeypatch):
                 predicted = model.core.imagine_step(carry.state, carry.action)
                 obs, _, terminated, truncated, _ = env.step(action[0])
                 ended = terminated or truncated
-                decoded = model.decoder.loss(
+                decoded = model.objective.decoder.loss(
                     model.core.features(predicted), {k: torch.as_tensor(v[None]) for k, v in obs.items()}
                 )
                 errors.append(sum(value.item() for value in decoded.values()))
@@ -111,3 +111,8 @@ def test_looking_changes_no_episode(monkeypatch):
     monkeypatch.setattr(heldout.HeldOut, "metrics", lambda *_: {})
     assert (evaluate(Copy, agent)[0].returns == seen.returns).all()
     assert evaluate(Copy, agent, mode="mode")[0].held_out == {}
+
+
+def test_without_a_decoder_there_is_no_model_error():
+    agent = evaluate(Copy, changes={"agent.world_model.representation.objective": "r2"})[1]
+    assert evaluate(Copy, agent)[0].held_out.keys() == {"eval/value_bias", "eval/discounted_return"}
