@@ -68,7 +68,7 @@ MISTAKES = {
     "train --device tpu": r"invalid choice 'tpu' .*'auto', 'cpu', 'cuda', 'mps'",
     "train --load actor": r"invalid choice 'actor' .*'all', 'world_model'",
     "train --tracking.wandb sometimes": r"invalid choice 'sometimes' .*'auto', 'online', 'offline', 'off'",
-    "train --preset quik": r"unknown preset 'quik'; choose from quick, pixels_quick, ablation, dmc_proprio,",
+    "train --preset quik": r"unknown preset 'quik'; choose from quick, ablation, pixels_quick, dmc_proprio,",
     "train --size 2m": r"unknown size '2m'; choose from 100k, 300k, 1m, 12m, 25m, 50m, 100m, 200m, 400m",
     # Values
     "train --steps 0": r"--steps: input should be greater than or equal to 1 \(got 0\)",

@@ -40,7 +40,7 @@ METRICS = (
     Metric("eval/episodes", "Number of evaluation episodes behind each mean.", "episodes"),
     Metric(
         "eval/model_error",
-        "Decoder loss of observations predicted one step ahead by the prior, in every fifth step of sampled episodes.",
+        "Decoder loss of observations predicted one step ahead by the prior, at every fifth step of sampled episodes.",
         healthy="falls, then stays; rising means that the model forgets, diverges or overfits",
     ),
     Metric(
