@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -75,11 +77,12 @@ class Agent(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The precision of matrix products on the device where the parameters are."""
         device, wanted = self.device.type, self.config.precision
-        enabled = wanted == "bfloat16" or (wanted == "auto" and device == "cuda")
-        return torch.autocast(device, torch.bfloat16, enabled=enabled)
+        if wanted == "bfloat16" or (wanted == "auto" and device == "cuda"):
+            return torch.autocast(device, torch.bfloat16)
+        return contextlib.nullcontext()
 
     @property
     def optimizer(self) -> LaProp:

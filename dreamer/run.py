@@ -206,9 +206,9 @@ def choose_device(name: str) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Free disk space at `path`, in bytes."""
+    """Free disk space at `path`, in bytes; no limit where the file system has no blocks, as /proc has none."""
     stats = os.statvfs(path)
-    return stats.f_bavail * stats.f_frsize
+    return stats.f_bavail * stats.f_frsize if stats.f_blocks else sys.maxsize
 
 
 def package_version(package: str) -> str:

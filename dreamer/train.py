@@ -242,7 +242,12 @@ class Trainer:
             self.tracker.video(self.step, "eval/film", path, fps=25)
 
     def imagine(self) -> None:
-        """Compare what the model imagines with held-out episodes; what goes wrong gets one line."""
+        """Compare what the model imagines with held-out episodes; what goes wrong gets one line.
+
+        Nothing is done where nothing decodes.
+        """
+        if not self.agent.world_model.objective.decodes:
+            return
         from dreamer.openloop import folder  # matplotlib takes a second to load
         from dreamer.openloop.record import metrics
         from dreamer.openloop.study import GLANCE, study

@@ -399,7 +399,7 @@ def test_every_core_serves_a_whole_agent(core, latent, action):
     changes = {f"dynamics.{name}.free_nats": 0.0 for name in ("rssm", "ssm")}  # they would stop small divergences
     agent = make_agent(FAST | changes | {"dynamics.core": core, "dynamics.latent": latent}, action)
     awaken(agent)
-    chosen, carry = agent.act({key: np.zeros((4, size)) for key, size in OBS.items()})
+    chosen, carry = agent.act({key: np.zeros((4, *shape)) for key, shape in OBS.items()})
     assert len(chosen) == 4 and all(value.isfinite().all() for value in vars(carry.state).values())
     before = copy.deepcopy(dict(agent.named_parameters()))
     metrics, packed = agent.update(make_batch(agent))

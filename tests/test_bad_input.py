@@ -49,7 +49,7 @@ LINES = {
     "evaluate empty --device gpu": r"invalid choice 'gpu' .*'auto', 'cpu', 'cuda', 'mps'",
     "evaluate empty --episodes": r"missing value for argument '--episodes'",
     # Reports and ablations
-    "report": r"missing from dreamer report: PATH Folder of run folders",
+    "report": r"missing from dreamer report: PATH Run folder, or folder of run folders",
     "report missing": r"no folder missing",
     "report file": r"no folder file",
     "report empty": r"no finished run below empty: 0 finished",

@@ -251,7 +251,7 @@ def write(folder: Path, data: bytes, **header):
 def test_a_damaged_checkpoint_is_refused(trained, seed, step, whole):
     """Also where whoever damaged it has made its checksum anew."""
     path, _ = trained
-    (file,) = (path / "checkpoints").glob("*.ckpt")
+    file = max((path / "checkpoints").glob("*.ckpt"))
     header, _, data = file.read_bytes().partition(b"\n")
     with tempfile.TemporaryDirectory() as folder:
         if whole:
@@ -320,6 +320,6 @@ HOSTILE = [
 def test_no_text_becomes_markup(words):
     tags = Tags(page(document(words), {}))
     assert tags.found == Tags(page(document("x" * 8), {})).found
-    assert all(link.startswith("./") for link in tags.links)
+    assert all(link.startswith("./") or re.fullmatch(r"#s\d+", link) for link in tags.links)
     text = markdown(document(words))
     assert not re.search(r"<\w|\]\((?!\./)", text.replace("](figures/", ""))

@@ -43,7 +43,7 @@ def test_documentation_is_generated_from_the_definitions():
 def test_definitions_are_complete_sentences_without_duplicates():
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     for metric in METRICS:
-        assert re.fullmatch(r"[a-z]+/([a-z][a-z0-9_]*|<[a-z]+>)", metric.name)
+        assert re.fullmatch(r"[a-z]+(/[a-z][a-z0-9_]*)*(/<[a-z]+>)?", metric.name)
         assert metric.description[0].isupper() and metric.description.endswith(".")
         assert f"`{metric.name}`" in render()
 

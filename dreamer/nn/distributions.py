@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,6 +63,13 @@ def two_hot_loss(
     return -(at_lower + weight * (at_upper - at_lower))
 
 
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Switch autocast off, on devices that know it."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
+
+
 def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bins"]) -> Float[Tensor, "*batch"]:
     """Expected value of the categorical over the bins.
 
@@ -69,7 +78,7 @@ def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bin
     """
     probs = F.softmax(logits.float(), -1)
     half = bins.shape[0] // 2
-    with torch.autocast(probs.device.type, enabled=False):  # the end bins need every bit
+    with full_precision(probs.device.type):  # the end bins need every bit
         return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
 
 

@@ -7,7 +7,9 @@ products, and on a GPU by the number of kernels.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamer.nn.distributions import two_hot
+from dreamer.nn.distributions import full_precision, two_hot
 
 NORM_EPSILON = 1e-4
 CACHED_ROWS = 1024
@@ -54,13 +56,13 @@ def _inverse_rms(full: Tensor) -> Tensor:
 def note_autocast(ctx: Any, tensor: Tensor) -> None:
     """Keep the autocast mode of a forward pass for its backward pass (`torch.amp.custom_fwd` for any device)."""
     device = tensor.device.type
-    ctx.autocast = {"device_type": device, "dtype": torch.get_autocast_dtype(device)}
-    ctx.autocast |= {"enabled": torch.is_autocast_enabled(device)}
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    ctx.autocast = (device, torch.get_autocast_dtype(device)) if enabled else None
 
 
-def noted_autocast(ctx: Any) -> torch.autocast:
-    """The mode that `note_autocast` kept."""
-    return torch.autocast(**ctx.autocast)
+def noted_autocast(ctx: Any) -> AbstractContextManager[Any]:
+    """The mode that `note_autocast` kept; backward passes begin without one."""
+    return contextlib.nullcontext() if ctx.autocast is None else torch.autocast(*ctx.autocast)
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -118,7 +120,7 @@ def two_hot_value(
     values = []
     for chunk in _chunks(hidden.detach().flatten(0, -2)):
         probs = torch.softmax(F.linear(chunk, weight, bias).float(), -1)
-        with torch.autocast(probs.device.type, enabled=False):  # the end bins need every bit
+        with full_precision(probs.device.type):  # the end bins need every bit
             values.append((probs[:, :half] - probs[:, half : 2 * half]) @ positive)
     return _join(values).view(hidden.shape[:-1])
 

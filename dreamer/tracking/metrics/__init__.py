@@ -190,7 +190,7 @@ METRICS = (
     ),
     Metric(
         "imagination/skill/<key>",
-        "1 minus the ratio of that score to the error of repeating the last observed row.",
+        "Skill, 1 minus the ratio of that score to the error of repeating the last observed row.",
         healthy="rises; 1 is perfect, 0 no better than repeating, below 0 worse",
     ),
     Metric(

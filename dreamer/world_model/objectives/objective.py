@@ -21,6 +21,8 @@ class Objective(nn.Module, ABC):
     """Name of its loss term, and of the term's scale in `ModelScales`."""
     part: str
     """What its parameters are called in tables."""
+    decodes = False
+    """Whether `decode` gives observations."""
 
     @abstractmethod
     def loss(

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamer.nn.distributions import full_precision
 from dreamer.nn.layers import Linear
 from dreamer.world_model.objectives.objective import Objective
 
@@ -52,7 +52,7 @@ class R2(Objective):
     ) -> tuple[Float[Tensor, "batch time"], dict[str, Float[Tensor, ""]]]:
         """One number for the whole batch, given to every row."""
         projected = standardized(self.projector(inputs).flatten(0, 1))
-        with torch.autocast(projected.device.type, enabled=False):  # differences from 1 and 0 need every bit
+        with full_precision(projected.device.type):  # differences from 1 and 0 need every bit
             correlation = projected.T @ standardized(embeds.detach().flatten(0, 1)) / len(projected)
         diagonal = correlation.diagonal()
         invariance = (diagonal - 1).square().sum()

@@ -19,6 +19,7 @@ class Reconstruction(Objective):
 
     term = "reconstruction"
     part = "decoder"
+    decodes = True
 
     def __init__(self, config: DecoderConfig, image: ImageConfig, input_dim: int, deter: int, shapes: Shapes):
         super().__init__()
