@@ -24,10 +24,11 @@ from dreamer.forecast import forecast, require_room
 from dreamer.matching import Spec, match_params, parameter_table, reference
 from dreamer.memory import require_memory
 from dreamer.run import RunFolder
+from dreamer.session import layout_of
 from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
 from dreamer.tracking.curve import draw_curve
-from dreamer.train import Result, Trainer, layout_of
+from dreamer.train import Result, Trainer
 from dreamer.trust import check_counters, check_imports, understood
 
 Load = Literal["all", "world_model"]

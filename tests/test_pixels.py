@@ -22,7 +22,7 @@ import dreamer
 import envs
 from dreamer.cli import main
 from dreamer.experiments import costs
-from dreamer.train import layout_of
+from dreamer.session import layout_of
 from envs import rendering
 from envs.dmc import DMC
 from envs.pixels import resize

@@ -14,8 +14,8 @@ from tiny import unchecked
 import dreamer
 from dreamer.config import from_json
 from dreamer.meters import Clock, Meter, peak_rss_mb
+from dreamer.ratio import ReplayRatio
 from dreamer.tracking import read
-from dreamer.train import ReplayRatio
 
 EPISODE = 10  # steps of a toy:counting episode, which has one row more
 

@@ -23,7 +23,7 @@ from dreamer.experiments.costs import Subject, sgemm_gflops, shares_of_loop
 from dreamer.machine import keep_freed_memory
 from dreamer.meters import peak_rss_mb
 from dreamer.run import choose_device
-from dreamer.train import layout_of
+from dreamer.session import layout_of
 
 
 @dataclass(frozen=True)

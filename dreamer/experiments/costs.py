@@ -24,8 +24,8 @@ from dreamer.config import Config
 from dreamer.launch import make_factory
 from dreamer.meters import synchronize
 from dreamer.replay import Replay
+from dreamer.session import layout_of
 from dreamer.spaces import spec_of
-from dreamer.train import layout_of
 from dreamer.world_model.images import weight_uses
 
 SGEMM_SIZE = 2048
