@@ -313,11 +313,10 @@ def test_an_impossible_answer_is_a_failure(spoil, message):
 
 
 def test_the_watchdog_spares_what_comes_to_its_end():
-    for seconds in (0.01, 0.01, 5.0):
-        WATCHDOG.begin(0.05 if seconds < 1 else seconds)
-        time.sleep(seconds if seconds < 1 else 0.01)
+    for _ in range(3):
+        WATCHDOG.begin(30.0)
         WATCHDOG.end()
-    time.sleep(0.2)
+    time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGVTALRM)  # one that comes too late
     with pytest.raises(TimeoutError, match=r"no answer within 0\.1 seconds"):
         WATCHDOG.begin(0.1)
