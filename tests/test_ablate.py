@@ -360,7 +360,7 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(tmp_path, monkeypatc
     words = ["--tasks", "gym:Fragile-v0", "toy:copy", "--cores", "rssm", "--seeds", "1"]
     assert main(flags("f", *words, "--env-import", "fragile_wheels", steps=20)) == 1
     printed = capsys.readouterr().out
-    error = "RuntimeError: the wheel came off"
+    error = "environment 0 failed 4 times without finishing an episode: RuntimeError: the wheel came off"
     assert re.search(rf"^failed  gym:Fragile-v0 rssm seed 0: {error}  in .*  1 of 2  ETA", printed, re.M)
     assert re.search(r"^finish  toy:copy rssm seed 0  return", printed, re.M)
     assert printed.splitlines()[-3] == f"failed  gym:Fragile-v0 rssm seed 0: {error}"

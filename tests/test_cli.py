@@ -214,9 +214,9 @@ def test_a_run_made_with_a_users_own_environment_says_how_to_go_on(tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [30_000, 1_300_000])
-def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit):
-    """30 kB is too small for the first replay files, 1.3 MB for their second part; rows up to there are kept."""
+@pytest.mark.parametrize(("limit", "what"), [(30_000, "write checkpoint"), (1_300_000, "reserve")])
+def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit, what):
+    """30 kB is too small for the first checkpoint, 1.3 MB for the second part of replay; rows up to there are kept."""
     path = tmp_path / "run"
     settings = {
         "loop.replay_ratio": 0.01,
@@ -231,7 +231,7 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit):
 
     command = [sys.executable, "-m", "dreamer", "train", *flags]
     done = subprocess.run(command, cwd=ROOT, preexec_fn=limit_files, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and re.fullmatch(r"dreamer: cannot reserve .*\n", done.stderr), done.stderr
+    assert done.returncode == 2 and re.fullmatch(rf"dreamer: cannot {what} .*\n", done.stderr), done.stderr
     if limit > 1_000_000:
         step, _, skipped = checkpoint.load(path / "checkpoints")
         assert step == 8000 and not skipped
