@@ -366,7 +366,6 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(tmp_path, monkeypatc
     assert printed.splitlines()[-3] == f"failed  gym:Fragile-v0 rssm seed 0: {error}"
     entry = {"task": "gym:Fragile-v0", "core": "rssm", "seed": 0, "error": error}
     assert json.loads((tmp_path / "f" / "failures.json").read_text()) == [entry]
-    assert "Traceback" in (tmp_path / "f" / "logs" / "gym_Fragile_v0_rssm_seed0.log").read_text()
 
     (tmp_path / "mended").touch()
     assert main(["ablate", "--folder", "f"]) == 0
