@@ -137,3 +137,5 @@ def test_a_tracker_that_cannot_be_written_is_told_in_one_line(run, capsys, monke
     ):
         assert main(["track", str(run), *flags]) == 2
         assert capsys.readouterr().err.startswith(message)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(["track", str(run), "--wandb"]) == 0, "the session of before must not be asked again"

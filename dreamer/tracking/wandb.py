@@ -51,6 +51,8 @@ class WandbView(View):
         open_session()
         mode, reason = choose_mode(self._config.wandb)
         if mode == "disabled":
+            # The session would keep this answer for whatever else the process logs later.
+            close_session()
             return
         try:
             self._run = self._init(mode)
