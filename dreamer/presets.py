@@ -1,0 +1,137 @@
+"""Sizes and presets: named settings, as diffs of the defaults, which are those of Dreamer V3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """The five numbers that a size sets (algorithm of V3: S = 32 groups and 8 blocks at every size)."""
+
+    deter: int
+    """Deterministic state."""
+    hidden: int
+    """RSSM projections."""
+    classes: int
+    """Classes per categorical group."""
+    depth: int
+    """Channel multiplier of image networks."""
+    units: int
+    """Width of every MLP."""
+
+
+SIZES: dict[str, Size] = {
+    "100k": Size(128, 32, 4, 2, 32),
+    "300k": Size(256, 64, 4, 4, 64),
+    "1m": Size(512, 64, 4, 4, 64),
+    "12m": Size(2048, 256, 16, 16, 256),
+    "25m": Size(3072, 384, 24, 24, 384),
+    "50m": Size(4096, 512, 32, 32, 512),
+    "100m": Size(6144, 768, 48, 48, 768),
+    "200m": Size(8192, 1024, 64, 64, 1024),
+    "400m": Size(12288, 1536, 96, 96, 1536),
+}
+
+SMALL: dict[str, Any] = {
+    "size": "300k",
+    "env.num_envs": 4,
+    "env.repeat": 4,
+    "loop.replay_ratio": 128.0,
+    "loop.batch_size": 32,
+    "loop.batch_length": 8,
+    "loop.learning_starts": 500,
+    "loop.checkpoint_every": 5_000,
+    "agent.imagination_horizon": 10,
+    "agent.world_model.discount_horizon": 80.0,
+    "agent.dynamics.rssm.free_nats": 0.1,
+    "agent.dynamics.ssm.free_nats": 0.1,
+    "agent.optimizer.learning_rate": 7e-4,
+    "agent.optimizer.warmup": 100,
+}
+"""What lets a small model learn from few updates on two CPU cores; docs/log.md tells what was tried."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": SMALL
+    | {
+        "steps": 50_000,
+        "env.train_time_limit": 250,
+        "agent.optimizer.decay": 6_200,
+    },
+    "ablation": SMALL
+    | {
+        "size": "100k",
+        "steps": 40_000,
+        "env.repeat": 8,
+        "loop.replay_ratio": 256.0,
+        "loop.learning_starts": 200,
+        "loop.film": "never",
+        "agent.behavior.entropy": 1e-3,
+        "agent.world_model.discount_horizon": 40.0,
+        "agent.optimizer.decay": 5_000,
+    },
+    "pixels_quick": SMALL
+    | {
+        "steps": 60_000,
+        "env.obs": "pixels",
+        "env.shadows": False,
+        "env.train_time_limit": 500,
+        "loop.batch_size": 16,
+        "loop.batch_length": 16,
+        "loop.eval_episodes": 5,
+        "loop.checkpoint_every": 10_000,
+        "replay.capacity": 50_000,
+        "agent.optimizer.decay": 7_500,
+    },
+    "dmc_proprio": {
+        "size": "1m",
+        "steps": 1_100_000,
+        "env.num_envs": 16,
+        "loop.replay_ratio": 1024.0,
+    },
+    "dmc_proprio_2024": {
+        "size": "12m",
+        "steps": 600_000,
+        "env.num_envs": 16,
+        "env.repeat": 2,
+        "loop.replay_ratio": 512.0,
+        "agent.behavior.action_unimix": 0.01,
+    },
+    "dmc_vision": {
+        "size": "200m",
+        "steps": 1_100_000,
+        "env.obs": "pixels",
+        "env.num_envs": 16,
+        "env.parallel": True,
+        "loop.replay_ratio": 256.0,
+    },
+    "dmc_vision_2024": {
+        "size": "12m",
+        "steps": 1_200_000,
+        "env.obs": "pixels",
+        "env.num_envs": 8,
+        "env.parallel": True,
+        "env.repeat": 2,
+        "loop.replay_ratio": 512.0,
+        "agent.world_model.image.resampling": "strided",
+        "agent.behavior.action_unimix": 0.01,
+    },
+    "debug": {
+        "size": "100k",
+        "steps": 2_000,
+        "env.num_envs": 2,
+        "env.time_limit": 100,
+        "loop.replay_ratio": 8.0,
+        "loop.batch_size": 4,
+        "loop.batch_length": 16,
+        "loop.learning_starts": 64,
+        "loop.log_every": 100,
+        "loop.eval_every": 500,
+        "loop.eval_episodes": 2,
+        "loop.checkpoint_every": 500,
+        "loop.film": "never",
+        "loop.imagine_every": 1_000,
+        "agent.imagination_horizon": 5,
+    },
+}
