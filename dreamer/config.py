@@ -22,7 +22,15 @@ from dreamer.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
 
 PresetName = Literal[
-    "quick", "pixels_quick", "ablation", "dmc_proprio", "dmc_proprio_2024", "dmc_vision", "dmc_vision_2024", "debug"
+    "quick",
+    "pixels_quick",
+    "dmc_fast",
+    "ablation",
+    "dmc_proprio",
+    "dmc_proprio_2024",
+    "dmc_vision",
+    "dmc_vision_2024",
+    "debug",
 ]
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]

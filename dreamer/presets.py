@@ -59,6 +59,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env.train_time_limit": 250,
         "agent.optimizer.decay": 6_200,
     },
+    "dmc_fast": SMALL
+    | {
+        "steps": 100_000,
+        "loop.replay_ratio": 100.0,
+        "agent.dynamics.latent": "gaussian",
+        "agent.behavior.actor_gradient": "dynamics",
+        "agent.optimizer.decay": 9_700,
+    },
     "ablation": SMALL
     | {
         "size": "100k",
