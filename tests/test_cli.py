@@ -327,11 +327,17 @@ def test_a_run_ends_with_its_results_and_what_to_do_next(tmp_path, capsys):
 
 
 def test_flags_reach_the_configuration(tmp_path):
-    flags = [*tiny_flags(task="toy:copy", steps=4, seed=3), "--env.parallel", "--core", "rssm", "--latent", "gaussian"]
+    flags = [
+        *tiny_flags(task="toy:copy", steps=4, seed=3, **{"env.parallel": "on"}),
+        "--core",
+        "rssm",
+        "--latent",
+        "gaussian",
+    ]
     assert main(["train", *flags, "--run-dir", str(tmp_path / "run")]) == 0
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (written["task"], written["steps"], written["seed"], written["preset"]) == ("toy:copy", 4, 3, "debug")
-    assert written["env"]["parallel"] and written["agent"]["dynamics"]["latent"] == "gaussian"
+    assert written["env"]["parallel"] == "on" and written["agent"]["dynamics"]["latent"] == "gaussian"
     assert written["agent"]["dynamics"]["rssm"]["deter"] == 16
 
 

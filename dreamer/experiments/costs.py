@@ -22,7 +22,7 @@ from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.collect import Collector
 from dreamer.config import Config
-from dreamer.launch import make_factory
+from dreamer.launch import choose_parallel, make_factory
 from dreamer.meters import synchronize
 from dreamer.replay import Replay
 from dreamer.session import layout_of
@@ -39,7 +39,8 @@ class Subject:
         torch.manual_seed(config.seed)
         self.config = config
         indices = list(range(config.env.num_envs))
-        self.vector = envs.make_vector(make_factory(config), indices, config.env.parallel)
+        factory = make_factory(config)
+        self.vector = envs.make_vector(factory, indices, choose_parallel(config, factory)["on"])
         spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, *spec).to(device)
         self.collector = Collector(self.agent, self.vector, indices)
