@@ -62,11 +62,12 @@ class EnvironmentConfig:
     """Camera that draws dmc tasks, -1 for the free one; None takes the task's own."""
     shadows: bool = True
     """Draw dmc tasks with shadows and reflections, which take most of the time without a graphics card."""
-    parallel: bool = False
-    """Step every environment in a process of its own."""
+    parallel: Literal["auto", "on", "off"] = "auto"
+    """Step environments in parallel, in a process for every core; auto times one of them at the start and does where
+    that clearly wins and the run has several threads, and a resumed run keeps what it chose. Results are the same."""
     timeout: Annotated[float, Ge(0)] = 60.0
     """Seconds without an answer after which an environment counts as hanging; 0 waits for ever. One that hangs outside
-    Python is only noticed with --env.parallel."""
+    Python is only noticed where environments step in parallel."""
     restarts: Annotated[int, Ge(0)] = 3
     """An environment that fails (raises, hangs, dies, returns NaN or a wrong shape) is made anew and begins its next
     episode, this many times without finishing one; then the run stops."""

@@ -79,6 +79,7 @@ def train(
     if make_env is not None:
         folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
     with folder.locked():
+        folder.info["parallel"] = choose_parallel(config, factory)
         return _run(folder, factory, None, weights)
 
 
@@ -100,6 +101,9 @@ def resume(
     folder.info["device"] = run.choose_device(folder.info["device"])
     factory = make_factory_of(folder, make_env, trusted)
     with folder.locked():
+        kept = folder.info.get("parallel")
+        if not (isinstance(kept, dict) and isinstance(kept.get("on"), bool)):  # it died before it was written
+            folder.info["parallel"] = choose_parallel(folder.config, factory)
         if folder.never_began:
             agent, source = dry_run(spec_of_factory(factory), folder.config), folder.info.get("start_from")
             weights = _read_weights(Path(source["path"]), source["load"], agent) if source else None
@@ -158,6 +162,21 @@ def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFac
         imports=env.imports,
         custom=make_env,
     )
+
+
+def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:
+    """Whether environments step in parallel ("on"), and what `auto` chose it by, as run.json keeps it.
+
+    A run that has fewer threads than there are cores shares them with others, and counts on no more processes.
+    """
+    if config.env.parallel != "auto":
+        return {"on": config.env.parallel == "on"}
+    processes = min(envs.cores(), torch.get_num_threads())
+    pace = envs.measure_pace(factory, config.env.num_envs, processes, config.env.timeout)
+    if config.tracking.console and processes > 1:
+        print(pace, file=sys.stderr)
+    seconds = {"step": pace.step, "in_turn": pace.in_turn, "in_parallel": pace.in_parallel}
+    return {"on": pace.parallel, "processes": pace.processes, "seconds": seconds}
 
 
 def make_factory_of(

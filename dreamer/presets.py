@@ -111,7 +111,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 1_100_000,
         "env.obs": "pixels",
         "env.num_envs": 16,
-        "env.parallel": True,
         "loop.replay_ratio": 256.0,
     },
     "dmc_vision_2024": {
@@ -119,7 +118,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 1_200_000,
         "env.obs": "pixels",
         "env.num_envs": 8,
-        "env.parallel": True,
         "env.repeat": 2,
         "loop.replay_ratio": 512.0,
         "agent.world_model.image.resampling": "strided",

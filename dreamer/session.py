@@ -56,7 +56,7 @@ class Session:
         self.repeat = config.env.repeat
         indices = list(range(config.env.num_envs))
         training = replace(make_env, short_limit=config.env.train_time_limit, short_envs=len(indices) // 2)
-        self.vector = envs.make_vector(training, indices, config.env.parallel, config.env.timeout)
+        self.vector = envs.make_vector(training, indices, folder.info["parallel"]["on"], config.env.timeout)
         obs_shapes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, obs_shapes, action).to(folder.info["device"])
         self.collector = Collector(self.agent, self.vector, indices, config.env.restarts)

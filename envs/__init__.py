@@ -16,7 +16,8 @@ from envs.dmc import ALIASES, DMC, dmc_tasks
 from envs.errors import UserError
 from envs.factory import EnvFactory
 from envs.gymnasium import buildable_gym_ids, drawn_by_mujoco, gym_ids, is_registered, make_gym
-from envs.parallel import WorkerError
+from envs.pace import Pace, measure_pace
+from envs.parallel import WorkerError, cores
 from envs.rendering import require_backend
 from envs.toy import TOYS, make_toy
 from envs.vector import failures, make_vector, restart_vector, restore_vector
@@ -24,11 +25,14 @@ from envs.wrappers import Observations, prepare
 
 __all__ = [
     "EnvFactory",
+    "Pace",
     "UserError",
     "WorkerError",
+    "cores",
     "failures",
     "make",
     "make_vector",
+    "measure_pace",
     "prepare",
     "restart_vector",
     "restore_vector",

@@ -1,85 +1,322 @@
-"""Environments in processes of their own; one that dies or hangs is replaced, and the others are not disturbed."""
+"""Environments in processes, several to each; where one dies or hangs, the others go back to where they were."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.queues import Queue
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from gymnasium.vector.async_vector_env import AsyncState
-from gymnasium.vector.utils import CloudpickleWrapper, write_to_shared_memory
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 
 from envs.errors import UserError
+from envs.guarded import Restored
+from envs.wrappers import Step
 
 START_SECONDS = 120.0
-"""Longest wait for a process that replaces another one: it imports and builds its environment first."""
+"""Longest wait for the first answer of an environment whose process replaces another one: it is built for it."""
+
+MakeEnv = Callable[[], gymnasium.Env]
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+"""Name of an environment's method or attribute, and the arguments of a method."""
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class WorkerError(RuntimeError):
-    """An environment in another process could not be made; all of them are closed."""
+    """An environment in another process could not be made or called; all of them are closed."""
 
 
-class ParallelEnvs(AsyncVectorEnv):
-    """Gymnasium's AsyncVectorEnv with NEXT_STEP autoreset, in which workers may die or hang.
+class _Lost(Exception):
+    """A process is dead or silent; says how."""
+
+
+@dataclass
+class _Moment:
+    """Where an environment is."""
+
+    episode: int
+    """Number of its episode."""
+    actions: list[Any]
+    """Actions taken since its reset."""
+    shown: Restored
+    """What it answered last."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its episode is over."""
+        return bool(self.shown[2] or self.shown[3])
+
+
+class ParallelEnvs(VectorEnv):
+    """Environments dealt over `processes` processes, stepped one after another in each, with NEXT_STEP autoreset.
 
     `env_fns` make `envs.guarded.Guarded` environments, `context` is the multiprocessing start method, `timeout` the
-    longest wait for an answer in seconds (0 waits for ever). A worker that gives none is replaced, and the answer is a
-    failure as `Guarded` tells it. Raises UserError as an environment raised it, and WorkerError with the worker's
-    traceback when an environment cannot be made.
+    longest wait for a step in seconds (0 waits for ever). Where a process dies or gives no answer in that time, the
+    environment whose turn it was has failed, which is told as `Guarded` tells it. A new process takes the place of the
+    old one, and the other environments in it repeat their open episodes; one that does not come back to what it showed
+    last has failed, too.
+    Raises UserError as an environment raised it, and WorkerError with the traceback when one cannot be made.
     """
 
-    def __init__(self, env_fns: Sequence[Callable[[], gymnasium.Env]], context: str, timeout: float = 0.0) -> None:
-        worker: Any = _worker  # Gymnasium's annotation lists six of the eight arguments that it passes.
-        try:
-            super().__init__(env_fns, context=context, worker=worker, autoreset_mode=AutoresetMode.NEXT_STEP)
-        except (EOFError, ConnectionError) as error:
-            raise self._dead_worker() from error
-        self._timeout = timeout
-        self.parent_pipes = [_Line(self, place) for place in range(self.num_envs)]  # type: ignore[misc]
+    def __init__(self, env_fns: Sequence[MakeEnv], context: str, processes: int, timeout: float = 0.0) -> None:
+        self.num_envs = len(env_fns)
+        self._moments: list[_Moment | None] = [None] * self.num_envs
+        self._failures = ["it was never reset"] * self.num_envs
+        self._busy, self._timeout = False, 0.0  # building may take its time
+        self._indices: tuple[int, ...] = ()
+        dealt = [range(first, self.num_envs, processes) for first in range(processes)]
+        self._workers = [_Worker({place: env_fns[place] for place in places}, context) for places in dealt]
+        self.single_observation_space, self.single_action_space = self._common_spaces()
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.metadata = {**self.get_attr("metadata")[0], "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.render_mode = self.get_attr("render_mode")[0]
+        self._indices, self._timeout = self.get_attr("index"), timeout
 
-    def replace(self, place: int) -> Connection:
-        """End a worker by force and start another one; returns the connection to it."""
-        self.processes[place].kill()
-        self.processes[place].join()
-        own_end, pipe = multiprocessing.get_context(self.context).Pipe()
-        # The new one has no part in the shared memory, which only the others' constructor knew: it sends observations.
-        arguments = (place, CloudpickleWrapper(self.env_fns[place]), pipe, own_end, None, self.error_queue)
-        process: Any = multiprocessing.get_context(self.context).Process(  # type: ignore[attr-defined]
-            target=_worker, name=self.processes[place].name, args=(*arguments, self.autoreset_mode), daemon=True
-        )
-        process.start()
-        pipe.close()
-        self.processes[place] = process
-        return own_end
+    @property
+    def processes(self) -> list[Any]:
+        """The processes that hold the environments."""
+        return [worker.process for worker in self._workers]
 
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start the next episode of every environment; they seed themselves, so `seed` and `options` must be None."""
+        if seed is not None or options is not None:
+            raise ValueError("prepared environments seed themselves and take no options")
+        observations, infos = zip(*self.call("reset"), strict=True)
+        return self._stacked(observations), self._merged(infos)
+
+    def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every environment, or begin its next episode where one has ended; answers are the caller's to keep."""
+        calls = [self._next(place, action) for place, action in enumerate(np.array(actions))]
+        rows = [self._row(place, answer) for place, answer in enumerate(self._ask(calls))]
+        observations, rewards, terminated, truncated, infos = zip(*rows, strict=True)
+        flags = np.array(terminated, bool), np.array(truncated, bool)
+        return self._stacked(observations), np.array(rewards, np.float64), *flags, self._merged(infos)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What a method (or an attribute) of every environment gives."""
+        return tuple(self._ask([(name, args, kwargs)] * self.num_envs))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every environment."""
+        return self.call(name)
+
+    def close_extras(self, **kwargs: Any) -> None:
         """Close the environments, by force when a call was interrupted: some answers may never come any more."""
-        interrupted = self._state != AsyncState.DEFAULT
-        self._state = AsyncState.DEFAULT
-        super().close_extras(timeout, terminate or interrupted)
+        for worker in self._workers:
+            if not self._busy:
+                worker.send(None)
+        for worker in self._workers:
+            worker.end(0.0 if self._busy else self._timeout or None)
 
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        # The base class would print every failure and rebuild an exception whose signature it does not know.
-        if not all(successes):
-            kind, message = self.error_queue.get()
-            self.close(terminate=True)
+    # Calls
+
+    def _ask(self, calls: Sequence[Call | None]) -> list[Any]:
+        """What every environment answers to its call, None where there is no call."""
+        if self._busy:
+            raise RuntimeError("an earlier call was interrupted, so that answers are missing; close the environments")
+        self._busy = True
+        answers: dict[int, Any] = {}
+        asked = {place: call for place, call in enumerate(calls) if call is not None}
+        shares = [{place: asked[place] for place in worker.places if place in asked} for worker in self._workers]
+        try:
+            for worker, share in zip(self._workers, shares, strict=True):
+                worker.send(share)
+            for worker, share in zip(self._workers, shares, strict=True):
+                answers |= self._receive(worker, share)
+        except (UserError, WorkerError):
+            self.close()
+            raise
+        self._busy = False
+        return [answers.get(place) for place in range(self.num_envs)]
+
+    def _receive(self, worker: _Worker, calls: Mapping[int, Call]) -> dict[int, Any]:
+        """Answers to the calls that a worker was sent; where it is lost, failures."""
+        answers: dict[int, Any] = {}
+        for place, call in calls.items():
+            if place in answers:
+                continue
+            try:
+                answers[place] = worker.receive(place, self._limit(place, call))
+                self._note(place, call, answers[place])
+            except _Lost as lost:
+                if not self._indices:
+                    raise WorkerError(str(lost)) from None
+                failed = {place: str(lost), **self._bring_back(worker, without=place)}
+                for other, failure in failed.items():
+                    self._fail(other, failure)
+                    answers[other] = self._failed(other, calls[other][0])
+                worker.send({other: call for other, call in calls.items() if other not in answers})
+        return answers
+
+    def _bring_back(self, worker: _Worker, without: int) -> dict[int, str]:
+        """Replace a process and put its environments back to their moments, except one; says which failed, and how."""
+        self._moments[without] = None
+        worker.replace()
+        failed = {}
+        for place in worker.places:
+            moment = self._moments[place]
+            if moment is None:
+                continue
+            plan: Call = ("restore", ({self._indices[place]: (moment.episode, moment.actions)},), {})
+            worker.send({place: plan})
+            try:
+                if not _same(worker.receive(place, self._limit(place, plan)), moment.shown):
+                    failed[place] = "it did not come back to where it was when its process was replaced"
+            except _Lost as lost:
+                return {**failed, place: str(lost), **self._bring_back(worker, without=place)}
+        return failed
+
+    def _limit(self, place: int, call: Call) -> float:
+        """Seconds that an answer may take: those of a step for each step that it takes; 0 is no limit."""
+        name, arguments, _ = call
+        steps = 1 + len(arguments[0][self._indices[place]][1]) if name == "restore" else 1
+        return self._timeout * steps
+
+    # Moments
+
+    def _note(self, place: int, call: Call, answer: Any) -> None:
+        """Keep where an environment is after its answer to a call."""
+        name, arguments, _ = call
+        moment = self._moments[place]
+        index = self._indices[place] if self._indices else None
+        if name == "step" and moment is not None:
+            *shown, info = answer
+            moment.actions.append(arguments[0])
+            moment.shown = tuple(shown)
+            self._fail(place, info.get("failure", ""))
+        elif name == "reset":
+            obs, info = answer
+            self._moments[place] = _Moment(moment.episode + 1 if moment else 0, [], (obs, 0.0, False, False))
+            self._fail(place, info.get("failure", ""))
+        elif name == "restore":
+            episode, actions = arguments[0][index]
+            self._moments[place] = _Moment(episode, list(actions), answer)
+        elif name == "restart" and index in arguments[0]:
+            obs, failure = answer
+            self._moments[place] = _Moment(arguments[0][index], [], (obs, 0.0, False, False))
+            self._fail(place, failure)
+
+    def _fail(self, place: int, failure: str) -> None:
+        """Keep that an environment has failed, if there is a failure: it has no moment to go back to."""
+        if failure:
+            self._moments[place], self._failures[place] = None, failure
+
+    def _next(self, place: int, action: Any) -> Call | None:
+        """The call that follows an action; none to an environment that has failed."""
+        moment = self._moments[place]
+        if moment is None:
+            return None
+        return ("reset", (), {}) if moment.ended else ("step", (action,), {})
+
+    def _row(self, place: int, answer: Any) -> Step:
+        """What `step` gives of an environment, from its answer to `_next`."""
+        if answer is None:
+            answer = self._failed(place, "step")
+        return answer if len(answer) == 5 else (answer[0], 0.0, False, False, answer[1])
+
+    def _failed(self, place: int, name: str) -> Any:
+        """The answer of an environment that has failed to a call of this name."""
+        failure = self._failures[place]
+        spaces: Any = self.single_observation_space
+        blank = {key: np.zeros(space.shape, space.dtype) for key, space in spaces.spaces.items()}
+        answers: dict[str, Any] = {
+            "step": (blank, 0.0, False, False, {"failure": failure}),
+            "reset": (blank, {"failure": failure}),
+            "restore": (blank, 0.0, False, False),
+            "restart": (blank, failure),
+        }
+        return answers.get(name)
+
+    # Answers as arrays
+
+    def _common_spaces(self) -> tuple[Any, Any]:
+        found = list(zip(self.get_attr("observation_space"), self.get_attr("action_space"), strict=True))
+        if any(spaces != found[0] for spaces in found):
+            self.close()
+            raise UserError("the environments of a run must have the same spaces")
+        return found[0]
+
+    def _stacked(self, observations: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        spaces: Any = self.single_observation_space
+        return {key: np.array([obs[key] for obs in observations], space.dtype) for key, space in spaces.spaces.items()}
+
+    def _merged(self, infos: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for place, info in enumerate(infos):
+            merged = self._add_info(merged, info, place)
+        return merged
+
+
+def _same(answer: Restored, other: Restored) -> bool:
+    return answer[1:] == other[1:] and all(np.array_equal(value, other[0][key]) for key, value in answer[0].items())
+
+
+class _Worker:
+    """A process that holds the environments of some places of a vector, and answers for them in turn."""
+
+    def __init__(self, makers: Mapping[int, MakeEnv], context: str) -> None:
+        self.places = list(makers)
+        self._makers = {place: CloudpickleWrapper(make_env) for place, make_env in makers.items()}
+        self._context: Any = multiprocessing.get_context(context)
+        self._start()
+
+    def replace(self) -> None:
+        """End the process by force and start another one, which builds an environment when it is first called."""
+        self.end(0.0)
+        self._start()
+
+    def end(self, seconds: float | None) -> None:
+        """Wait for the end of the process (None: for ever), then end it by force."""
+        self.process.join(seconds)
+        self.process.kill()
+        self.process.join()
+        self._pipe.close()
+
+    def send(self, calls: Mapping[int, Call] | None) -> None:
+        """Send calls to some places, or None to ask the process to end."""
+        with contextlib.suppress(ConnectionError):  # it is dead, which `receive` will find out
+            self._pipe.send(calls)
+
+    def receive(self, place: int, limit: float) -> Any:
+        """The answer of the next place in turn; `limit` in seconds, 0 waits for ever.
+
+        Raises _Lost when there is none, and what the environment raised.
+        """
+        if limit and place not in self._built:
+            limit = max(limit, START_SECONDS)
+        try:
+            if not self._pipe.poll(limit or None):
+                raise _Lost(f"the process of the environment gave no answer within {limit:g} seconds and was ended")
+            answer, error = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join(5)
+            raise _Lost(_how_it_died(self.process.exitcode)) from None
+        if error is not None:
+            kind, message = error
             raise kind(message)
+        self._built.add(place)
+        return answer
 
-    def _dead_worker(self) -> WorkerError:
-        wait([process.sentinel for process in self.processes], timeout=5)
-        codes = {process.name: process.exitcode for process in self.processes if process.exitcode is not None}
-        self.close(terminate=True)
-        for name, code in codes.items():
-            return WorkerError(f"the process of an environment, {name}, {_how_it_died(code)}")
-        return WorkerError("the process of an environment closed its connection")
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        name = f"environments {', '.join(map(str, self.places))}"
+        self.process = self._context.Process(target=_work, name=name, args=(self._makers, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._built: set[int] = set()
 
 
 def _how_it_died(code: int | None) -> str:
@@ -87,150 +324,41 @@ def _how_it_died(code: int | None) -> str:
         -signal.SIGKILL: "; it was killed, perhaps for want of memory",
         1: '; a script that starts environments must do so under `if __name__ == "__main__":`',
     }
-    return f"died with exit code {code}{hints.get(code or 0, '')}"
+    return f"the process of the environment died with exit code {code}{hints.get(code or 0, '')}"
 
 
-class _Line:
-    """The connection to a worker, which answers for it and has it replaced when it is dead or silent."""
-
-    def __init__(self, vector: ParallelEnvs, place: int) -> None:
-        self._vector, self._place = vector, place
-        self._pipe: Connection = vector.parent_pipes[place]
-        self._command, self._detail, self._new = "", "", False
-        self._calls = 1
-
-    @property
-    def closed(self) -> bool:
-        return self._pipe.closed
-
-    def close(self) -> None:
-        self._pipe.close()
-
-    def poll(self, timeout: float | None = 0.0) -> bool:
-        return self._pipe.poll(timeout)
-
-    def send(self, message: tuple[str, Any]) -> None:
-        self._command, data = message
-        self._detail = data[0] if self._command == "_call" else ""
-        plans = data[1][0].values() if self._detail == "restore" else ()
-        self._calls = 1 + max((len(actions) for _, actions in plans), default=0)  # each has the time that a step has
-        with contextlib.suppress(ConnectionError):  # it is dead, which `recv` will find out
-            self._pipe.send(message)
-
-    def recv(self) -> tuple[Any, bool]:
-        limit = self._vector._timeout * self._calls
-        limit = max(limit, START_SECONDS) if limit and self._new else limit
-        process = self._vector.processes[self._place]
-        try:
-            if self._pipe.poll(limit or None):
-                result, success = self._pipe.recv()
-                self._new = False
-                return (self._with_observation(result), success) if success else (result, success)
-            failure = f"the process of the environment gave no answer within {limit:g} seconds and was ended"
-        except (EOFError, ConnectionError):
-            process.join(5)
-            failure = f"the process of the environment {_how_it_died(process.exitcode)}"
-        if self._command == "close":
-            process.kill()
-            return None, True
-        self._pipe.close()
-        self._pipe, self._new = self._vector.replace(self._place), True
-        return self._answer(failure), True
-
-    def _with_observation(self, result: Any) -> Any:
-        """The result of a step or reset, its observation put among those of the others when it is not there yet."""
-        if self._command in ("step", "reset") and result[0] is not None:
-            for key, value in result[0].items():
-                self._vector.observations[key][self._place] = value
-            return (None, *result[1:])
-        return result
-
-    def _answer(self, failure: str) -> Any:
-        info = {"failure": failure}
-        space: Any = self._vector.single_observation_space
-        blank = {key: np.zeros(vector.shape, vector.dtype) for key, vector in space.spaces.items()}
-        answers: dict[str, Any] = {
-            "step": (None, 0.0, False, False, info),
-            "reset": (None, info),
-            "restore": (blank, 0.0, False, False),
-            "restart": (blank, failure),
-        }
-        return answers.get(self._detail or self._command)
-
-
-class _Environment:
-    """One environment as its worker process keeps it: it answers the commands of AsyncVectorEnv."""
-
-    def __init__(self, index: int, make_env: Callable[[], gymnasium.Env], observations: Any) -> None:
-        self._index, self._observations = index, observations
-        self._env = make_env()
-        self._autoreset = False
-
-    def answer(self, command: str, data: Any) -> Any:
-        if command == "step":
-            return self._step(data)
-        if command == "reset":
-            self._autoreset = False
-            return self._reset(**data)
-        if command == "_call":
-            name, arguments, keywords = data
-            attribute = self._env.get_wrapper_attr(name)
-            return attribute(*arguments, **keywords) if callable(attribute) else attribute
-        if command == "_setattr":
-            return self._env.set_wrapper_attr(*data)
-        if command == "_check_spaces":
-            _, observation_space, action_space = data
-            return observation_space == self._env.observation_space, action_space == self._env.action_space
-        if command == "close":
-            return self._env.close()
-        raise ValueError(f"environment workers do not know the command '{command}'")
-
-    def _reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = self._env.reset(**arguments)
-        return self._shared(observation), info
-
-    def _step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self._autoreset:
-            self._autoreset = False
-            observation, info = self._reset()
-            return observation, 0.0, False, False, info
-        observation, reward, terminated, truncated, info = self._env.step(action)
-        self._autoreset = terminated or truncated
-        return self._shared(observation), float(reward), terminated, truncated, info
-
-    def _shared(self, observation: Any) -> Any:
-        """None once the observation lies in the shared memory; itself where there is none."""
-        if self._observations is None:
-            return observation
-        write_to_shared_memory(self._env.observation_space, self._index, observation, self._observations)
-        return None
-
-
-def _worker(
-    index: int,
-    make_env: Callable[[], gymnasium.Env],
-    pipe: Connection,
-    parent_pipe: Connection,
-    observations: Any,
-    errors: Queue,
-    autoreset_mode: AutoresetMode,
-    semaphore: None = None,
-) -> None:
-    """The life of a worker, with the signature AsyncVectorEnv asks for: answer until told to close or left alone."""
-    # Ctrl-C reaches every process of a terminal, but what becomes of the workers is for the parent to decide.
+def _work(makers: Mapping[int, MakeEnv], pipe: Connection) -> None:
+    """The life of a process: answer the calls to its environments in turn, until told to end or left alone."""
+    # Ctrl-C reaches every process of a terminal, but what becomes of these is for the parent to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent_pipe.close()
-    command = ""
+    built: dict[int, gymnasium.Env] = {}
+    with contextlib.suppress(EOFError, ConnectionError):
+        while (calls := pipe.recv()) is not None:
+            for place, call in calls.items():
+                _send(pipe, place, _answer(place, call, makers, built))
+    for env in built.values():
+        with contextlib.suppress(Exception):
+            env.close()
+
+
+def _answer(place: int, call: Call, makers: Mapping[int, MakeEnv], built: dict[int, gymnasium.Env]) -> tuple[Any, Any]:
+    """What an environment answers, and what it raised: a class that the parent knows, and a message."""
+    name, arguments, keywords = call
     try:
-        environment = _Environment(index, make_env, observations)
-        while command != "close":
-            try:
-                command, data = pipe.recv()
-            except (EOFError, ConnectionError):
-                return
-            pipe.send((environment.answer(command, data), True))
+        if place not in built:
+            built[place] = makers[place]()
+        attribute = built[place].get_wrapper_attr(name)
+        return (attribute(*arguments, **keywords) if callable(attribute) else attribute), None
+    except UserError as error:
+        return None, (UserError, str(error))
     except Exception as error:
-        known = isinstance(error, UserError)
-        message = str(error) if known else f"environment {index} failed with {error!r}\n{traceback.format_exc()}"
-        errors.put((UserError if known else WorkerError, message))
-        pipe.send((None, False))
+        return None, (WorkerError, f"environment {place} failed with {error!r}\n{traceback.format_exc()}")
+
+
+def _send(pipe: Connection, place: int, answer: tuple[Any, Any]) -> None:
+    try:
+        pipe.send(answer)
+    except ConnectionError:
+        raise
+    except Exception as error:  # nothing was sent: an answer is pickled first
+        pipe.send((None, (WorkerError, f"environment {place} answered what cannot be sent: {error!r}")))

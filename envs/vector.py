@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs.guarded import Guarded
-from envs.parallel import ParallelEnvs
+from envs.parallel import ParallelEnvs, cores
 from envs.wrappers import Plan
 
 Vector = SyncVectorEnv | ParallelEnvs
@@ -25,8 +25,8 @@ def make_vector(
 
     After the last step of an episode the next `step` ignores that environment's action and returns the first
     observation of the next episode with reward 0 (NEXT_STEP autoreset). Observations are copies that may be kept.
-    `parallel` runs each environment in a process that shares no memory with PyTorch's threads; `make_env` is sent there
-    by cloudpickle, so the less it refers to, the sooner the processes are up.
+    `parallel` deals them over as many processes as there are cores, which share no memory with PyTorch's threads;
+    `make_env` is sent there by cloudpickle, so the less it refers to, the sooner the processes are up.
     An environment that fails, or does not answer within `timeout` seconds (0 waits for ever), is told by `failures`
     and started again by `restart_vector`; the others are not disturbed. See `envs.guarded` for what a failure is.
     Raises UserError as an environment raises it, and `envs.parallel.WorkerError` when one cannot be made.
@@ -37,7 +37,8 @@ def make_vector(
         return SyncVectorEnv(thunks, autoreset_mode=AutoresetMode.NEXT_STEP)
     # A plain fork would copy locks that PyTorch's threads hold, and so could wait for them forever.
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    return ParallelEnvs(thunks, context="forkserver" if forkserver else "spawn", timeout=timeout)
+    context = "forkserver" if forkserver else "spawn"
+    return ParallelEnvs(thunks, context, processes=min(len(thunks), cores()), timeout=timeout)
 
 
 def failures(info: Mapping[str, Any]) -> dict[int, str]:

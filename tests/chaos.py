@@ -250,7 +250,7 @@ def chaos(folder: Path, cores: list[str], modes: list[str], kills: int, steps: i
         seconds = time.monotonic() - began
         for mode in modes:
             run = folder / f"{core}-{mode}"
-            changes = settings | ({"env.parallel": True} if mode == "async" else {})
+            changes = settings | ({"env.parallel": "on"} if mode == "async" else {})
             began = time.monotonic()
             deaths = torment(run, changes, kills, seconds, seed + len(results))
             compare(run, twin)

@@ -38,6 +38,7 @@ LOOP = {
     "loop.eval_every": 80,
     "loop.checkpoint_every": 40,
     "loop.imagine_every": 0,
+    "env.parallel": "off",
     "tracking.wandb": "off",
     "tracking.console": False,
 }

@@ -68,7 +68,7 @@ MISTAKES = {
     "train --device tpu": r"invalid choice 'tpu' .*'auto', 'cpu', 'cuda', 'mps'",
     "train --load actor": r"invalid choice 'actor' .*'all', 'world_model'",
     "train --tracking.wandb sometimes": r"invalid choice 'sometimes' .*'auto', 'online', 'offline', 'off'",
-    "train --preset quik": r"unknown preset 'quik'; choose from quick, ablation, pixels_quick, dmc_proprio,",
+    "train --preset quik": r"unknown preset 'quik'; choose from quick, dmc_fast, ablation, pixels_quick,",
     "train --size 2m": r"unknown size '2m'; choose from 100k, 300k, 1m, 12m, 25m, 50m, 100m, 200m, 400m",
     # Values
     "train --steps 0": r"--steps: input should be greater than or equal to 1 \(got 0\)",
@@ -327,11 +327,17 @@ def test_a_run_ends_with_its_results_and_what_to_do_next(tmp_path, capsys):
 
 
 def test_flags_reach_the_configuration(tmp_path):
-    flags = [*tiny_flags(task="toy:copy", steps=4, seed=3), "--env.parallel", "--core", "rssm", "--latent", "gaussian"]
+    flags = [
+        *tiny_flags(task="toy:copy", steps=4, seed=3, **{"env.parallel": "on"}),
+        "--core",
+        "rssm",
+        "--latent",
+        "gaussian",
+    ]
     assert main(["train", *flags, "--run-dir", str(tmp_path / "run")]) == 0
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (written["task"], written["steps"], written["seed"], written["preset"]) == ("toy:copy", 4, 3, "debug")
-    assert written["env"]["parallel"] and written["agent"]["dynamics"]["latent"] == "gaussian"
+    assert written["env"]["parallel"] == "on" and written["agent"]["dynamics"]["latent"] == "gaussian"
     assert written["agent"]["dynamics"]["rssm"]["deter"] == 16
 
 

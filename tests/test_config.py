@@ -257,7 +257,7 @@ def test_dmc_vision_is_the_current_published_configuration():
     assert (config.env.obs, config.env.image_size, config.env.shadows) == ("pixels", (64, 64), True)
     state, pixels = (json.loads(to_json(compose(name, "1m"))) for name in ("dmc_proprio", "dmc_vision"))
     differences = {path for path, value in leaves(pixels).items() if leaves(state)[path] != value}
-    assert differences == {"preset", "env.obs", "env.parallel", "loop.replay_ratio"}
+    assert differences == {"preset", "env.obs", "loop.replay_ratio"}
 
 
 def test_dmc_vision_2024_has_the_paper_era_numbers():

@@ -57,7 +57,12 @@ ENVIRONMENTS = {
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "dies" else n for n in ENVIRONMENTS])
 def test_a_faulty_environment_costs_its_episode_and_the_run_goes_on_exactly(run_dir, capsys, name):
     fault, parallel, message = ENVIRONMENTS[name]
-    changes = {"env.parallel": parallel, "env.timeout": 60.0 if parallel else 0.2, "steps": 100, "loop.eval_every": 200}
+    changes = {
+        "env.parallel": "on" if parallel else "off",
+        "env.timeout": 60.0 if parallel else 0.2,
+        "steps": 100,
+        "loop.eval_every": 200,
+    }
 
     make_env = functools.partial(Faulty, fault)  # evaluation sees episode 0 alone, which is healthy
 

@@ -60,7 +60,7 @@ SLOW = {
     "saved, not committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "before"),
     "saved and committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "after"),
     "control suite": (PLAIN | {"task": "dmc:cartpole_swingup"}, "dreamer.collect:Collector.advance", 53, "before"),
-    "in processes": (PLAIN | {"env.parallel": True}, "dreamer.collect:Collector.advance", 53, "after"),
+    "in processes": (PLAIN | {"env.parallel": "on"}, "dreamer.collect:Collector.advance", 53, "after"),
     **{
         f"{core} on {task}": (
             PLAIN | {"agent.dynamics.core": core, "task": task},

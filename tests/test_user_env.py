@@ -180,7 +180,7 @@ def test_an_environment_of_the_users_own_is_trained_and_resumed(run_dir):
     whole = dreamer.train(tiny_config("my target", steps=60), run_dir=run_dir / "whole", make_env=make_env)
     assert whole.status == "finished" and 0 < whole.evaluation["eval/length_mean"] <= limit
 
-    parallel = {"env.parallel": True}
+    parallel = {"env.parallel": "on"}
     dreamer.train(tiny_config("my target", steps=40, **parallel), run_dir=run_dir / "part", make_env=make_env)
     part = dreamer.resume(run_dir / "part", config=tiny_config("my target", steps=60, **parallel), make_env=make_env)
     records = [[record for record in timeless(run.path) if "replay/rows" in record] for run in (whole, part)]
@@ -267,7 +267,7 @@ def registering(tmp_path, monkeypatch, request):
     return name
 
 
-@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("parallel", ["off", "on"])
 def test_an_environment_is_registered_by_a_module_of_the_users(registering, run_dir, capsys, parallel):
     flags = tiny_flags(task=f"gym:{registering}-v0", steps=40, **{"env.parallel": parallel})
     assert main(["train", *flags, "--env-import", registering, "--run-dir", str(run_dir)]) == 0
@@ -284,7 +284,7 @@ def test_an_environment_is_registered_by_a_module_of_the_users(registering, run_
 
 @pytest.mark.slow
 def test_the_module_is_found_by_a_process_started_in_its_folder(registering, run_dir, tmp_path):
-    flags = tiny_flags(task=f"gym:{registering}-v0", steps=20, **{"env.parallel": True})
+    flags = tiny_flags(task=f"gym:{registering}-v0", steps=20, **{"env.parallel": "on"})
     done = dreamer_command("train", *flags, "--env-import", registering, "--run-dir", run_dir, cwd=tmp_path)
     assert done.returncode == 0 and "final evaluation" in done.stdout, done.stderr
     done = dreamer_command("evaluate", run_dir, "--json", cwd=tmp_path)

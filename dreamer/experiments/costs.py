@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +22,7 @@ from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.collect import Collector
 from dreamer.config import Config
-from dreamer.launch import make_factory
+from dreamer.launch import choose_parallel, make_factory
 from dreamer.meters import synchronize
 from dreamer.replay import Replay
 from dreamer.session import layout_of
@@ -38,7 +39,8 @@ class Subject:
         torch.manual_seed(config.seed)
         self.config = config
         indices = list(range(config.env.num_envs))
-        self.vector = envs.make_vector(make_factory(config), indices, config.env.parallel)
+        factory = make_factory(config)
+        self.vector = envs.make_vector(factory, indices, choose_parallel(config, factory)["on"])
         spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, *spec).to(device)
         self.collector = Collector(self.agent, self.vector, indices)
@@ -103,33 +105,33 @@ class Subject:
     def loop(self, steps: int) -> dict[str, float]:
         """Median seconds of each part of the loop for one row of every environment, updates aside.
 
-        `acting`, `environment` and `append` are those of a step, `sample` and `write_back` those of an update.
+        `acting`, `environment` and `append` are those of a step, `sample` and `write_back` those of an update. Steps
+        are timed in a row, as the loop takes them between two updates: what an update reads would evict their caches.
         """
-        loop, agent = self.config.loop, self.agent
-        layout = layout_of(agent)
-        times: dict[str, list[float]] = {
-            name: [] for name in ("acting", "environment", "append", "sample", "write_back")
-        }
+        loop = self.config.loop
         with tempfile.TemporaryDirectory() as folder:
             size = (loop.batch_size, loop.batch_length)
+            layout = layout_of(self.agent)
             replay = Replay(self.config.replay, Path(folder), layout, self.collector.num_envs, *size, 1000, 0)
-            packed = self.batch.context.cpu().numpy()[:, None].repeat(loop.batch_length, 1)
             self.collector.reset()
-            for step in range(loop.batch_length + 10 + steps):
-                begin = time.perf_counter()
-                states = self.collector.act()
-                acted = time.perf_counter()
-                replay.append(self.collector.arrived, states)
-                appended = time.perf_counter()
-                self.collector.advance()
-                parts = {"acting": acted - begin, "append": appended - acted}
-                parts["environment"] = time.perf_counter() - appended
-                if step >= loop.batch_length + 10:
-                    (_, windows), parts["sample"] = _result_and_seconds(replay.sample)
-                    _, parts["write_back"] = _result_and_seconds(partial(replay.write_states, windows, packed))
-                    for name, seconds in parts.items():
-                        times[name].append(seconds)
-        return {name: median(values) for name, values in times.items()}
+            taken = [self._step(replay) for _ in range(loop.batch_length + 10 + steps)][-steps:]
+            packed = self.batch.context.cpu().numpy()[:, None].repeat(loop.batch_length, 1)
+            replayed = [self._replay(replay, packed) for _ in range(steps)]
+        samples = [{**step, **replay_parts} for step, replay_parts in zip(taken, replayed, strict=True)]
+        return {name: median(sample[name] for sample in samples) for name in samples[0]}
+
+    def _step(self, replay: Replay) -> dict[str, float]:
+        """Seconds of each part of a step."""
+        states, acting = _result_and_seconds(self.collector.act)
+        _, append = _result_and_seconds(partial(replay.append, self.collector.arrived, states))
+        _, environment = _result_and_seconds(self.collector.advance)
+        return {"acting": acting, "environment": environment, "append": append}
+
+    def _replay(self, replay: Replay, packed: np.ndarray) -> dict[str, float]:
+        """Seconds of what replay does for an update, which stores the states `packed` back."""
+        (_, windows), sample = _result_and_seconds(replay.sample)
+        _, write_back = _result_and_seconds(partial(replay.write_states, windows, packed))
+        return {"sample": sample, "write_back": write_back}
 
     def frames_per_second(self, frames: int) -> float:
         """Steps of one environment with a frame per second, in one process."""
