@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import ROOT, assert_same_run, dreamer_command, newest, timeless, tiny_config, tiny_flags
+from running import PIXELS, ROOT, assert_same_run, dreamer_command, newest, timeless, tiny_config, tiny_flags
 from tiny import unchecked
 
 import dreamer
@@ -26,6 +26,7 @@ from dreamer.cli import main
 from dreamer.launch import make_factory
 from dreamer.tracking import read
 from dreamer.train import Trainer
+from envs.rendering import missing_gl_message, select_backend
 from envs.toy import Counting
 
 COPY = {"task": "toy:copy"}
@@ -70,6 +71,15 @@ SLOW = {
         )
         for core, task in CORES.items()
     },
+}
+DRAWN = {
+    "from pixels": (PLAIN | PIXELS, "dreamer.collect:Collector.advance", 53, "before"),
+    "from pixels, in processes": (
+        PLAIN | PIXELS | {"env.parallel": True},
+        "dreamer.replay:Replay.write_states",
+        11,
+        "after",
+    ),
 }
 
 
@@ -133,12 +143,12 @@ def raise_and_interrupt(orders):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """Gives the folder of an interrupted run; the fast scenarios are run together, and so are the slow ones."""
+    """Gives the folder of an interrupted run; the scenarios of a group are run together."""
     folders = {}
 
     def interrupt(name):
         if name not in folders:
-            kills = SLOW if name in SLOW else FAST
+            kills = next(group for group in (FAST, SLOW, DRAWN) if name in group)
             scenarios = {key: (*scenario, signal.SIGKILL) for key, scenario in kills.items()}
             if kills is FAST:
                 scenarios["asked to stop"] = (*STOP, signal.SIGTERM)
@@ -179,6 +189,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, nam
     changes, path = (FAST | SLOW)[name][0], interrupted(name)
     assert dreamer.resume(path).status == "finished"
     assert_same_run(path, twins(changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRAWN)
+def test_frames_are_the_same_in_another_process(interrupted, twins, name, capsys):
+    """Killed, a run from pixels goes on as one that was not: what it sees again is what it stored, bit for bit."""
+    if select_backend() is None:
+        pytest.skip(missing_gl_message())
+    path = interrupted(name)
+    assert dreamer.resume(path).status == "finished"
+    assert "did not replay" not in capsys.readouterr().err
+    assert_same_run(path, twins(DRAWN[name][0]))
 
 
 def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_does(interrupted, twins):
