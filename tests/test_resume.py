@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import shlex
@@ -224,6 +225,91 @@ def test_chaos(core, environments):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{core}, {environments} environments: killed 6 times in " in done.stdout and "    wrap" in done.stdout
+
+
+class Disk:
+    """Remembers what a power loss would leave: of a file what was last synced, under the name that its folder had."""
+
+    def __init__(self):
+        self.names: dict[int, dict[str, int]] = {}
+        self.contents: dict[int, bytes] = {}
+
+    def fsync(self, descriptor, fsync=os.fsync):
+        fsync(descriptor)
+        inode, path = os.fstat(descriptor).st_ino, Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_dir():
+            entries = list(os.scandir(path))
+            self.names[inode] = {entry.name: entry.inode() for entry in entries}
+            for folder in filter(os.DirEntry.is_dir, entries):
+                self.names.setdefault(folder.inode(), {})
+        else:
+            self.contents[inode] = path.read_bytes()
+
+    def restore(self, inode, path):
+        """Write what is left of the file or folder of this inode to `path`."""
+        if inode not in self.names:
+            path.write_bytes(self.contents.get(inode, b""))
+            return
+        path.mkdir()
+        for name, entry in self.names[inode].items():
+            self.restore(entry, path / name)
+
+
+BLACKOUTS = {
+    # The call before which the power goes.
+    "first checkpoint named": ("dreamer.checkpoint:sync_folder", 7),
+    "first records": ("dreamer.collect:Collector.advance", 15),
+    "checkpoint to be named": ("os:replace", 7),
+    "old checkpoint to be deleted": ("pathlib:Path.unlink", 1),
+    "collecting": ("dreamer.collect:Collector.advance", 75),
+}
+
+
+@pytest.fixture(scope="module")
+def blackouts(tmp_path_factory):
+    """What is left of a run after each of `BLACKOUTS`; the run itself goes on all the while."""
+    folder, disk = tmp_path_factory.mktemp("blackouts"), Disk()
+    parent = folder / "runs"
+    parent.mkdir()
+
+    def lose_power(left, target, call):
+        (owner, name), calls = resolve(target), 0
+        original = getattr(owner, name)
+
+        def watched(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                disk.restore(parent.stat().st_ino, folder / left)
+            return original(*arguments, **keywords)
+
+        patch.setattr(owner, name, watched)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", disk.fsync)
+        for left, (target, call) in BLACKOUTS.items():
+            lose_power(left, target, call)
+        dreamer.train(tiny_config(**COPY | PLAIN), run_dir=parent / "run")
+    return folder
+
+
+def resolve(target):
+    """The owner of a function and its name there, by its path."""
+    module, _, path = target.partition(":")
+    owner = importlib.import_module(module)
+    *owners, name = path.split(".")
+    for part in owners:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the paths of what is synced")
+@pytest.mark.parametrize("name", BLACKOUTS)
+def test_what_was_synced_is_enough_to_go_on(blackouts, twins, name):
+    path = blackouts / name / "run"
+    assert dreamer.resume(path).status == "finished"
+    assert_same_run(path, twins(PLAIN))
 
 
 # Going on, or not
