@@ -39,6 +39,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     path = folder / f"step_{step:012d}.ckpt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         write_atomically(path, json.dumps(header).encode(), b"\n", data)
     except OSError as error:
         raise UserError(f"cannot write checkpoint {path}: {error.strerror}; the previous one is intact") from error
@@ -145,7 +146,12 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder safe against power loss; what the files hold is another matter. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

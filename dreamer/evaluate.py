@@ -45,6 +45,10 @@ class Stopped(Exception):
     """An evaluation was given up because its caller wanted to stop."""
 
 
+class AllFailed(UserError):
+    """No episode of an evaluation came to an end, since every environment failed."""
+
+
 class Evaluator:
     """Runs one episode in each of `episodes` environments at once; every evaluation sees the same initial states.
 
@@ -61,8 +65,13 @@ class Evaluator:
         """Evaluate with sampled actions or the policy's mode. Leaves the global random state as it was.
 
         With sampled actions, which is how the critic thinks the agent acts, `held_out` is filled too. Raises `Stopped`
-        as soon as `stop` says so, and `UserError` when every environment fails.
+        as soon as `stop` says so, and `UserError` when every environment fails twice.
         """
+        try:
+            with own_randomness(agent.device, self.seed):
+                return self._run(agent, mode, stop)
+        except AllFailed as error:  # perhaps by what they share, as what draws their frames; it is made anew with them
+            print(f"{error}; trying once more", file=sys.stderr)
         with own_randomness(agent.device, self.seed):
             return self._run(agent, mode, stop)
 
@@ -99,7 +108,7 @@ class Evaluator:
         if failed:
             reason = next(iter(failed.values())).partition("\n")[0]
             if len(failed) == len(self.indices):
-                raise UserError(f"every evaluation environment failed: {reason}")
+                raise AllFailed(f"every evaluation environment failed: {reason}")
             print(f"{len(failed)} {of} failed and do not count: {reason}", file=sys.stderr)
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ import torch
 from annotated_types import Ge
 
 from dreamer.batch import ROW_SCALARS, Batch, Row, Shapes
+from dreamer.checkpoint import sync_folder
 from dreamer.errors import UserError
 
 GROWTH = 4096  # rows by which files grow until the ring has its full size
@@ -165,7 +166,7 @@ class Replay:
         self.config, self.layout = config, layout
         self.batch_size, self.batch_length = batch_size, batch_length
         self.capacity = _capacity(config, num_streams, batch_length)
-        self.slack = slack
+        self.slack, self.path = slack, path
         path.mkdir(parents=True, exist_ok=True)
         ring = ring_size(config, num_streams, batch_length, slack, kept_checkpoints)
         self.streams = [_Stream(path, index, layout, ring) for index in range(num_streams)]
@@ -286,11 +287,12 @@ class Replay:
 
     def sync(self) -> None:
         """Make all rows and states safe against power loss; raises `UserError` when the disk does not take them."""
-        for stream in self.streams:
-            try:
+        try:
+            for stream in self.streams:
                 stream.sync()
-            except OSError as error:
-                raise UserError(f"cannot write replay in {stream.files[0].parent}: {error.strerror}") from error
+            sync_folder(self.path)
+        except OSError as error:
+            raise UserError(f"cannot write replay in {self.path}: {error.strerror}") from error
 
     def commit(self) -> None:
         """Declare that the state last returned by `state_dict` is safely on disk."""

@@ -145,7 +145,10 @@ def _refuse_secrets(config: Config) -> None:
 
 def _make_empty(path: Path) -> None:
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            checkpoint.sync_folder(folder.parent)
     except FileExistsError:
         pass
     except OSError as error:

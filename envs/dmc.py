@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,8 @@ CAMERAS = {"quadruped": 2}
 """The camera that shows the body best, where it is not camera 0."""
 FALLBACK_STEPS = 1000
 """Length of an episode of a task that has no time limit of its own (lqr)."""
+_DEAD_CONTEXTS: list[Any] = []
+"""OpenGL contexts of this process that died, kept for ever; see `DMC._abandon_contexts`."""
 
 
 @functools.cache
@@ -110,11 +113,27 @@ class DMC(gymnasium.Env):
         return self.draw(*self._render_size)
 
     def draw(self, height: int, width: int) -> np.ndarray:
-        """The present frame `[height, width, 3]`, uint8, at any size."""
-        if (height, width) not in self._views:
-            self._views[height, width] = self._make_view(height, width)
-        # The view's own buffer is drawn into again.
-        return self._views[height, width].render(render_flag_overrides=self._effects).copy()
+        """The present frame `[height, width, 3]`, uint8, at any size; RuntimeError when the OpenGL context has died."""
+        try:
+            if (height, width) not in self._views:
+                self._views[height, width] = self._make_view(height, width)
+            self._make_current()
+            return self._draw(self._views[height, width])
+        except (UserError, TimeoutError):
+            raise
+        except Exception as error:
+            self._abandon_contexts()
+            reason = getattr(getattr(error, "err", None), "name", error)  # PyOpenGL's errors have many lines
+            raise RuntimeError(f"its OpenGL context has died ({reason})") from error
+
+    def _draw(self, view: Any) -> np.ndarray:
+        """A copy of the view's own buffer, which it draws into again. Where nothing draws, OpenGL need not say so."""
+        unseen = ~view._rgb_buffer
+        view._rgb_buffer[:] = unseen  # no frame is the negative of the one before it
+        frame = view.render(render_flag_overrides=self._effects).copy()
+        if np.array_equal(view._rgb_buffer, unseen):
+            raise RuntimeError("it drew nothing")
+        return frame
 
     def _make_view(self, height: int, width: int) -> Any:
         """A view that is kept, since making one takes longer than drawing 64x64 pixels."""
@@ -130,8 +149,27 @@ class DMC(gymnasium.Env):
                 self._physics._free_rendering_contexts()  # the next frame makes larger ones
         return Camera(self._physics, height, width, self._camera)
 
+    def _make_current(self) -> None:
+        """Make this environment's context the current one; dm_control would trust its memory that it still is."""
+        gl = self._physics.contexts.gl
+        with gl.make_current() as its_thread:
+            its_thread.call(gl._platform_make_current)
+
+    def _abandon_contexts(self) -> None:
+        """Leave dead contexts as they are: freeing them would delete what has the same numbers in a living one."""
+        contexts, self._physics._contexts = self._physics._contexts, None
+        self._views.clear()
+        if contexts is not None:
+            contexts.gl._render_executor.terminate()  # so that neither garbage collection nor the exit frees them
+            _DEAD_CONTEXTS.append(contexts)
+
     def close(self) -> None:
-        self._physics.free()
+        try:
+            if self._views:
+                self._make_current()
+            self._physics.free()
+        except Exception:
+            self._abandon_contexts()
 
     def _vectors(self, observation: Any) -> dict[str, np.ndarray]:
         return {key: np.array(observation[key], dtype=np.float32).reshape(-1) for key in self._keys}
@@ -143,3 +181,7 @@ def _load_renderer() -> None:
 
     if require_backend() != _render.BACKEND:
         importlib.reload(_render)
+    egl = sys.modules.get("dm_control._render.pyopengl.egl_renderer")
+    if _DEAD_CONTEXTS and egl is not None:
+        # Their display may have died with them. One that lives stays as it is.
+        egl.EGL_DISPLAY = egl.create_initialized_headless_egl_display()

@@ -83,7 +83,8 @@ class Guarded(gymnasium.Wrapper):
 
     def close(self) -> None:
         if not self._failure:  # one that has failed cannot be trusted to close
-            self.env.close()
+            with contextlib.suppress(Exception):  # nothing is wanted of it any more
+                self.env.close()
 
     def _mend(self) -> None:
         if self._failure:

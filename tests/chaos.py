@@ -226,14 +226,32 @@ def ring(settings: dict[str, Any]) -> int:
     return ring_size(config.replay, config.env.num_envs, config.loop.batch_length, slack, kept)
 
 
+def pixels() -> dict[str, Any]:
+    """The settings of a run that learns from frames; raises `UserError` where nothing draws."""
+    from running import PIXELS
+
+    from envs.rendering import require_backend
+
+    require_backend()
+    return PIXELS
+
+
 def compare(folder: Path, twin: Path) -> None:
-    """Raise AssertionError unless both runs have the same metrics, weights and replay."""
-    from running import assert_same_run
+    """Raise AssertionError unless both runs have the same metrics, weights and replay.
 
-    assert_same_run(folder, twin)
+    Looked at in a fork, like all that runs here: to look starts a server of processes and loads what draws, and a child
+    that inherited either could use neither.
+    """
+    from running import assert_same_run, forked
+
+    code, _ = forked(lambda: str(assert_same_run(folder, twin)))
+    if code != 0:
+        raise AssertionError(f"{folder} and {twin} differ")
 
 
-def chaos(folder: Path, cores: list[str], modes: list[str], kills: int, steps: int, seed: int) -> list[dict[str, Any]]:
+def chaos(
+    folder: Path, cores: list[str], modes: list[str], kills: int, changes: dict[str, Any], seed: int
+) -> list[dict[str, Any]]:
     """For every core and mode of environments: a run killed `kills` times against one that was never killed."""
     import torch._dynamo  # noqa: F401  the optimizer wants it, and it takes seconds that no child should spend
 
@@ -241,7 +259,7 @@ def chaos(folder: Path, cores: list[str], modes: list[str], kills: int, steps: i
 
     results: list[dict[str, Any]] = []
     for core in cores:
-        settings = SETTINGS | {"agent.dynamics.core": core, "steps": steps}
+        settings = SETTINGS | {"agent.dynamics.core": core} | changes
         twin = folder / f"{core}-twin"
         began = time.monotonic()
         code, _ = fork(words_for(twin, settings), twin.with_suffix(".log"), None, None)
@@ -250,9 +268,9 @@ def chaos(folder: Path, cores: list[str], modes: list[str], kills: int, steps: i
         seconds = time.monotonic() - began
         for mode in modes:
             run = folder / f"{core}-{mode}"
-            changes = settings | ({"env.parallel": "on"} if mode == "async" else {})
+            own = settings | ({"env.parallel": "on"} if mode == "async" else {})
             began = time.monotonic()
-            deaths = torment(run, changes, kills, seconds, seed + len(results))
+            deaths = torment(run, own, kills, seconds, seed + len(results))
             compare(run, twin)
             taken = time.monotonic() - began
             results.append({"core": core, "environments": mode, "deaths": [vars(death) for death in deaths]})
@@ -269,13 +287,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=SETTINGS["steps"], help="environment steps of a run")
     parser.add_argument("--cores", default="rssm,mdn_rnn", help="dynamics cores (default rssm,mdn_rnn)")
     parser.add_argument("--environments", default="sync,async", help="sync, async or both (default)")
+    parser.add_argument("--pixels", action="store_true", help="learn from frames of the control suite")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to die at")
     parser.add_argument("--json", type=Path, help="write what happened here")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     cores, modes = args.cores.split(","), args.environments.split(",")
+    changes = {"steps": args.steps} | (pixels() if args.pixels else {})
     try:
-        results = chaos(folder, cores, modes, args.kills, args.steps, args.seed)
+        results = chaos(folder, cores, modes, args.kills, changes, args.seed)
     except Exception as error:
         print(f"scripts/chaos: {error}\neverything is kept in {folder}", file=sys.stderr)
         sys.exit(1)

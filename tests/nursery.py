@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,7 +66,44 @@ def pause(_: Any, seconds: float) -> None:
     time.sleep(seconds)
 
 
-ACTIONS = {"fill": fill, "poison weight": poison_weight, "poison rows": poison_rows, "signal": kill, "pause": pause}
+def kill_worker(collector: Any) -> None:
+    """Kill the process of the first environment."""
+    os.kill(collector.vector.processes[0].pid, signal.SIGKILL)
+
+
+def destroy_context(env: Any) -> None:
+    """Destroy the OpenGL context of a task of the control suite, as a driver would: nobody is told."""
+    from dm_control._render.pyopengl import egl_renderer as renderer
+
+    renderer.EGL.eglDestroyContext(renderer.EGL_DISPLAY, env._physics.contexts.gl._context)
+
+
+def release_context(_: Any) -> None:
+    """Leave this thread without a current OpenGL context, as another library that draws may."""
+    from dm_control._render.pyopengl import egl_renderer as renderer
+
+    none = renderer.EGL.EGL_NO_SURFACE, renderer.EGL.EGL_NO_SURFACE, renderer.EGL.EGL_NO_CONTEXT
+    renderer.EGL.eglMakeCurrent(renderer.EGL_DISPLAY, *none)
+
+
+def terminate_display(_: Any) -> None:
+    """End the connection to what draws, with all contexts of this process."""
+    from dm_control._render.pyopengl import egl_renderer as renderer
+
+    renderer.EGL.eglTerminate(renderer.EGL_DISPLAY)
+
+
+ACTIONS = {
+    "fill": fill,
+    "poison weight": poison_weight,
+    "poison rows": poison_rows,
+    "signal": kill,
+    "pause": pause,
+    "kill worker": kill_worker,
+    "destroy context": destroy_context,
+    "release context": release_context,
+    "terminate display": terminate_display,
+}
 
 
 def inject(path: str, call: int, action: str, *arguments: Any, every: bool = False) -> None:

@@ -42,6 +42,14 @@ LOOP = {
     "tracking.wandb": "off",
     "tracking.console": False,
 }
+PIXELS = {
+    "task": "dmc:cartpole_swingup",
+    "env.obs": "pixels",
+    "env.image_size": (16, 16),
+    "env.shadows": False,
+}
+"""The control suite from frames alone."""
+SHORT_FLAGS = {"agent.dynamics.core": "core", "env.obs": "obs"}
 
 HOSTILE = '<script>alert("x")</script>|`[a](http://b)'
 """Text that would be markup wherever it is not escaped."""
@@ -57,12 +65,12 @@ def tiny_flags(**changes: Any) -> list[str]:
     settings = {"task": "toy:counting", "preset": "debug"} | AGENT | LOOP | changes
     words: list[str] = []
     for name, value in settings.items():
-        flag = "core" if name == "agent.dynamics.core" else name.replace("_", "-")
+        flag = SHORT_FLAGS.get(name, name.replace("_", "-"))
         if isinstance(value, bool):
             section, _, last = flag.rpartition(".")
             words.append(f"--{section}.{'' if value else 'no-'}{last}")
         else:
-            words += [f"--{flag}", str(value)]
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
     return words
 
 
@@ -82,6 +90,8 @@ def forked(function: Callable[[], str]) -> tuple[int, str]:
         try:
             os.write(writer, function().encode())
             code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
     os.close(writer)

@@ -14,15 +14,20 @@ import numpy as np
 import pytest
 from faulty import Faulty, dies, exits, hangs, long, nan, raises
 from nursery import run_children
-from running import ROOT, assert_same_run, newest, timeless, tiny_config, tiny_flags
-from tiny import unchecked
+from running import PIXELS, ROOT, assert_same_run, newest, timeless, tiny_config, tiny_flags
+from tiny import make_agent, unchecked
 
 import dreamer
+import envs
 from dreamer import run
 from dreamer.cli import main
+from dreamer.errors import UserError
+from dreamer.evaluate import Evaluator
 from dreamer.launch import make_factory
+from dreamer.session import layout_of
 from dreamer.tracking import read
 from dreamer.train import Trainer
+from envs.rendering import select_backend
 from envs.toy import Counting
 
 COPY = {"task": "toy:copy", "env.time_limit": 7}
@@ -128,6 +133,105 @@ def test_an_evaluation_episode_that_fails_does_not_count(run_dir, capsys):
     result = dreamer.train(tiny_config("once", steps=20), run_dir=run_dir, make_env=Once)
     assert result.evaluation["eval/return_mean"] == 55 and result.evaluation["eval/episodes"] == 1
     assert "1 of 2 evaluation episodes failed and do not count: RuntimeError" in capsys.readouterr().err
+
+
+class Together(Counting):
+    """While `left` is positive, counts it down and fails in its second step."""
+
+    left = 0
+
+    def step(self, action):
+        answer = super().step(action)
+        if Together.left and self._step == 2:
+            Together.left -= 1
+            return raises(answer)
+        return answer
+
+
+def evaluate_counting(failures):
+    Together.left = failures
+    make_env = envs.EnvFactory("together", 0, custom=Together)
+    evaluator = Evaluator(make_env, 2, seed=0)
+    try:
+        return evaluator.run(make_agent(obs={"episode": (1,), "row": (1,), "step": (1,)}), "sample")
+    finally:
+        evaluator.close()
+
+
+def test_an_evaluation_in_which_every_environment_failed_is_done_once_more(capsys):
+    undisturbed = evaluate_counting(failures=0)
+    assert capsys.readouterr().err == ""
+    disturbed = evaluate_counting(failures=2)
+    assert disturbed.returns.tolist() == undisturbed.returns.tolist() == [55.0, 55.0]
+    assert disturbed.held_out == undisturbed.held_out
+    line = "every evaluation environment failed: RuntimeError: the robot fell over; trying once more\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(UserError, match="every evaluation environment failed: RuntimeError"):
+        evaluate_counting(failures=4)
+
+
+# Drawing
+
+
+DRAWN = PIXELS | {
+    "steps": 120,
+    "env.time_limit": 20,
+    "loop.eval_every": 1000,
+    "loop.eval_episodes": 1,
+    "loop.replay_ratio": 0.1,
+}
+"""120 rows from two environments in episodes of 21, and an evaluation at the end."""
+FIFTH_FRAME = ["envs.dmc:DMC.draw", 2 * 5 + 1]
+DIED = "RuntimeError: its OpenGL context has died (EGL_BAD"
+DEATHS = {
+    # Where what dies, in which run, the failures of each environment, and what is said of them.
+    "context": ([*FIFTH_FRAME, "destroy context"], {}, (1, 0), DIED),
+    "display": ([*FIFTH_FRAME, "terminate display"], {}, (1, 1), DIED),
+    "taken": ([*FIFTH_FRAME, "release context"], {"env.num_envs": 1}, (0,), ""),
+    "process": (
+        ["dreamer.collect:Collector.advance", 5, "kill worker"],
+        {"env.parallel": "on"},
+        (1, 0),
+        "the process of the environment died with exit code -9",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def blinded(tmp_path_factory):
+    """Runs from pixels while what draws them dies."""
+    if select_backend() != "egl":
+        pytest.skip("contexts are destroyed through EGL, which does not draw on this machine")
+    folder = tmp_path_factory.mktemp("blinded")
+    orders = []
+    for name, (injection, changes, *_) in DEATHS.items():
+        orders.append((["train", *tiny_flags(**DRAWN | changes), "--run-dir", str(folder / name)], [injection]))
+    ended = run_children(*orders, folder=folder)
+    return {name: (folder / name, child) for name, child in zip(DEATHS, ended, strict=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEATHS)
+def test_when_what_draws_dies_an_episode_is_lost_and_no_frame_is_wrong(blinded, name):
+    failures, message = DEATHS[name][2:]
+    path, ended = blinded[name]
+    assert ended.code == 0 and "Traceback" not in ended.errors, ended
+    lines = [line for line in ended.errors.splitlines() if "failed" in line or "gnored" in line]
+    assert len(lines) == sum(failures), ended.errors
+    assert all(f"environment {index} failed: {message}" in line for index, line in enumerate(lines))
+    assert [r["loop/env_failures"] for r in timeless(path) if "loop/env_failures" in r][-1] == sum(failures)
+
+    config = run.open_run(path).config
+    dtype = layout_of(dreamer.load(path)).dtype
+    for index, (head, failed) in enumerate(zip(newest(path)["replay"]["heads"], failures, strict=True)):
+        rows = np.memmap(path / "replay" / f"stream_{index:03d}.rows", dtype, "r")[:head]
+        second = np.flatnonzero(rows["is_first"])[1]
+        assert second in ((5, 6) if failed else (21,)), "a display may go on with the context that is current"
+        env = make_factory(config)(index)
+        for row in rows:
+            obs = env.reset()[0] if row["is_first"] else env.step(row["prev_action"])[0]
+            assert np.array_equal(obs["image"], row["obs/image"])
+        env.close()
 
 
 # Signals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import shlex
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import ROOT, assert_same_run, dreamer_command, newest, timeless, tiny_config, tiny_flags
+from running import PIXELS, ROOT, assert_same_run, dreamer_command, newest, timeless, tiny_config, tiny_flags
 from tiny import unchecked
 
 import dreamer
@@ -26,6 +27,7 @@ from dreamer.cli import main
 from dreamer.launch import make_factory
 from dreamer.tracking import read
 from dreamer.train import Trainer
+from envs.rendering import missing_gl_message, select_backend
 from envs.toy import Counting
 
 COPY = {"task": "toy:copy"}
@@ -70,6 +72,15 @@ SLOW = {
         )
         for core, task in CORES.items()
     },
+}
+DRAWN = {
+    "from pixels": (PLAIN | PIXELS, "dreamer.collect:Collector.advance", 53, "before"),
+    "from pixels, in processes": (
+        PLAIN | PIXELS | {"env.parallel": "on"},
+        "dreamer.replay:Replay.write_states",
+        11,
+        "after",
+    ),
 }
 
 
@@ -133,12 +144,12 @@ def raise_and_interrupt(orders):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """Gives the folder of an interrupted run; the fast scenarios are run together, and so are the slow ones."""
+    """Gives the folder of an interrupted run; the scenarios of a group are run together."""
     folders = {}
 
     def interrupt(name):
         if name not in folders:
-            kills = SLOW if name in SLOW else FAST
+            kills = next(group for group in (FAST, SLOW, DRAWN) if name in group)
             scenarios = {key: (*scenario, signal.SIGKILL) for key, scenario in kills.items()}
             if kills is FAST:
                 scenarios["asked to stop"] = (*STOP, signal.SIGTERM)
@@ -181,6 +192,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, nam
     assert_same_run(path, twins(changes))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRAWN)
+def test_frames_are_the_same_in_another_process(interrupted, twins, name, capsys):
+    """Killed, a run from pixels goes on as one that was not: what it sees again is what it stored, bit for bit."""
+    if select_backend() is None:
+        pytest.skip(missing_gl_message())
+    path = interrupted(name)
+    assert dreamer.resume(path).status == "finished"
+    assert "did not replay" not in capsys.readouterr().err
+    assert_same_run(path, twins(DRAWN[name][0]))
+
+
 def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_does(interrupted, twins):
     path = interrupted("asked to stop")
     said, hint = Path(f"{path}.err").read_text(), Path(f"{path}.out").read_text()
@@ -202,6 +225,91 @@ def test_chaos(core, environments):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{core}, {environments} environments: killed 6 times in " in done.stdout and "    wrap" in done.stdout
+
+
+class Disk:
+    """Remembers what a power loss would leave: of a file what was last synced, under the name that its folder had."""
+
+    def __init__(self):
+        self.names: dict[int, dict[str, int]] = {}
+        self.contents: dict[int, bytes] = {}
+
+    def fsync(self, descriptor, fsync=os.fsync):
+        fsync(descriptor)
+        inode, path = os.fstat(descriptor).st_ino, Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_dir():
+            entries = list(os.scandir(path))
+            self.names[inode] = {entry.name: entry.inode() for entry in entries}
+            for folder in filter(os.DirEntry.is_dir, entries):
+                self.names.setdefault(folder.inode(), {})
+        else:
+            self.contents[inode] = path.read_bytes()
+
+    def restore(self, inode, path):
+        """Write what is left of the file or folder of this inode to `path`."""
+        if inode not in self.names:
+            path.write_bytes(self.contents.get(inode, b""))
+            return
+        path.mkdir()
+        for name, entry in self.names[inode].items():
+            self.restore(entry, path / name)
+
+
+BLACKOUTS = {
+    # The call before which the power goes.
+    "first checkpoint named": ("dreamer.checkpoint:sync_folder", 7),
+    "first records": ("dreamer.collect:Collector.advance", 15),
+    "checkpoint to be named": ("os:replace", 7),
+    "old checkpoint to be deleted": ("pathlib:Path.unlink", 1),
+    "collecting": ("dreamer.collect:Collector.advance", 75),
+}
+
+
+@pytest.fixture(scope="module")
+def blackouts(tmp_path_factory):
+    """What is left of a run after each of `BLACKOUTS`; the run itself goes on all the while."""
+    folder, disk = tmp_path_factory.mktemp("blackouts"), Disk()
+    parent = folder / "runs"
+    parent.mkdir()
+
+    def lose_power(left, target, call):
+        (owner, name), calls = resolve(target), 0
+        original = getattr(owner, name)
+
+        def watched(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                disk.restore(parent.stat().st_ino, folder / left)
+            return original(*arguments, **keywords)
+
+        patch.setattr(owner, name, watched)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", disk.fsync)
+        for left, (target, call) in BLACKOUTS.items():
+            lose_power(left, target, call)
+        dreamer.train(tiny_config(**COPY | PLAIN), run_dir=parent / "run")
+    return folder
+
+
+def resolve(target):
+    """The owner of a function and its name there, by its path."""
+    module, _, path = target.partition(":")
+    owner = importlib.import_module(module)
+    *owners, name = path.split(".")
+    for part in owners:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the paths of what is synced")
+@pytest.mark.parametrize("name", BLACKOUTS)
+def test_what_was_synced_is_enough_to_go_on(blackouts, twins, name):
+    path = blackouts / name / "run"
+    assert dreamer.resume(path).status == "finished"
+    assert_same_run(path, twins(PLAIN))
 
 
 # Going on, or not
