@@ -181,7 +181,7 @@ def _load_renderer() -> None:
 
     if require_backend() != _render.BACKEND:
         importlib.reload(_render)
-    egl = sys.modules.get("dm_control._render.pyopengl.egl_renderer")
+    egl: Any = sys.modules.get("dm_control._render.pyopengl.egl_renderer")
     if _DEAD_CONTEXTS and egl is not None:
         # Their display may have died with them. One that lives stays as it is.
         egl.EGL_DISPLAY = egl.create_initialized_headless_egl_display()
