@@ -129,8 +129,3 @@ def test_another_word_is_refused_in_one_line(word, capsys):
     flags = tiny_flags(**{"env.parallel": word})
     assert main(["train", *flags]) == 2
     assert "--env.parallel" in capsys.readouterr().err
-
-
-def test_a_value_from_python_is_refused_too():
-    with pytest.raises(dreamer.UserError, match=r"--env\.parallel: input should be 'auto', 'on' or 'off' \(got True\)"):
-        tiny_config(**{"env.parallel": True})
