@@ -62,10 +62,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dmc_fast": SMALL
     | {
         "steps": 100_000,
-        "loop.replay_ratio": 100.0,
+        "loop.replay_ratio": 200.0,
+        "agent.imagination_starts": 3,
         "agent.dynamics.latent": "gaussian",
         "agent.behavior.actor_gradient": "dynamics",
-        "agent.optimizer.decay": 9_700,
+        "agent.behavior.entropy": 1e-2,
+        "agent.optimizer.decay": 19_500,
     },
     "ablation": SMALL
     | {
