@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from unittest import mock
 
 import gymnasium
 import imageio.v2 as imageio
@@ -225,7 +226,17 @@ def test_cameras_and_shadows_that_there_are_not(task, settings, message):
 # What draws
 
 
-def test_backends_are_tried_in_order(monkeypatch):
+@pytest.fixture
+def unchosen(monkeypatch):
+    """A Linux machine on which nothing has been chosen; what a test chooses is forgotten after it."""
+    with mock.patch.dict(os.environ):
+        for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"):
+            os.environ.pop(name, None)
+        monkeypatch.setattr(sys, "platform", "linux")
+        yield
+
+
+def test_backends_are_tried_in_order(unchosen, monkeypatch):
     tried = []
 
     def run(code, backend):
@@ -233,25 +244,17 @@ def test_backends_are_tried_in_order(monkeypatch):
         return "1 3\n" if code is rendering._CUDA_DEVICES else (None if "osmesa" not in backend.name else "")
 
     monkeypatch.setattr(rendering, "_run", run)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     assert select_backend.__wrapped__() == "osmesa"
     assert tried == ["egl", "egl on CUDA device 1", "egl on CUDA device 3", "egl", "osmesa"]
     assert os.environ["MUJOCO_GL"] == "osmesa" and "MUJOCO_EGL_DEVICE_ID" not in os.environ
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "5")
+    os.environ |= {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "5"}
     assert list(candidates()) == [Backend("egl", "egl")]
 
 
-def test_a_cuda_device_is_chosen_by_its_number(monkeypatch):
+def test_a_cuda_device_is_chosen_by_its_number(unchosen, monkeypatch):
     monkeypatch.setattr(rendering, "_run", lambda code, backend: "2" if code is rendering._CUDA_DEVICES else "")
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     assert select_backend.__wrapped__() == "egl"
     assert (os.environ["MUJOCO_GL"], os.environ["MUJOCO_EGL_DEVICE_ID"]) == ("egl", "2")
-    monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID")
 
 
 def test_frames_are_refused_in_one_line_before_anything_is_built_where_nothing_draws(tmp_path):

@@ -91,6 +91,15 @@ def without_type_checks():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As many as the interrupted runs have: convolutions by another number of threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 NURSERY = """
     # Train every scenario in a fork that is killed, or asked to stop, at its moment; print how each of them ended.
     import importlib, json, os, signal, sys

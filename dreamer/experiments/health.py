@@ -9,6 +9,9 @@ import numpy as np
 
 from dreamer.experiments.course import FEWEST, Course, Verdict
 
+SOLVED = 900
+"""Return of a DeepMind Control task, which pays 1,000 at most, that leaves nothing to try."""
+
 
 def finite(course: Course) -> Verdict:
     """Losses, gradients and values are numbers."""
@@ -36,6 +39,10 @@ def entropy(course: Course) -> Verdict:
         return Verdict("entropy", False, f"{name} is {late[-1]:.3g}, at most {all_of_them.max():.3g} before")
     if len(returns) > 1 and returns[-1] > returns[:-1].max():
         return Verdict("entropy", False, f"{name} is down to {late[-1]:.3g}, but evaluation returns still rise")
+    if course.config.task.startswith("dmc:") and len(returns) and returns[-1] >= SOLVED:
+        return Verdict(
+            "entropy", False, f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of 1,000"
+        )
     since = course.since(name, lambda values: values <= limit)
     history = f"; evaluation returns: best {returns.max():,.1f}, last {returns[-1]:,.1f}" if len(returns) else ""
     says = (
