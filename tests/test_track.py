@@ -21,7 +21,7 @@ from dreamer.config import to_json
 from dreamer.tracking import JsonlWriter, read
 from dreamer.tracking.tensorboard import GIF_FRAMES
 
-RECORDED = ROOT / "docs/results/gym/pendulum.jsonl"
+RECORDED = ROOT / "tests/recorded/pendulum.jsonl"
 BEGAN = 1_700_000_000
 
 
