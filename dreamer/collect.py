@@ -84,9 +84,8 @@ class Collector:
         prev_action = np.where(is_first[:, None], 0.0, self.action).astype(np.float32)
         reward = np.where(is_first, 0.0, rewards).astype(np.float32)
         # An environment may answer the end of an episode and fail afterwards, with the process that it is in.
-        terminated = np.asarray(terminated, bool) & ~is_first
-        is_last = terminated | np.asarray(truncated, bool) & ~is_first
-        self._arrive(Row(obs, prev_action, reward, is_first, is_last, terminated))
+        is_last = np.logical_or(terminated, truncated) & ~is_first
+        self._arrive(Row(obs, prev_action, reward, is_first, is_last, np.logical_and(terminated, is_last)))
         return [Episode(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(self.arrived.is_last)]
 
     def _begin_anew(self, failed: dict[int, str], obs: dict[str, np.ndarray], is_first: np.ndarray) -> None:

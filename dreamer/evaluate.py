@@ -68,10 +68,12 @@ class Evaluator:
         as soon as `stop` says so, and `UserError` when every environment fails twice.
         """
         try:
-            with own_randomness(agent.device, self.seed):
-                return self._run(agent, mode, stop)
+            return self._once(agent, mode, stop)
         except AllFailed as error:  # perhaps by what they share, as what draws their frames; it is made anew with them
             print(f"{error}; trying once more", file=sys.stderr)
+            return self._once(agent, mode, stop)
+
+    def _once(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
         with own_randomness(agent.device, self.seed):
             return self._run(agent, mode, stop)
 

@@ -7,7 +7,6 @@ choosing; every child goes on with `dreamer train --resume`, as a person or a sc
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import random
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from nursery import resolve
 
 PLACES = {
     "append": "dreamer.replay:_Stream.append",
@@ -82,11 +83,7 @@ class Assassin:
 
     def hire(self) -> None:
         """Wait for the call."""
-        module, _, path = PLACES[self.place].partition(":")
-        *owners, name = path.split(".")
-        owner: Any = importlib.import_module(module)
-        for part in owners:
-            owner = getattr(owner, part)
+        owner, name = resolve(PLACES[self.place])
         original = getattr(owner, name)
         counted: Callable[..., bool] = at_the_wrap if self.place == "wrap" else lambda *_: True
 

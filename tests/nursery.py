@@ -106,13 +106,19 @@ ACTIONS = {
 }
 
 
-def inject(path: str, call: int, action: str, *arguments: Any, every: bool = False) -> None:
-    """Do `action` before the given call of a function, and of all later ones if `every`."""
+def resolve(path: str) -> tuple[Any, str]:
+    """The owner of a function `module:names`, and its name there."""
     module, _, names = path.partition(":")
     *owners, name = names.split(".")
     owner: Any = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
+    return owner, name
+
+
+def inject(path: str, call: int, action: str, *arguments: Any, every: bool = False) -> None:
+    """Do `action` before the given call of a function, and of all later ones if `every`."""
+    owner, name = resolve(path)
     original, calls = getattr(owner, name), 0
 
     def injected(*given: Any, **keywords: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import os
 import shlex
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nursery import resolve
 from running import PIXELS, ROOT, assert_same_run, dreamer_command, newest, timeless, tiny_config, tiny_flags
 from tiny import unchecked
 
@@ -300,16 +300,6 @@ def blackouts(tmp_path_factory):
             lose_power(left, target, call)
         dreamer.train(tiny_config(**COPY | PLAIN), run_dir=parent / "run")
     return folder
-
-
-def resolve(target):
-    """The owner of a function and its name there, by its path."""
-    module, _, path = target.partition(":")
-    owner = importlib.import_module(module)
-    *owners, name = path.split(".")
-    for part in owners:
-        owner = getattr(owner, part)
-    return owner, name
 
 
 @pytest.mark.slow

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 import torch
 
+import envs
 from dreamer import run
 
 
@@ -42,7 +42,7 @@ def doctor() -> str:
             f"python      {platform.python_version()} on {platform.platform()}",
             f"packages    {versions}",
             f"code        {run.commit()}",
-            f"cores       {os.cpu_count()}, torch uses {torch.get_num_threads()} threads",
+            f"cores       {envs.cores()}, torch uses {torch.get_num_threads()} threads",
             f"device      auto takes {run.choose_device('auto')}; cuda: {cuda}",
             f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
             f"W&B         {mode}{f': {reason}' if reason else ''}",

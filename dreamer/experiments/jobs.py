@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import envs
 from dreamer import launch
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError
@@ -122,7 +123,7 @@ def _end_with_parent() -> None:
 
 def _start(job: Job, limit: int) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, so that Ctrl-C in a terminal reaches it through the parent alone."""
-    threads = str(max(1, (os.cpu_count() or 1) // limit))
+    threads = str(max(1, envs.cores() // limit))
     shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if limit > 1 else {}
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt
 
+import envs
 from dreamer.checkpoint import write_atomically
 from dreamer.config import SizeName, words
 from dreamer.dynamics import LATENTS
@@ -88,7 +88,7 @@ def exam(args: ExamArguments) -> str:
     for part in args.parts:
         work = PARTS[part](args, chosen)
         missing = {(name, seed): run for name, seed, run in work if not _path(args.folder, part, name, seed).exists()}
-        for (variant, seed), result in _done(missing, 1 if part == "speed" else args.jobs or os.cpu_count() or 1):
+        for (variant, seed), result in _done(missing, 1 if part == "speed" else args.jobs or envs.cores()):
             write_atomically(_path(args.folder, part, variant, seed), (json.dumps(result) + "\n").encode())
             print(f"{part}  {variant}  seed {seed}  done", file=sys.stderr, flush=True)
     results = _gather(args, chosen)
@@ -104,7 +104,7 @@ def _done(work: dict[Key, Callable[[], dict[str, Any]]], jobs: int) -> Iterator[
     if min(jobs, len(work)) <= 1:
         yield from ((key, run()) for key, run in work.items())
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, envs.cores() // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
         futures = {pool.submit(run): key for key, run in work.items()}
