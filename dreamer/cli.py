@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -206,9 +207,10 @@ def ablate_command(argv: Sequence[str]) -> int:
     from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
     from dreamer.trust import check_imports
 
-    for flag, instead in ONE_OF_SEVERAL.items():
-        if _option(argv, flag) is not None:
-            raise UserError(f"{flag}: an ablation has several; use {instead}")
+    for flags, instead in ONE_OF_SEVERAL.items():
+        for flag in flags:
+            if _option(argv, flag) is not None:
+                raise UserError(f"{flag}: an ablation has several; use {instead}")
     folder = _option(argv, "--folder")
     if folder is not None and _option(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
         base = arguments_of(Path(folder))
@@ -247,11 +249,11 @@ def track_command(argv: Sequence[str]) -> int:
 
 
 ONE_OF_SEVERAL = {
-    "--task": "--tasks TASK,TASK",
-    "--core": "--cores CORE,CORE",
-    "--latent": "--cores CORE:LATENT",
-    "--objective": "--objectives NAME,NAME",
-    "--seed": "--seeds NUMBER",
+    ("--task",): "--tasks TASK,TASK",
+    ("--core", "--agent.dynamics.core"): "--cores CORE,CORE",
+    ("--latent", "--agent.dynamics.latent"): "--cores CORE:LATENT",
+    ("--objective", "--agent.world-model.representation.objective"): "--objectives NAME,NAME",
+    ("--seed",): "--seeds NUMBER",
 }
 """Options of a single run that an ablation does not take, and what takes their place."""
 
@@ -318,6 +320,7 @@ def _one_line(framed: str, prog: str) -> str:
     lines = [line.strip("│ ") for line in framed.splitlines()[1:]]
     paragraphs = [list(group) for words, group in groupby(lines, lambda line: bool(line.strip("─-╰╯"))) if words]
     message = " ".join(paragraphs[0]) if paragraphs else "cannot parse the command line"
+    message = re.sub(r"'(--[^'/]+)/--[^']+'", r"'\1'", message)  # an option by its short name alone
     options = [line.split()[0].rstrip(",") for lines in paragraphs[1:] for line in lines if line.startswith("--")]
     close = list(dict.fromkeys(options))[:3] if message.startswith("Unrecognized") else []
     hint = f"; did you mean {', '.join(close)}?" if close else ""

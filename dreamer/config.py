@@ -54,7 +54,7 @@ class EnvironmentConfig:
     train_time_limit: Annotated[int, Ge(0)] = 0
     """Training episodes are truncated after this many environment steps in half of the environments: more episodes
     begin, and the others still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
-    obs: Annotated[Literal["state", "pixels", "both"], tyro.conf.arg(prefix_name=False)] = "state"
+    obs: Annotated[Literal["state", "pixels", "both"], tyro.conf.arg(aliases=("--obs",))] = "state"
     """What the agent sees: the environment's own observations, the frame that it draws, or both."""
     image_size: tuple[int, int] = (64, 64)
     """Height and width of observed images, multiples of 16; others are resized."""

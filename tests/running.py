@@ -49,7 +49,6 @@ PIXELS = {
     "env.shadows": False,
 }
 """The control suite from frames alone."""
-SHORT_FLAGS = {"agent.dynamics.core": "core", "env.obs": "obs"}
 
 HOSTILE = '<script>alert("x")</script>|`[a](http://b)'
 """Text that would be markup wherever it is not escaped."""
@@ -65,7 +64,7 @@ def tiny_flags(**changes: Any) -> list[str]:
     settings = {"task": "toy:counting", "preset": "debug"} | AGENT | LOOP | changes
     words: list[str] = []
     for name, value in settings.items():
-        flag = SHORT_FLAGS.get(name, name.replace("_", "-"))
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
             section, _, last = flag.rpartition(".")
             words.append(f"--{section}.{'' if value else 'no-'}{last}")

@@ -98,6 +98,7 @@ MISTAKES = {
     "--task toy:copy": r"--task: an ablation has several; use --tasks TASK,TASK",
     "--tasks toy:copy --core rssm": r"--core: an ablation has several; use --cores CORE,CORE",
     "--tasks toy:copy --latent=gaussian": r"--latent: an ablation has several; use --cores CORE:LATENT",
+    "--tasks toy:copy --agent.dynamics.core gru": r"--agent.dynamics.core: an ablation has several",
     "--tasks toy:copy --seed 3": r"--seed: an ablation has several; use --seeds NUMBER",
     "--tasks toy:copy --agent.behavior.actor-gradient dynamics": r"toy:copy rssm: .*actor-gradient dynamics needs",
     "--tasks toy:copy --env-import no_such_module": r"--env-import no_such_module: No module named",

@@ -16,7 +16,7 @@ from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
 from dreamer import checkpoint
-from dreamer.cli import COMMANDS, main
+from dreamer.cli import COMMANDS, main, train_arguments
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +339,17 @@ def test_flags_reach_the_configuration(tmp_path):
     assert (written["task"], written["steps"], written["seed"], written["preset"]) == ("toy:copy", 4, 3, "debug")
     assert written["env"]["parallel"] == "on" and written["agent"]["dynamics"]["latent"] == "gaussian"
     assert written["agent"]["dynamics"]["rssm"]["deter"] == 16
+
+
+def test_options_have_their_place_in_the_configuration_as_a_name_too():
+    short = train_arguments(["--core", "gru", "--latent", "gaussian", "--obs", "both", "--objective", "r2"])
+    long = train_arguments(
+        [
+            *("--agent.dynamics.core", "gru", "--agent.dynamics.latent", "gaussian", "--env.obs", "both"),
+            *("--agent.world-model.representation.objective", "r2"),
+        ]
+    )
+    assert short.config == long.config != dreamer.compose("quick")
 
 
 def test_evaluate_prints_both_kinds_of_actions_or_one_json_object(small_run, capsys):

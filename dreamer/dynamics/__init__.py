@@ -53,9 +53,9 @@ WIDTHS = {
 class DynamicsConfig:
     """Which dynamics model stands between observations and behavior."""
 
-    core: Annotated[CoreName, tyro.conf.arg(prefix_name=False)] = "rssm"
+    core: Annotated[CoreName, tyro.conf.arg(aliases=("--core",))] = "rssm"
     """Dynamics core."""
-    latent: Annotated[LatentChoice, tyro.conf.arg(prefix_name=False)] = "auto"
+    latent: Annotated[LatentChoice, tyro.conf.arg(aliases=("--latent",))] = "auto"
     """Family of the stochastic state; auto is categorical for rssm and ssm, and the core's own for the others."""
     rssm: RSSMConfig = field(default_factory=RSSMConfig)
     """Settings of the `rssm` core."""

@@ -23,7 +23,7 @@ ObjectiveName = Literal["reconstruction", "r2"]
 class RepresentationConfig:
     """What makes states tell of observations."""
 
-    objective: Annotated[ObjectiveName, tyro.conf.arg(prefix_name=False)] = "reconstruction"
+    objective: Annotated[ObjectiveName, tyro.conf.arg(aliases=("--objective",))] = "reconstruction"
     """Objective of representation: reconstruction (a decoder), or r2 (none: redundancy reduction)."""
     r2: R2Config = field(default_factory=R2Config)
     """Settings of `r2`; those of `reconstruction` are the decoder's."""
