@@ -20,6 +20,7 @@ from torch import Tensor
 from dreamer.nn.distributions import full_precision, two_hot
 
 NORM_EPSILON = 1e-4
+_EPSILON = torch.tensor(NORM_EPSILON)
 CACHED_ROWS = 1024
 """Rows of a two-hot head computed at a time on a CPU: their 255 logits stay in its cache."""
 
@@ -28,7 +29,10 @@ def norm_silu(x: Float[Tensor, "*batch feature"], scale: Float[Tensor, " feature
     """`silu(rms_norm(x) * scale)` over the last axis, computed in float32."""
     if torch.is_grad_enabled():
         return _NormSiLU.apply(x, scale)
-    return F.silu(F.rms_norm(x.float(), scale.shape, scale, NORM_EPSILON), inplace=True).to(x.dtype)
+    full = x.float()
+    if x.device.type != "cpu":  # one kernel there
+        return F.silu(F.rms_norm(full, scale.shape, scale, NORM_EPSILON), inplace=True).to(x.dtype)
+    return F.silu((full * _inverse_rms(full)).mul_(scale), inplace=True).to(x.dtype)
 
 
 def norm_silu_forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,9 +52,10 @@ def norm_silu_backward(grad: Tensor, normed: Tensor, inverse: Tensor, scale: Ten
 
 
 def _inverse_rms(full: Tensor) -> Tensor:
-    size = full.shape[-1]
-    square = torch.linalg.vector_norm(full, dim=-1, keepdim=True).square_()
-    return square.add_(size * NORM_EPSILON).rsqrt_().mul_(size**0.5)
+    """1 / sqrt(mean(x^2) + epsilon), in few operations: for the one row of an acting step they are all that counts."""
+    norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
+    epsilon = _EPSILON if full.device.type == "cpu" else torch.full((), NORM_EPSILON, device=full.device)
+    return torch.addcmul(epsilon, norm, norm, value=1 / full.shape[-1]).rsqrt_()
 
 
 def note_autocast(ctx: Any, tensor: Tensor) -> None:
