@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from running import tiny_config, tiny_flags
 
 from dreamer.cli import main
 from dreamer.experiments import bench, costs, scaling
+from dreamer.world_model.encoder import Encoder
 
 KEYS = {
     "params",
@@ -50,6 +52,14 @@ def test_one_json_object_says_it_all(quick_peak, capsys):
     assert min(parts.values()) > 0 and sum(parts.values()) < 3 * most
     assert loop.keys() == {"acting", "environment", "append", "sample", "write_back"} and min(loop.values()) > 0
     assert sum(result["shares_of_loop"].values()) == pytest.approx(1)
+
+
+def test_a_slow_part_takes_nothing_from_another(quick_peak, capsys, monkeypatch):
+    """Images make the encoder the slowest part by far."""
+    embed = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda *words: time.sleep(0.1) or embed(*words))
+    parts = measured(capsys, *tiny_flags(task="toy:copy"), "--updates", "1", "--agent-steps", "1")["parts_of_update"]
+    assert parts["encoder"] >= 0.1 and min(parts.values()) > 0
 
 
 def test_shares_of_the_loop_follow_from_the_replay_ratio():

@@ -98,7 +98,6 @@ class Subject:
             for _ in range(updates):
                 spent.clear()
                 whole = self.seconds(lambda: agent.update(self.batch))
-                spent["filter"] -= spent["encoder"]  # which it calls
                 samples.append({**spent, "backward": whole - sum(spent.values())})
         return {name: median(sample[name] for sample in samples) for name in samples[0]}
 
