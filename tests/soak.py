@@ -1,7 +1,7 @@
 """Trains a tiny model for a long time and watches from outside: memory, open files, threads and speed must stay flat.
 
 `scripts/soak` runs this. Every part of a run is at work (environments, replay that wraps, updates, evaluations,
-checkpoints, records); only updates are rare, so that 200,000 steps take minutes. Started again with the same folder it
+checkpoints, records); only updates are rare, so that 250,000 steps of the loop take minutes. Started again with the same folder it
 goes on where it was. SOAK.json and SOAK.png go to `--out`.
 """
 
@@ -110,7 +110,7 @@ def main() -> int:
     from running import tiny_flags
 
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
-    parser.add_argument("--steps", type=int, default=200_000, help="environment steps (default 200,000)")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps, 4 for each of the loop (default 1,000,000)")
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"), help="where it runs; again to go on")
     parser.add_argument("--out", type=Path, default=Path("docs/results/soak"), help="where the figures go")
     args = parser.parse_args()
