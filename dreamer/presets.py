@@ -92,6 +92,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.eval_episodes": 5,
         "loop.checkpoint_every": 10_000,
         "replay.capacity": 50_000,
+        "agent.imagination_starts": 5,
+        "agent.dynamics.latent": "gaussian",
+        "agent.world_model.scales.reconstruction": 10.0,
+        "agent.behavior.actor_gradient": "dynamics",
+        "agent.behavior.entropy": 1e-2,
         "agent.optimizer.decay": 7_500,
     },
     "dmc_proprio": {
