@@ -1,8 +1,8 @@
 """Trains a tiny model for a long time and watches from outside: memory, open files, threads and speed must stay flat.
 
 `scripts/soak` runs this. Every part of a run is at work (environments, replay that wraps, updates, evaluations,
-checkpoints, records); only updates are rare, so that 250,000 steps of the loop take minutes. Started again with the same folder it
-goes on where it was. SOAK.json and SOAK.png go to `--out`.
+checkpoints, records); only updates are rare, so that 250,000 steps of the loop take minutes. Started again with the
+same folder it goes on where it was. soak.json and soak.png go to `--out`.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def last_step(metrics: Path) -> int:
     return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
 
 
-def halves(samples: list[dict[str, Any]], name: str, steps: int) -> list[float]:
-    """Mean in the second quarter of the steps, and in the last one."""
-    quarters = [(0.25, 0.5), (0.75, 1.0)]
-    means = []
-    for low, high in quarters:
-        values = [sample[name] for sample in samples if low * steps <= sample["step"] <= high * steps]
-        means.append(sum(values) / max(1, len(values)))
-    return means
+def quarters(samples: list[dict[str, Any]], name: str, steps: int) -> tuple[float, float]:
+    """Mean in the second quarter of the steps, and in the last one, without what is drawn and closed at the end."""
+
+    def mean(low: float, high: float) -> float:
+        values = [sample[name] for sample in samples if low * steps <= sample["step"] < high * steps]
+        return sum(values) / max(1, len(values))
+
+    return mean(0.25, 0.5), mean(0.75, 1.0)
 
 
 def report(folder: Path, out: Path, steps: int) -> dict[str, Any]:
@@ -77,6 +77,7 @@ def report(folder: Path, out: Path, steps: int) -> dict[str, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from dreamer.plotting import PALETTE, STYLE
     from dreamer.tracking import read
 
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
@@ -84,23 +85,23 @@ def report(folder: Path, out: Path, steps: int) -> dict[str, Any]:
     for record in records:
         record["milliseconds"] = 1000 / max(record["time/env_steps_per_second"], 1e-9)
     shown = [
-        ("anonymous_mb", samples, "memory without mapped files (MB)"),
+        ("anonymous_mb", samples, "memory without mapped files, MB"),
         ("files", samples, "open files"),
         ("threads", samples, "threads"),
-        ("milliseconds", records, "time per environment step (ms)"),
+        ("milliseconds", records, "milliseconds per environment step"),
     ]
-    figure, axes = pyplot.subplots(len(shown), 1, figsize=(8, 8), sharex=True)
     result: dict[str, Any] = {"steps": records[-1]["step"], "updates": records[-1]["updates"], "samples": len(samples)}
-    for axis, (name, source, label) in zip(axes, shown, strict=True):
-        axis.plot([row["step"] for row in source], [row[name] for row in source], linewidth=0.8)
-        axis.set_ylabel(label, fontsize=8)
-        axis.set_ylim(bottom=0)
-        second, last = halves(source, name, steps)
-        result[name] = {"second_quarter": round(second, 3), "last_quarter": round(last, 3)}
-    axes[-1].set_xlabel("environment steps")
-    figure.tight_layout()
     out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "soak.png", dpi=100)
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(len(shown), 1, figsize=(8, 8), sharex=True, layout="constrained")
+        for axis, (name, source, title) in zip(axes, shown, strict=True):
+            axis.plot([row["step"] for row in source], [row[name] for row in source], color=PALETTE[0])
+            axis.set_title(title, loc="left")
+            axis.set_ylim(bottom=0)
+            second, last = quarters(source, name, steps)
+            result[name] = {"second_quarter": round(second, 3), "last_quarter": round(last, 3)}
+        axes[-1].set_xlabel("environment steps")
+        figure.savefig(out / "soak.png", dpi=100)
     (out / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -110,7 +111,9 @@ def main() -> int:
     from running import tiny_flags
 
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps, 4 for each of the loop (default 1,000,000)")
+    parser.add_argument(
+        "--steps", type=int, default=1_000_000, help="environment steps, 4 for each of the loop (default 1,000,000)"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"), help="where it runs; again to go on")
     parser.add_argument("--out", type=Path, default=Path("docs/results/soak"), help="where the figures go")
     args = parser.parse_args()
