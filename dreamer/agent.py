@@ -130,7 +130,7 @@ class Agent(nn.Module):
         """
         core = self.world_model.core
         with self.autocast():
-            embeds = self.world_model.encoder(obs).unsqueeze(1)
+            embeds = self.world_model.embed(obs).unsqueeze(1)
             state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
             return Carry(state, self.actor_critic.policy(mode == "sample")(core.features(state)))
 
@@ -177,6 +177,8 @@ class Agent(nn.Module):
         must not be stored.
         In staged training (`core.vision_updates`) the first updates train vision alone; from then on it is frozen.
         """
+        if self.in_vision_stage or self.vision_optimizer is None:  # vision that is frozen keeps its units
+            self.world_model.adapt(batch.obs)
         if self.in_vision_stage:
             return self._update_vision(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,7 +195,7 @@ class Agent(nn.Module):
         assert optimizer is not None, "a core with vision updates has vision modules"
         optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            embeds = self.world_model.encoder(batch.obs)
+            embeds = self.world_model.embed(batch.obs)
             states = self.world_model.observe(batch, embeds)
             losses = self.world_model.vision_losses(states, embeds, batch)
             terms = {name: term.mean() for name, term in losses.items()}
@@ -219,7 +221,7 @@ class Agent(nn.Module):
     def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Metrics, Float[Tensor, "batch time packed"]]:
         """All unreduced, unscaled loss terms by name: the world model's, then the actor-critic's."""
         world_model, actor_critic = self.world_model, self.actor_critic
-        embeds = world_model.encoder(batch.obs)
+        embeds = world_model.embed(batch.obs)
         states = world_model.observe(batch, embeds)
         features = world_model.core.features(states)
         model_terms, model_metrics = world_model.losses(states, features, embeds, batch)

@@ -59,10 +59,11 @@ class HeldOut:
         carry: Carry,
     ) -> None:
         """Compare with what the actions of `carry` led to, in the environments that were `running`."""
-        objective = self._agent.world_model.objective
-        if self._predicted is not None and isinstance(objective, Reconstruction):
+        model = self._agent.world_model
+        if self._predicted is not None and isinstance(model.objective, Reconstruction):
             tensors = {key: torch.as_tensor(obs[key]).to(self._agent.device) for key in self._agent.obs_shapes}
-            error = torch.stack(list(objective.decoder.loss(self._predicted, tensors).values())).sum(0)
+            errors = model.objective.decoder.loss(self._predicted, model.standardize(tensors))
+            error = torch.stack(list(errors.values())).sum(0)
             self._errors.append(error.cpu().numpy()[running])
         for i in np.flatnonzero(running):
             self._rewards[i].append(float(rewards[i]))

@@ -65,6 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.replay_ratio": 200.0,
         "agent.imagination_starts": 3,
         "agent.dynamics.latent": "gaussian",
+        "agent.world_model.standardize": True,
         "agent.behavior.actor_gradient": "dynamics",
         "agent.behavior.entropy": 1e-2,
         "agent.optimizer.decay": 19_500,

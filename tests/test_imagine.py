@@ -321,7 +321,7 @@ class Camera:
         features = staticmethod(lambda state: state.value)
         initial_state = staticmethod(lambda count: Number(torch.zeros(count, 1)))
 
-    def encoder(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def embed(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         assert obs["camera"].dtype == torch.uint8, "bytes up to the encoder"
         return obs["camera"].float().mean((-1, -2, -3)).unsqueeze(-1) / 255
 

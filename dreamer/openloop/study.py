@@ -143,7 +143,7 @@ class _Observer:
     def _filter(self) -> Struct:
         """States `[window * sample, time]` of the observed rows: every sample filters on its own."""
         context, samples = self.settings.context, self.settings.samples
-        embeds = self.model.encoder({key: value[:, :context] for key, value in self.batch.obs.items()})
+        embeds = self.model.embed({key: value[:, :context] for key, value in self.batch.obs.items()})
         rows = (embeds, self.batch.prev_action[:, :context], self.batch.is_first[:, :context])
         return self.model.core.observe(*(value.repeat_interleave(samples, 0) for value in rows))
 

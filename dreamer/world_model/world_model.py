@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.batch import Batch, Shapes
+from dreamer.batch import Batch, Shapes, vectors
 from dreamer.dynamics import DynamicsConfig, make_core
 from dreamer.nn.struct import Struct
 from dreamer.world_model.decoder import DecoderConfig
@@ -19,6 +19,7 @@ from dreamer.world_model.encoder import Encoder, EncoderConfig
 from dreamer.world_model.heads import ContinueHead, HeadConfig, ScalarHead
 from dreamer.world_model.images import ImageConfig
 from dreamer.world_model.objectives import ObjectiveName, RepresentationConfig, make_objective
+from dreamer.world_model.standardize import Standardizer
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class WorldModelConfig:
     """Continue head."""
     discount_horizon: Annotated[float, Gt(1)] = 333.0
     """Time scale of discounting in agent steps: the discount factor is 1 - 1 / discount_horizon."""
+    standardize: bool = False
+    """Give the networks vector observations minus their running mean, divided by their running standard deviation;
+    symlog comes after."""
     scales: ModelScales = field(default_factory=ModelScales)
     """Weights of the loss terms."""
 
@@ -72,6 +76,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig, dynamics: DynamicsConfig, obs_shapes: Shapes, action_dim: int):
         super().__init__()
         self.config = config
+        self.standardizer = Standardizer(obs_shapes) if config.standardize and vectors(obs_shapes) else None
         self.encoder = Encoder(config.encoder, config.image, obs_shapes)
         embed_dim = self.encoder.embed_dim
         self.core = make_core(dynamics, embed_dim, action_dim)
@@ -81,12 +86,25 @@ class WorldModel(nn.Module):
         self.reward = ScalarHead(config.reward, self.core.feature_dim)
         self.cont = ContinueHead(config.cont, self.core.feature_dim, config.discount)
 
+    def standardize(self, obs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Observations as encoder and decoder know them: standardized where the configuration says so."""
+        return obs if self.standardizer is None else self.standardizer(obs)
+
+    def adapt(self, obs: Mapping[str, Tensor]) -> None:
+        """Let the running statistics of observations, where there are any, take in a batch."""
+        if self.standardizer is not None:
+            self.standardizer.update(obs)
+
+    def embed(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch embed"]:
+        """Embeddings of vectors `[*batch, size]` and images `[*batch, height, width, channel]` by key."""
+        return self.encoder(self.standardize(obs))
+
     def observe(self, batch: Batch, embeds: Float[Tensor, "batch time embed"] | None = None) -> Struct:
         """Filter a batch, starting from the stored states of its context rows; states `[batch, time]`.
 
-        `embeds` is `encoder(batch.obs)`, for callers that go on to need it.
+        `embeds` is `embed(batch.obs)`, for callers that go on to need it.
         """
-        embeds = self.encoder(batch.obs) if embeds is None else embeds
+        embeds = self.embed(batch.obs) if embeds is None else embeds
         return self.core.observe(embeds, batch.prev_action, batch.is_first, self.core.unpack(batch.context))
 
     def losses(
@@ -102,7 +120,7 @@ class WorldModel(nn.Module):
         the core's own `dyn` and `rep`.
         """
         representation, objective_metrics = self.objective.loss(
-            self.core.decoder_input(states, features), embeds, batch.obs
+            self.core.decoder_input(states, features), embeds, self.standardize(batch.obs)
         )
         reward_hidden = self.reward.mlp(features)
         cont_logits = self.cont(features)
@@ -128,14 +146,15 @@ class WorldModel(nn.Module):
     ) -> dict[str, Float[Tensor, "batch time"]]:
         """The terms that train vision alone: the objective's and the core's `rep`."""
         inputs = self.core.decoder_input(states, self.core.features(states))
-        representation, _ = self.objective.loss(inputs, embeds, batch.obs)
+        representation, _ = self.objective.loss(inputs, embeds, self.standardize(batch.obs))
         return {self.objective.term: representation, "rep": self.core.loss(states)[0]["rep"]}
 
     def decode(self, states: Struct) -> dict[str, Tensor]:
         """Observations by key that the states stand for: vectors `[*batch, size]` in their own units, and images
         `[*batch, height, width, channel]` as numbers from 0 to 1. Raises UserError where the objective has no decoder.
         """
-        return self.objective.decode(self.core.decoder_input(states, self.core.features(states)))
+        decoded = self.objective.decode(self.core.decoder_input(states, self.core.features(states)))
+        return decoded if self.standardizer is None else self.standardizer.inverse(decoded)
 
     def vision_modules(self) -> list[nn.Module]:
         """What staged training trains first and then freezes; empty for cores that know no stages."""

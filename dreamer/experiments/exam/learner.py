@@ -85,7 +85,7 @@ def train_model(config: Config, recording: Recording, stages: Sequence[Stage], s
             last = 0 if stage.from_start else recording.length - stage.length
             starts = random.integers(last + 1, size=stage.batch_size)
             batch = with_initial_context(model, recording.windows(episodes, starts, stage.length))
-            embeds = model.encoder(batch.obs)
+            embeds = model.embed(batch.obs)
             states = model.observe(batch, embeds)
             terms, _ = model.losses(states, model.core.features(states), embeds, batch)
             loss = torch.stack([model.scales[name] * term.mean() for name, term in terms.items()]).sum()

@@ -1,0 +1,64 @@
+"""Vector observations in units of their own spread, where symlog alone would leave small numbers unseen.
+
+Reconstruction adds up squared errors of all numbers. One that never exceeds 0.2, as the distance to a target does where
+a speed reaches 10, is not worth a latent's nats however much reward depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamer.batch import Shapes, vectors
+
+SLOWEST = 1e-3
+"""Rate at which statistics follow the batches after the first thousand, which count equally."""
+LEAST_STD = 1e-2
+"""Numbers that vary less than this, or not at all, are not magnified further."""
+
+
+class Standardizer(nn.Module):
+    """(x - mean) / std of every number, by the mean and variance of all rows that were trained on.
+
+    Until the first `update` nothing changes. Images pass as they are.
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, shapes: Shapes):
+        super().__init__()
+        sizes = vectors(shapes)
+        self.keys, self.sizes = list(sizes), list(sizes.values())
+        self.register_buffer("count", torch.zeros(sum(self.sizes)))
+        self.register_buffer("mean", torch.zeros(sum(self.sizes)))
+        self.register_buffer("variance", torch.ones(sum(self.sizes)))
+
+    @torch.no_grad()
+    def update(self, obs: Mapping[str, Tensor]) -> None:
+        """Take in a batch of observations `[*batch, size]`; numbers that are not finite in it are left out."""
+        rows = torch.cat([obs[key].float() for key in self.keys], -1).flatten(0, -2)
+        variance, mean = torch.var_mean(rows, 0, correction=0)
+        finite = (mean + variance).isfinite()
+        self.count += finite
+        rate = finite / self.count.clamp(1, 1 / SLOWEST)
+        mean, variance = mean.nan_to_num(), variance.nan_to_num()
+        distance = mean - self.mean
+        self.variance.lerp_(variance + (1 - rate) * distance.square(), rate)
+        self.mean.lerp_(mean, rate)
+
+    def forward(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Observations by key, vectors standardized."""
+        return {**obs, **{key: (obs[key] - mean) / std for key, mean, std in self._by_key()}}
+
+    def inverse(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Observations by key, standardized vectors in their own units."""
+        return {**obs, **{key: mean + std * obs[key] for key, mean, std in self._by_key()}}
+
+    def _by_key(self) -> list[tuple[str, Float[Tensor, " size"], Float[Tensor, " size"]]]:
+        std = self.variance.sqrt().clamp(min=LEAST_STD)
+        return list(zip(self.keys, self.mean.split(self.sizes), std.split(self.sizes), strict=True))
