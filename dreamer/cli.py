@@ -5,22 +5,19 @@ What a verb needs is imported when it is called, so that no command waits for to
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
-import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from dreamer.command_line import option_of, parse, words_of
 from dreamer.errors import UserError
 from dreamer.redaction import redact, redact_command
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from dreamer.config import Config
     from dreamer.train import Result
 
-T = TypeVar("T")
 REQUEUE = os.EX_TEMPFAIL
 """Exit status 75 of a run that was asked to stop by SIGTERM and has saved: a scheduler should start it again."""
 
@@ -41,12 +37,12 @@ def train_arguments(argv: Sequence[str]) -> TrainArguments:
     from dreamer.arguments import TrainArguments
     from dreamer.config import compose
 
-    resumed = _option(argv, "--resume")
+    resumed = option_of(argv, "--resume")
     if resumed is not None:
         base = run.open_run(Path(resumed)).config
     else:
-        base = compose(_option(argv, "--preset") or "quick", _option(argv, "--size"))
-    return _parse(TrainArguments, "dreamer train", argv, default=TrainArguments(base))
+        base = compose(option_of(argv, "--preset") or "quick", option_of(argv, "--size"))
+    return parse(TrainArguments, "dreamer train", argv, default=TrainArguments(base))
 
 
 def train_command(argv: Sequence[str]) -> int:
@@ -59,7 +55,7 @@ def train_command(argv: Sequence[str]) -> int:
             if args.run_dir or args.start_from or args.load != "all" or args.match_params:
                 refused = "--run-dir, --from, --load or --match-params"
                 raise UserError(f"--resume goes on as it was, without {refused}")
-            trusted = _words(argv, "--env-import")
+            trusted = words_of(argv, "--env-import")
             result = launch.resume(args.resume, config=args.config, trusted=trusted)
         else:
             result = launch.train(
@@ -84,7 +80,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from dreamer.arguments import EvaluateArguments
     from dreamer.evaluate import Evaluator, film
 
-    args = _parse(EvaluateArguments, "dreamer evaluate", argv)
+    args = parse(EvaluateArguments, "dreamer evaluate", argv)
     if args.episodes < 1:
         raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
     agent = launch.load(args.run, args.device)
@@ -129,7 +125,7 @@ def tasks_command(argv: Sequence[str]) -> int:
         contains: tyro.conf.Positional[str] = ""
         """Show only names that contain this."""
 
-    args = _parse(TasksArguments, "dreamer tasks", argv)
+    args = parse(TasksArguments, "dreamer tasks", argv)
     names = [name for family in envs.tasks().values() for name in family if args.contains in name]
     if not names:
         raise UserError(f"no task contains {args.contains!r}; `dreamer tasks` lists all")
@@ -142,16 +138,16 @@ def bench_command(argv: Sequence[str]) -> int:
     from dreamer.config import compose
     from dreamer.experiments.bench import BenchArguments, bench
 
-    base = compose(_option(argv, "--preset") or "dmc_proprio", _option(argv, "--size"), task="dmc:walker_walk")
+    base = compose(option_of(argv, "--preset") or "dmc_proprio", option_of(argv, "--size"), task="dmc:walker_walk")
     if "--against" in argv[:-1]:  # its value may begin with dashes
         place = argv.index("--against")
         argv = [*argv[:place], f"--against={argv[place + 1]}", *argv[place + 2 :]]
-    args = _parse(BenchArguments, "dreamer bench", argv, default=BenchArguments(base))
+    args = parse(BenchArguments, "dreamer bench", argv, default=BenchArguments(base))
     other = None
     if args.against:
         changed = [*argv, *shlex.split(args.against)]
-        size = compose(args.config.preset, _option(changed, "--size"), task="dmc:walker_walk")
-        other = _parse(BenchArguments, "dreamer bench", changed, default=BenchArguments(size)).config
+        size = compose(args.config.preset, option_of(changed, "--size"), task="dmc:walker_walk")
+        other = parse(BenchArguments, "dreamer bench", changed, default=BenchArguments(size)).config
     print(bench(args, other))
     return 0
 
@@ -164,7 +160,7 @@ def doctor_command(argv: Sequence[str]) -> int:
     class DoctorArguments:
         """Say what this machine offers: versions, devices, rendering, W&B login, disk space."""
 
-    _parse(DoctorArguments, "dreamer doctor", argv)
+    parse(DoctorArguments, "dreamer doctor", argv)
     print(doctor())
     return 0
 
@@ -181,7 +177,7 @@ def debug_batch_command(argv: Sequence[str]) -> int:
 
     from dreamer.experiments.debug_batch import debug_batch
 
-    print(debug_batch(_parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
+    print(debug_batch(parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
     return 0
 
 
@@ -189,7 +185,7 @@ def exam_command(argv: Sequence[str]) -> int:
     """`dreamer exam`."""
     from dreamer.experiments.exam import ExamArguments, exam
 
-    print(exam(_parse(ExamArguments, "dreamer exam", argv)))
+    print(exam(parse(ExamArguments, "dreamer exam", argv)))
     return 0
 
 
@@ -197,7 +193,7 @@ def imagine_command(argv: Sequence[str]) -> int:
     """`dreamer imagine`."""
     from dreamer.experiments.imagine import ImagineArguments, imagine
 
-    print(imagine(_parse(ImagineArguments, "dreamer imagine", argv)))
+    print(imagine(parse(ImagineArguments, "dreamer imagine", argv)))
     return 0
 
 
@@ -209,16 +205,16 @@ def ablate_command(argv: Sequence[str]) -> int:
 
     for flags, instead in ONE_OF_SEVERAL.items():
         for flag in flags:
-            if _option(argv, flag) is not None:
+            if option_of(argv, flag) is not None:
                 raise UserError(f"{flag}: an ablation has several; use {instead}")
-    folder = _option(argv, "--folder")
-    if folder is not None and _option(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
+    folder = option_of(argv, "--folder")
+    if folder is not None and option_of(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
         base = arguments_of(Path(folder))
-        check_imports(base.config, _words(argv, "--env-import"), Path(folder))
+        check_imports(base.config, words_of(argv, "--env-import"), Path(folder))
     else:
-        base = AblateArguments(compose(_option(argv, "--preset") or "quick", _option(argv, "--size")))
+        base = AblateArguments(compose(option_of(argv, "--preset") or "quick", option_of(argv, "--size")))
     try:
-        return ablate(_parse(AblateArguments, "dreamer ablate", argv, default=base))
+        return ablate(parse(AblateArguments, "dreamer ablate", argv, default=base))
     except KeyboardInterrupt:
         return 130
 
@@ -227,7 +223,7 @@ def report_command(argv: Sequence[str]) -> int:
     """`dreamer report`."""
     from dreamer.experiments.report import ReportArguments, report
 
-    print(report(_parse(ReportArguments, "dreamer report", argv)))
+    print(report(parse(ReportArguments, "dreamer report", argv)))
     return 0
 
 
@@ -235,7 +231,7 @@ def diagnose_command(argv: Sequence[str]) -> int:
     """`dreamer diagnose`."""
     from dreamer.experiments.diagnose import DiagnoseArguments, diagnose
 
-    text, sick = diagnose(_parse(DiagnoseArguments, "dreamer diagnose", argv))
+    text, sick = diagnose(parse(DiagnoseArguments, "dreamer diagnose", argv))
     print(text)
     return 1 if sick else 0
 
@@ -244,7 +240,7 @@ def track_command(argv: Sequence[str]) -> int:
     """`dreamer track`."""
     from dreamer.experiments.track import TrackArguments, track
 
-    print(track(_parse(TrackArguments, "dreamer track", argv)))
+    print(track(parse(TrackArguments, "dreamer track", argv)))
     return 0
 
 
@@ -300,55 +296,6 @@ def _usage() -> str:
     return "\n".join(
         ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
     )
-
-
-def _parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = None) -> T:
-    """Parse with tyro; its framed error messages become one line."""
-    errors = io.StringIO()
-    extra: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, prog=prog, args=list(argv), description=kind.__doc__, **extra)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(errors.getvalue(), prog)) from None
-
-
-def _one_line(framed: str, prog: str) -> str:
-    """The message and the suggestions of a titled text in paragraphs, with rules between them and perhaps a frame."""
-    lines = [line.strip("│ ") for line in framed.splitlines()[1:]]
-    paragraphs = [list(group) for words, group in groupby(lines, lambda line: bool(line.strip("─-╰╯"))) if words]
-    message = " ".join(paragraphs[0]) if paragraphs else "cannot parse the command line"
-    message = re.sub(r"'(--[^'/]+)/--[^']+'", r"'\1'", message)  # an option by its short name alone
-    options = [line.split()[0].rstrip(",") for lines in paragraphs[1:] for line in lines if line.startswith("--")]
-    close = list(dict.fromkeys(options))[:3] if message.startswith("Unrecognized") else []
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return f"{message[0].lower()}{message[1:].rstrip('.')}{hint}; see `{prog} --help`"
-
-
-def _option(argv: Sequence[str], name: str) -> str | None:
-    """The value of an option that decides what the other options' defaults are."""
-    value = None
-    for i, word in enumerate(argv):
-        if word == name and i + 1 < len(argv):
-            value = argv[i + 1]
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-    return value
-
-
-def _words(argv: Sequence[str], name: str) -> list[str]:
-    """The values of an option that takes several."""
-    words: list[str] = []
-    taking = False
-    for word in argv:
-        if word.startswith("--"):
-            taking = word.partition("=")[0] == name
-            words += [word.partition("=")[2]] if taking and "=" in word else []
-        elif taking:
-            words.append(word)
-    return words
 
 
 def _agreement(config: Config) -> str:

@@ -1,0 +1,65 @@
+"""Words of a command line to values, and every mistake to one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import tyro
+
+from dreamer.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = None) -> T:
+    """What the words say, read by tyro; raises `UserError` with one line in place of its framed messages."""
+    errors = io.StringIO()
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(kind, prog=prog, args=list(argv), description=kind.__doc__, **extra)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(errors.getvalue(), prog)) from None
+
+
+def _one_line(framed: str, prog: str) -> str:
+    """The message and the suggestions of a titled text in paragraphs, with rules between them and perhaps a frame."""
+    lines = [line.strip("│ ") for line in framed.splitlines()[1:]]
+    paragraphs = [list(group) for words, group in groupby(lines, lambda line: bool(line.strip("─-╰╯"))) if words]
+    message = " ".join(paragraphs[0]) if paragraphs else "cannot parse the command line"
+    message = re.sub(r"'(--[^'/]+)/--[^']+'", r"'\1'", message)  # an option by its short name alone
+    options = [line.split()[0].rstrip(",") for lines in paragraphs[1:] for line in lines if line.startswith("--")]
+    close = list(dict.fromkeys(options))[:3] if message.startswith("Unrecognized") else []
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    return f"{message[0].lower()}{message[1:].rstrip('.')}{hint}; see `{prog} --help`"
+
+
+def option_of(argv: Sequence[str], name: str) -> str | None:
+    """The value of an option that decides what the other options' defaults are."""
+    value = None
+    for i, word in enumerate(argv):
+        if word == name and i + 1 < len(argv):
+            value = argv[i + 1]
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def words_of(argv: Sequence[str], name: str) -> list[str]:
+    """The values of an option that takes several."""
+    words: list[str] = []
+    taking = False
+    for word in argv:
+        if word.startswith("--"):
+            taking = word.partition("=")[0] == name
+            words += [word.partition("=")[2]] if taking and "=" in word else []
+        elif taking:
+            words.append(word)
+    return words
