@@ -133,7 +133,13 @@ def open_run(path: Path) -> RunFolder:
     try:
         return RunFolder(path, from_json(text), info)
     except (UserError, RecursionError) as error:
-        raise UserError(f"{path / 'config.json'}: {error}") from None
+        raise UserError(f"{path / 'config.json'}: {error}{_origin(info)}") from None
+
+
+def _origin(info: dict[str, Any]) -> str:
+    """By which commit a run was written, if `run.json` names one."""
+    written = str(info.get("commit"))
+    return f"; the run was made at commit {written[:12]}" if re.fullmatch("[0-9a-f]{40}", written) else ""
 
 
 def _refuse_secrets(config: Config) -> None:

@@ -352,6 +352,20 @@ def test_options_have_their_place_in_the_configuration_as_a_name_too():
     assert short.config == long.config != dreamer.compose("quick")
 
 
+def test_a_run_of_another_version_names_the_commit_that_opens_it(small_run, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(small_run, path)
+    edit_config(loop__new=1)(path)
+    info = json.loads((path / "run.json").read_text())
+    for commit, ending in (
+        ("0123456789abcdef" * 2 + "01234567", "; the run was made at commit 0123456789ab"),
+        ("<b>", ""),
+    ):
+        (path / "run.json").write_text(json.dumps(info | {"commit": commit}))
+        assert main(["evaluate", str(path)]) == 2
+        assert capsys.readouterr().err.endswith(f"written by another version: loop.new differ{ending}\n")
+
+
 def test_evaluate_prints_both_kinds_of_actions_or_one_json_object(small_run, capsys):
     assert main(["evaluate", str(small_run), "--episodes", "3"]) == 0
     text = capsys.readouterr().out
