@@ -290,11 +290,12 @@ def _read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
     prefix = "world_model." if load == "world_model" else ""
     with understood(path):
         weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
-        misfits = _misfits(weights, agent)
+        theirs = {name: list(value.shape) for name, value in weights.items()}
+    ours = {name: list(value.shape) for name, value in agent.state_dict().items() if name.startswith(prefix)}
+    misfits = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     if misfits:
-        own = {name: list(value.shape) for name, value in agent.state_dict().items()}
         name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
-        shapes = f"{name} is {list(weights[name].shape)} there and {own.get(name, 'missing')} here"
+        shapes = f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
         raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
     return weights
 

@@ -9,6 +9,7 @@ from running import tiny_config
 from tiny import make_agent, make_batch
 
 import dreamer
+from dreamer.errors import UserError
 from dreamer.world_model.standardize import LEAST_STD, SLOWEST, Standardizer
 
 SHAPES = {"speed": (2,), "angle": (1,), "image": (16, 16, 3)}
@@ -115,6 +116,18 @@ def test_a_run_keeps_its_statistics(tmp_path):
     run = dreamer.train(tiny_config("toy:copy", **settings), run_dir=tmp_path / "run").path
     model = dreamer.load(run).world_model
     assert model.standardizer.count.min() > 1 and model.standardizer.variance.min() != 1
+
+
+@pytest.mark.parametrize("source", [False, True])
+def test_weights_that_know_other_units_are_refused(tmp_path, source):
+    def config(standardize):
+        return tiny_config("toy:copy", steps=4, **{"agent.world_model.standardize": standardize})
+
+    dreamer.train(config(source), run_dir=tmp_path / "old")
+    for load in ("all", "world_model"):
+        with pytest.raises(UserError, match=r"do not fit .*: world_model\.standardizer\.count .*missing"):
+            dreamer.train(config(not source), run_dir=tmp_path / "new", start_from=tmp_path / "old", load=load)
+    dreamer.train(config(source), run_dir=tmp_path / "new", start_from=tmp_path / "old")
 
 
 def test_frozen_vision_keeps_its_units():
