@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,6 +17,7 @@ from dreamer.agent import Agent, Metrics
 from dreamer.batch import Batch
 from dreamer.dynamics.rssm import RSSM
 from dreamer.dynamics.scan import Steps
+from dreamer.redaction import tell
 
 CompileChoice = Literal["auto", "on", "off"]
 Update = Callable[[Batch], tuple[Metrics, Tensor]]
@@ -34,7 +34,7 @@ def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> Up
         if _can_compile(agent.device):
             compile_steps(agent)
         elif choice == "on":
-            print("not compiling: torch.compile finds no C++ compiler here (CXX, g++ or clang++)", file=sys.stderr)
+            tell("not compiling: torch.compile finds no C++ compiler here (CXX, g++ or clang++)")
     return GraphedUpdate(agent) if agent.device.type == "cuda" else agent.update
 
 
@@ -70,8 +70,10 @@ class GraphedUpdate:
 
     def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
         """One update; the results are the caller's to keep."""
+        if self.agent.in_vision_stage:  # perhaps again, after a return to an earlier checkpoint
+            return self._plain(batch)
         if self.graph is None:
-            if self.done < WARM_UP or self.agent.in_vision_stage:
+            if self.done < WARM_UP:
                 return self._plain(batch)
             self._capture(batch)
         assert self.graph is not None

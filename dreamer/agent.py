@@ -132,7 +132,8 @@ class Agent(nn.Module):
         with self.autocast():
             embeds = self.world_model.embed(obs).unsqueeze(1)
             state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
-            return Carry(state, self.actor_critic.policy(mode == "sample")(core.features(state)))
+            action = self.actor_critic.policy(mode == "sample")(core.features(state))
+        return Carry(state.map(Tensor.float), action)
 
     def act(
         self, obs: Any, is_first: Any = False, state: Carry | None = None, mode: ActionMode = "sample"

@@ -19,12 +19,11 @@ import tyro
 
 from dreamer.command_line import option_of, parse, words_of
 from dreamer.errors import UserError
-from dreamer.redaction import redact, redact_command
+from dreamer.redaction import redact_command, tell
 
 if TYPE_CHECKING:
     import envs
     from dreamer.arguments import EvaluateArguments, TrainArguments
-    from dreamer.config import Config
     from dreamer.train import Result
 
 REQUEUE = os.EX_TEMPFAIL
@@ -48,6 +47,7 @@ def train_arguments(argv: Sequence[str]) -> TrainArguments:
 def train_command(argv: Sequence[str]) -> int:
     """`dreamer train`."""
     from dreamer import launch
+    from dreamer.trust import agreement
 
     args = train_arguments(argv)
     try:
@@ -68,9 +68,9 @@ def train_command(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     if result.status == "interrupted":
-        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{_agreement(args.config)}")
+        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{agreement(args.config)}")
         return REQUEUE if result.stopped_by == signal.SIGTERM else 130
-    _print_result(result, _agreement(args.config))
+    _print_result(result, agreement(args.config))
     return 0
 
 
@@ -78,11 +78,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
     """`dreamer evaluate`."""
     from dreamer import launch
     from dreamer.arguments import EvaluateArguments
+    from dreamer.config import SEEDS
     from dreamer.evaluate import Evaluator, film
 
     args = parse(EvaluateArguments, "dreamer evaluate", argv)
     if args.episodes < 1:
         raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
+    if not 0 <= args.seed < SEEDS:
+        raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
     agent = launch.load(args.run, args.device)
     factory = _evaluation_factory(args)
     evaluator = Evaluator(factory, args.episodes, args.seed)
@@ -99,7 +102,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(report))
     if args.film is not None:
-        print(f"film: {film(agent, factory, args.film, args.seed)}", file=sys.stderr)
+        tell(f"film: {film(agent, factory, args.film, args.seed)}")
     return 0
 
 
@@ -210,7 +213,7 @@ def ablate_command(argv: Sequence[str]) -> int:
     folder = option_of(argv, "--folder")
     if folder is not None and option_of(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
         base = arguments_of(Path(folder))
-        check_imports(base.config, words_of(argv, "--env-import"), Path(folder))
+        check_imports(base.config, words_of(argv, "--env-import"), Path(folder), base.tasks)
     else:
         base = AblateArguments(compose(option_of(argv, "--preset") or "quick", option_of(argv, "--size")))
     try:
@@ -276,14 +279,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0 if argv else 2
     if redact_command(shlex.join(argv)) != shlex.join(argv):
-        print("dreamer: a word of this command looks like a secret; leave it in the environment", file=sys.stderr)
+        tell("dreamer: a word of this command looks like a secret; leave it in the environment")
         return 2
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}")
         return COMMANDS[argv[0]][0](argv[1:])
     except UserError as error:
-        print(f"dreamer: {redact(str(error))}", file=sys.stderr)
+        tell(f"dreamer: {error}")
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -298,17 +301,11 @@ def _usage() -> str:
     )
 
 
-def _agreement(config: Config) -> str:
-    """What a command on a run of this configuration must add, because it imports modules of the user's."""
-    from dreamer.trust import modules_of
+def _print_result(result: Result, agreed: str) -> None:
+    from dreamer.evaluate import evaluation_films
 
-    modules = modules_of(config)
-    return f" --env-import {shlex.join(modules)}" if modules else ""
-
-
-def _print_result(result: Result, agreement: str) -> None:
     values, path = result.evaluation, result.path
-    films = sorted((path / "videos").glob("*.mp4"))
+    films = evaluation_films(path)
     print(
         f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
         f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "
@@ -319,10 +316,10 @@ def _print_result(result: Result, agreement: str) -> None:
     if films:
         print(f"film        {films[-1]}")
     quoted = shlex.quote(str(path))
-    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{agreement}")
-    print(f"            dreamer imagine {quoted}{agreement}")
+    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{agreed}")
+    print(f"            dreamer imagine {quoted}{agreed}")
     print(f"            dreamer report {quoted}")
-    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreement}")
+    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreed}")
 
 
 def _last_step(path: Path) -> int:

@@ -167,9 +167,23 @@ class Collector:
             for i in np.flatnonzero(strayed):
                 self.episodes[i] += 1
                 self.actions[i] = []
+        if lost.any():
+            self._open(lost, found)
         self._row = _choose(lost, self._first_row(found), saved)
         self.returns[lost], self.lengths[lost] = 0.0, 0
         return [self.indices[i] for i in np.flatnonzero(lost)]
+
+    def _open(self, lost: np.ndarray, obs: dict[str, np.ndarray]) -> None:
+        """Start the episodes of the environments that are `lost` and put their first rows into `obs`.
+
+        Raises `UserError` where one fails again.
+        """
+        answers = envs.restart_vector(self.vector, {self.indices[i]: self.episodes[i] for i in np.flatnonzero(lost)})
+        for place, (first, failure) in answers.items():
+            if failure:
+                raise UserError(f"environment {self.indices[place]} cannot go on: {_first_line(failure)}")
+            for key, value in first.items():
+                obs[key][place] = value
 
     def _restep(self, saved: Row) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Bring the environments to the ends of `actions`; returns what they show, and which show the saved row."""

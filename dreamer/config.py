@@ -32,6 +32,8 @@ PresetName = Literal[
     "dmc_vision_2024",
     "debug",
 ]
+SEEDS = 2**63
+"""Seeds are smaller than this."""
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -56,7 +58,7 @@ class EnvironmentConfig:
     begin, and the others still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
     obs: Annotated[Literal["state", "pixels", "both"], tyro.conf.arg(aliases=("--obs",))] = "state"
     """What the agent sees: the environment's own observations, the frame that it draws, or both."""
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] = (64, 64)
     """Height and width of observed images, multiples of 16; others are resized."""
     camera: int | None = None
     """Camera that draws dmc tasks, -1 for the free one; None takes the task's own."""
@@ -107,7 +109,8 @@ class LoopConfig:
     keep_checkpoints: Annotated[int, Ge(1)] = 2
     """Newest checkpoints kept."""
     compile: Annotated[Literal["auto", "on", "off"], tyro.conf.arg(aliases=("--compile",))] = "auto"
-    """Compile the steps of the loops over time with torch.compile; auto does for runs of 10,000 updates and more."""
+    """Compile the steps of the loops over time with torch.compile; auto does for runs of 10,000 updates and
+    more, on a CPU where there is a C++ compiler."""
     film: Literal["never", "end", "every"] = "end"
     """Film an evaluation episode: never, at the end of the run, or at every evaluation."""
     imagine_every: Annotated[int, Ge(0)] = 50_000
@@ -122,10 +125,10 @@ class Config:
     task: str = "dmc:cartpole_balance"
     """What to learn: dmc:<domain>_<task>, gym:<registered id> or toy:<name>; `dreamer tasks` lists them."""
     preset: PresetName = "quick"
-    """Named settings the rest are diffs to."""
+    """Named settings; every other option changes one of them."""
     size: SizeName = "1m"
     """Model size; the preset has its own default."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(SEEDS)] = 0
     """Seed of networks, replay, policy and environments."""
     steps: Annotated[int, Ge(1)] = 100_000
     """Environment steps to train for (rows collected x action repeat)."""
@@ -183,10 +186,11 @@ def override(config: Any, changes: dict[str, Any]) -> Any:
 def validated(config: Config) -> Config:
     """The same configuration if every value is of its type and within its range; raises `UserError` otherwise."""
     config = _parse(lambda adapter: adapter.validate_python(dataclasses.asdict(config)))
-    starts = config.replay.capacity - config.env.num_envs * config.loop.batch_length
+    streams = config.env.num_envs
+    starts = streams * max(config.replay.capacity // streams - config.loop.batch_length, 0)
     if starts < config.loop.learning_starts:
         raise UserError(
-            f"--replay.capacity {config.replay.capacity} leaves room for {max(starts, 0)} sequences, "
+            f"--replay.capacity {config.replay.capacity} leaves room for {starts} sequences, "
             f"but learning begins at --loop.learning-starts {config.loop.learning_starts}"
         )
     return config

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
 import envs
 from dreamer.agent import ActionMode, Agent
 from dreamer.errors import UserError
 from dreamer.heldout import HeldOut
+from dreamer.randomness import own_randomness
+from dreamer.redaction import tell
+from envs.guarded import Guarded
 from envs.rendering import select_backend
 
 LIMIT = 50_000
@@ -70,7 +72,7 @@ class Evaluator:
         try:
             return self._once(agent, mode, stop)
         except AllFailed as error:  # perhaps by what they share, as what draws their frames; it is made anew with them
-            print(f"{error}; trying once more", file=sys.stderr)
+            tell(f"{error}; trying once more")
             return self._once(agent, mode, stop)
 
     def _once(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
@@ -106,12 +108,12 @@ class Evaluator:
     def _tell(self, cut: int, failed: dict[int, str]) -> None:
         of = f"of {len(self.indices)} evaluation episodes"
         if cut:
-            print(f"{cut} {of} had not ended after {self.limit} steps and were cut there", file=sys.stderr)
+            tell(f"{cut} {of} had not ended after {self.limit} steps and were cut there")
         if failed:
             reason = next(iter(failed.values())).partition("\n")[0]
             if len(failed) == len(self.indices):
                 raise AllFailed(f"every evaluation environment failed: {reason}")
-            print(f"{len(failed)} {of} failed and do not count: {reason}", file=sys.stderr)
+            tell(f"{len(failed)} {of} failed and do not count: {reason}")
 
     def close(self) -> None:
         """Close the environments."""
@@ -133,27 +135,38 @@ def summarize(sampled: Evaluation, mode: Evaluation) -> dict[str, float]:
     }
 
 
-def film(agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: float = 40.0) -> Path:
+def film(
+    agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: float = 40.0, timeout: float = 0.0
+) -> Path:
     """Write an MP4 of one evaluation episode with sampled actions, at real speed and 25 frames per second.
 
-    Raises `UserError` when the environment cannot be rendered on this machine, or `path` cannot be written.
+    Raises `UserError` when the environment fails (`timeout` as of `Evaluator`), when it cannot be rendered on this
+    machine, or `path` cannot be written.
     """
     select_backend()  # Gymnasium's own MuJoCo environments have to be told what draws here
-    with closing(make_env(EVAL_INDEX)) as env, own_randomness(agent.device, seed):
+    with closing(Guarded(partial(make_env, EVAL_INDEX), timeout)) as env, own_randomness(agent.device, seed):
         fps = float(env.metadata.get("render_fps") or 30)
         every = max(1, round(fps / FILM_FPS))
         frames: list[np.ndarray] = []
-        obs, _ = env.reset()
+        obs, info = env.reset()
         carry, done, step = None, False, 0
         while not done and len(frames) < max_seconds * FILM_FPS:
+            if "failure" in info:
+                raise UserError(f"the environment failed: {info['failure'].partition(chr(10))[0]}")
             if step % every == 0:
                 frames.append(_frame(env))
             action, carry = agent.act(obs, carry is None, carry)
-            obs, _, terminated, truncated, _ = env.step(action)
+            obs, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
             step += 1
     write_mp4(path, frames, fps / every)
     return path
+
+
+def evaluation_films(run: Path) -> list[Path]:
+    """The films of a run's evaluations, oldest first; one that is being written is none."""
+    paths = (run / "videos").glob("eval_*.mp4")
+    return sorted(path for path in paths if path.stem.removeprefix("eval_").isdecimal())
 
 
 def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6) -> None:
@@ -171,6 +184,8 @@ def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6
             imageio.v2.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=quality, macro_block_size=2)  # type: ignore[arg-type]
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write the film {path}: {error.strerror or 'ffmpeg failed'}") from error
 
 
@@ -179,19 +194,3 @@ def _frame(env: gymnasium.Env) -> np.ndarray:
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise UserError("the environment renders no RGB frames (render_mode 'rgb_array'), so it cannot be filmed")
     return frame
-
-
-class own_randomness:
-    """Run with a given torch seed and put the caller's random state back afterwards."""
-
-    def __init__(self, device: torch.device, seed: int):
-        devices = [device] if device.type == "cuda" else []
-        self._fork = torch.random.fork_rng(devices=devices)
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.checkpoint import snapshot, write_atomically
 from dreamer.errors import UserError
+from dreamer.redaction import tell
 
 KEPT_BATCHES = 3
 
@@ -52,7 +52,7 @@ class Guard:
         if self.in_a_row == 1:
             path = self.keep(agent, batch, updates, rng)
             where = f"; see `dreamer debug-batch {path}`" if path else ""
-            print(f"update {updates} is skipped: the loss or a gradient is not finite{where}", file=sys.stderr)
+            tell(f"update {updates} is skipped: the loss or a gradient is not finite{where}")
         return self.in_a_row >= self.config.skips
 
     def keep(self, agent: Agent, batch: Batch, updates: int, rng: torch.Tensor) -> Path | None:
@@ -70,7 +70,7 @@ class Guard:
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, buffer.getbuffer())
         except OSError as error:  # the run matters more
-            print(f"cannot keep the batch at {path}: {error.strerror}", file=sys.stderr)
+            tell(f"cannot keep the batch at {path}: {error.strerror}")
             return None
         return path
 
@@ -87,7 +87,7 @@ class Guard:
             )
         self.went_back = step, times
         count = f"{times} of {self.config.rollbacks}"
-        print(f"{reason}: going back to the checkpoint of step {step} ({count})", file=sys.stderr)
+        tell(f"{reason}: going back to the checkpoint of step {step} ({count})")
         return times
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from dreamer.agent import Agent, Carry
+from dreamer.randomness import own_randomness
 from dreamer.world_model.objectives.reconstruction import Reconstruction
 
 EVERY = 5
@@ -44,7 +44,7 @@ class HeldOut:
         for i in np.flatnonzero(running):
             self._values[i].append((step, float(values[i])))
         core = self._agent.world_model.core
-        with self._own_randomness():
+        with own_randomness(self._agent.device):
             predicted = core.imagine_step(carry.state, carry.action)
         self._predicted = core.decoder_input(predicted, core.features(predicted))
 
@@ -69,7 +69,7 @@ class HeldOut:
             self._rewards[i].append(float(rewards[i]))
         ended = running & (terminated | truncated)
         if ended.any():
-            with self._own_randomness():
+            with own_randomness(self._agent.device):
                 _, carry = self._agent.act(obs, False, carry)
             after = np.where(terminated, 0.0, self._value(carry))
             for i in np.flatnonzero(ended):
@@ -109,7 +109,3 @@ class HeldOut:
     def _value(self, carry: Carry) -> Float[np.ndarray, " env"]:
         critic = self._agent.actor_critic.critic
         return critic.mean(critic(self._agent.world_model.core.features(carry.state))).cpu().numpy()
-
-    def _own_randomness(self) -> AbstractContextManager[None]:
-        device = self._agent.device
-        return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from dreamer.errors import UserError
 from dreamer.forecast import forecast, require_room
 from dreamer.matching import Spec, match_params, parameter_table, reference
 from dreamer.memory import require_memory
+from dreamer.redaction import tell
 from dreamer.run import RunFolder
 from dreamer.session import layout_of
 from dreamer.spaces import spec_of
@@ -66,18 +66,19 @@ def train(
     spec = spec_of_factory(factory)
     if match:
         matched = match_params(config, spec)
-        print(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec), file=sys.stderr)
+        tell(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec))
         config = matched
     agent = dry_run(spec, config)
     place = Path(run_dir) if run_dir is not None else run.default_path(config)
     require_memory(agent, device)
     require_room(forecast(config, layout_of(agent)), place)
     weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
-    folder = run.create(place, config, device)
+    origin: dict[str, Any] = {}
     if start_from is not None:
-        folder.info["start_from"] = {"path": str(Path(start_from).resolve()), "load": load}
+        origin["start_from"] = {"path": str(Path(start_from).resolve()), "load": load}
     if make_env is not None:
-        folder.info["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
+        origin["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
+    folder = run.create(place, config, device, origin)
     with folder.locked():
         folder.info["parallel"] = choose_parallel(config, factory)
         return _run(folder, factory, None, weights)
@@ -110,7 +111,7 @@ def resume(
             return _run(folder, factory, None, weights)
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
-            print(line, file=sys.stderr)
+            tell(line)
         with understood(folder.checkpoints):
             check_counters(state, step)
         folder.info.setdefault("resumed", []).append(run.command_line())
@@ -174,7 +175,7 @@ def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:
     processes = min(envs.cores(), torch.get_num_threads())
     pace = envs.measure_pace(factory, config.env.num_envs, processes, config.env.timeout)
     if config.tracking.console and processes > 1:
-        print(pace, file=sys.stderr)
+        tell(str(pace))
     seconds = {"step": pace.step, "in_turn": pace.in_turn, "in_parallel": pace.in_parallel}
     return {"on": pace.parallel, "processes": pace.processes, "seconds": seconds}
 
@@ -216,7 +217,7 @@ def _run(
         expected = forecast(folder.config, trainer.replay.layout)
         folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
         if folder.config.tracking.console:
-            print(expected, file=sys.stderr)
+            tell(str(expected))
         folder.save()
         config = dataclasses.asdict(folder.config)
         tracker = open_tracker(folder.config.tracking, folder.path, folder.info, config, folder.config.steps, offset)
@@ -241,7 +242,7 @@ def _graceful_stop(trainer: Trainer) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping", file=sys.stderr)
+        tell(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
         trainer.stop_signal = number
 
     try:

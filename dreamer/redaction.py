@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 HIDDEN = "[secret]"
 NAME = r"(?:api[-_]?key|access[-_]?key|private[-_]?key|token|secret|passw(?:or)?d|credentials?)"
@@ -28,6 +29,11 @@ def redact(text: str) -> str:
         if len(value) >= SHORTEST and SECRET_NAME.search(name):
             text = text.replace(value, HIDDEN)
     return SHAPES.sub(HIDDEN, text)
+
+
+def tell(message: str) -> None:
+    """Print a line for the person at the keyboard, without secrets that it may quote."""
+    print(redact(message), file=sys.stderr)
 
 
 def redact_command(command: str) -> str:

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -69,7 +69,8 @@ class RunFolder:
     @property
     def never_began(self) -> bool:
         """Whether the run died before its first checkpoint and record, so that it can begin again."""
-        return not any(self.checkpoints.glob("step_*")) and not (self.metrics.exists() and self.metrics.stat().st_size)
+        recorded = self.metrics.exists() and self.metrics.stat().st_size
+        return not recorded and not any(self.checkpoints.glob("step_*.ckpt"))
 
     def save(self) -> None:
         """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
@@ -93,8 +94,10 @@ class RunFolder:
             yield
 
 
-def create(path: Path, config: Config, device: str) -> RunFolder:
+def create(path: Path, config: Config, device: str, origin: Mapping[str, Any] | None = None) -> RunFolder:
     """Make a new run folder; raises `UserError` when it exists with content or cannot be written.
+
+    `origin` says in run.json, from the first moment on, what the run cannot begin again without.
 
     A configuration that holds a secret is refused, too, since it would be written, shown and sent to trackers.
     """
@@ -110,6 +113,7 @@ def create(path: Path, config: Config, device: str) -> RunFolder:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "versions": {name: package_version(name) for name in VERSIONED},
+        **(origin or {}),
     }
     run = RunFolder(path, config, info)
     with run.locked():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,9 @@ from dreamer.forecast import rows_between_checkpoints
 from dreamer.guard import Guard, NotFinite, all_finite
 from dreamer.machine import keep_freed_memory
 from dreamer.meters import Clock, Meter
+from dreamer.randomness import random_states, set_random_states
 from dreamer.ratio import ReplayRatio
+from dreamer.redaction import redact, tell
 from dreamer.replay import Replay, RowLayout, Windows
 from dreamer.run import RunFolder
 from dreamer.spaces import spec_of
@@ -143,8 +144,7 @@ class Session:
                 "agent": self.agent.learner_state(),
                 "collector": self.collector.state_dict(),
                 "replay": self.replay.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if self.agent.device.type == "cuda" else None,
+                "rng": random_states(self.agent.device),
             }
             self.writer.begin(self.step, checkpoint.snapshot(state), self._sync)
             self._uncommitted = True
@@ -198,13 +198,8 @@ class Session:
         self.replay.load_state_dict(state["replay"])
         lost = self.collector.load_state_dict(state["collector"])
         if lost:
-            print(
-                f"environments {lost} did not replay their open episode identically; they start a new one",
-                file=sys.stderr,
-            )
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.agent.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+            tell(f"environments {lost} did not replay their open episode identically; they start a new one")
+        set_random_states(state["rng"], self.agent.device)
         self.clock.resume(state["elapsed"])
         self.clock.start(self.step, self.updates)
         return state["metrics_offset"]
@@ -215,11 +210,11 @@ class Session:
             self.env_failures += 1
             reason = text.partition("\n")[0]
             log = self.folder.faults / "environments.log"
-            print(f"environment {index} failed: {reason} (see {log})", file=sys.stderr)
+            tell(f"environment {index} failed: {reason} (see {log})")
             with contextlib.suppress(OSError):  # a full disk has been told, or will be
                 self.folder.faults.mkdir(exist_ok=True)
                 with open(log, "a") as file:
-                    file.write(f"step {self.step}, environment {index}: {text}\n")
+                    file.write(redact(f"step {self.step}, environment {index}: {text}\n"))
         self.collector.told = []
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ import torch
 from dreamer.evaluate import Stopped, film, summarize
 from dreamer.guard import NotFinite
 from dreamer.meters import peak_rss_mb
+from dreamer.redaction import tell
 from dreamer.session import Learned, Session
 
 
@@ -145,9 +145,9 @@ class Trainer(Session):
         """Film an episode; a machine that cannot render gets one line instead."""
         path = self.folder.videos / f"eval_{self.step:09d}.mp4"
         try:
-            film(self.agent, self.make_env, path, self.config.seed)
+            film(self.agent, self.make_env, path, self.config.seed, timeout=self.config.env.timeout)
         except Exception as error:  # a film is never worth a run
-            print(f"no film: {error}", file=sys.stderr)
+            tell(f"no film: {error}")
         else:
             self.tracker.video(self.step, "eval/film", path, fps=25)
 
@@ -165,11 +165,11 @@ class Trainer(Session):
         with self.clock("imagination"):
             try:
                 settings = replace(GLANCE, seed=self.config.seed)
-                seen = study(self.agent, self.make_env, settings)
+                seen = study(self.agent, self.make_env, settings, self.config.env.timeout)
                 media = folder.write(seen, folder.folder_of(self.folder.path, self.step))
                 self.tracker.log(self.step, metrics(seen))
             except Exception as error:  # a picture is never worth a run
-                print(f"no imagination: {error}", file=sys.stderr)
+                tell(f"no imagination: {error}")
                 return
         for name, path in media.items():
             if path.suffix == ".mp4":

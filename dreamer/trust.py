@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,32 @@ from typing import Any
 from dreamer.config import Config
 from dreamer.errors import UserError
 
-LOOKED_INTO = ("checkpoints", "replay", "videos", "faults", "tensorboard", "wandb")
+OF_A_RUN = ("checkpoints", "replay", "videos", "faults", "tensorboard", "wandb", "imagination", "imagination/*")
+"""Folders in which a run keeps its files."""
+OF_AN_ABLATION = ("*", "*/*")
+"""Folders in which an ablation keeps its runs, logs and figures."""
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, folders: Iterable[str] = OF_A_RUN) -> None:
     """Refuse what would lead out of the folder, or never end, when it is read or written.
 
-    Raises `UserError` for a link to a place outside of the folder, and for what is neither a file nor a folder.
+    `folders` are patterns of the folders in it that are looked into, too. Raises `UserError` for a link to a place
+    outside of the folder, and for what is neither a file nor a folder.
     """
+    check_entries(path, _entries(path))
+    for pattern in folders:
+        for folder in path.glob(pattern):
+            check_entries(path, _entries(folder))
+
+
+def check_entries(path: Path, entries: Iterable[Path]) -> None:
+    """Refuse such files and folders among `entries` of the folder `path`."""
     inside = path.resolve()
-    entries = [*_entries(path), *(entry for name in LOOKED_INTO for entry in _entries(path / name))]
     for entry in entries:
         try:
             target = entry.resolve()
             if entry.is_symlink() and not target.is_relative_to(inside):
-                raise UserError(f"{entry} is a link to {target}; a run folder must hold what is its own")
+                raise UserError(f"{entry} is a link to {target}; {path} must hold what is its own")
             mode = entry.stat().st_mode if entry.exists() else stat.S_IFREG
         except (OSError, RuntimeError) as error:  # a link to itself
             raise UserError(f"{entry} cannot be read: {error}") from None
@@ -34,22 +46,29 @@ def check_folder(path: Path) -> None:
             raise UserError(f"{entry} is neither a file nor a folder")
 
 
-def check_imports(config: Config, named: Collection[str], path: Path) -> None:
+def check_imports(config: Config, named: Collection[str], path: Path, tasks: Sequence[str] = ()) -> None:
     """Refuse to import, and so to run, what only a run folder names; `named` are the modules that the user names.
 
-    Modules that this process has already imported run no code any more. Raises `UserError` that says how to agree.
+    `tasks` take the place of the configuration's own. Modules that this process has already imported run no code any
+    more. Raises `UserError` that says how to agree.
     """
-    foreign = [module for module in modules_of(config) if module not in named and module not in sys.modules]
+    foreign = [name for name in modules_of(config, tasks) if name not in named and name not in sys.modules]
     if foreign:
         names = " ".join(foreign)
         raise UserError(f"{path} imports {names}, which runs its code; if you trust it, add --env-import {names}")
 
 
-def modules_of(config: Config) -> list[str]:
-    """Modules that are imported to make the environments of a configuration."""
-    family, _, name = config.task.partition(":")
-    of_task = name.rpartition(":")[0] if family == "gym" else ""
-    return [module for module in (*config.env.imports, of_task) if module]
+def modules_of(config: Config, tasks: Sequence[str] = ()) -> list[str]:
+    """Modules that are imported to make the environments of a configuration, or of other tasks than its own."""
+    names = [task.removeprefix("gym:") for task in tasks or (config.task,) if task.startswith("gym:")]
+    modules = (*config.env.imports, *(name.rpartition(":")[0] for name in names))
+    return list(dict.fromkeys(module for module in modules if module))
+
+
+def agreement(config: Config, tasks: Sequence[str] = ()) -> str:
+    """What a command on a folder of this configuration must add, because it imports modules of the user's."""
+    modules = modules_of(config, tasks)
+    return f" --env-import {shlex.join(modules)}" if modules else ""
 
 
 def check_counters(state: Mapping[str, Any], step: int) -> None:

@@ -27,6 +27,7 @@ class Guarded(gymnasium.Wrapper):
     A failure is an exception (UserError is none: it is raised as it is), an observation that does not fit its space
     or holds a number that is not finite, such a reward, or no answer within `timeout` seconds (0 waits for ever; only
     in a main thread, and not while the environment is inside code that never returns to Python).
+    The environment's own info is dropped: nothing here reads it, and what it holds need not fit those of others.
     """
 
     def __init__(self, make_env: Callable[[], gymnasium.Env], timeout: float = 0.0) -> None:
@@ -44,17 +45,17 @@ class Guarded(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         with self._catching:
             self._mend()
-            obs, info = self.env.reset(seed=seed, options=options)
+            obs, _ = self.env.reset(seed=seed, options=options)
             self._check(obs, 0.0)
-            return obs, info
+            return obs, {}
         return self.blank(), {"failure": self._failure}
 
     def step(self, action: Any) -> Step:
         if not self._failure:
             with self._catching:
-                obs, reward, terminated, truncated, info = self.env.step(action)
+                obs, reward, terminated, truncated, _ = self.env.step(action)
                 self._check(obs, float(reward))
-                return obs, float(reward), terminated, truncated, info
+                return obs, float(reward), terminated, truncated, {}
         return self.blank(), 0.0, False, False, {"failure": self._failure}
 
     def restore(self, plans: Mapping[int, Plan]) -> Restored:
@@ -95,13 +96,19 @@ class Guarded(gymnasium.Wrapper):
 
     def _check(self, obs: Mapping[str, np.ndarray], reward: float) -> None:
         for key, space in self._spaces.items():
-            if obs[key].shape != space.shape:
-                raise ValueError(f"observation '{key}' has {obs[key].shape} numbers where its space has {space.shape}")
-            # A sum costs a fraction of a look at every number.
-            if space.dtype.kind == "f" and not math.isfinite(np.add.reduce(obs[key], None)):
+            numbers = obs[key]
+            if numbers.shape != space.shape:
+                raise ValueError(f"observation '{key}' has {numbers.shape} numbers where its space has {space.shape}")
+            # A sum costs a fraction of a look at every number, but may overflow where all of them are finite.
+            if space.dtype.kind == "f" and not (math.isfinite(_sum(numbers)) or np.isfinite(numbers).all()):
                 raise ValueError(f"observation '{key}' holds a number that is not finite")
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}")
+
+
+def _sum(numbers: np.ndarray) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.add.reduce(numbers, None))
 
 
 class _Catching:

@@ -329,7 +329,8 @@ def _how_it_died(code: int | None) -> str:
 
 def _work(makers: Mapping[int, MakeEnv], pipe: Connection) -> None:
     """The life of a process: answer the calls to its environments in turn, until told to end or left alone."""
-    # Ctrl-C reaches every process of a terminal, but what becomes of these is for the parent to decide.
+    # A signal to all processes of a terminal or a job reaches the parent alone, which decides what becomes of these.
+    os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     built: dict[int, gymnasium.Env] = {}
     with contextlib.suppress(EOFError, ConnectionError):

@@ -10,7 +10,7 @@ import pytest
 from running import ROOT, tiny_flags
 
 DOCUMENT = (ROOT / "docs" / "adding_a_core.md").read_text()
-TARGETS = ["dreamer/dynamics/__init__.py"] * 6 + ["tests/test_cores.py"]
+TARGETS = ["dreamer/dynamics/__init__.py"] * 6 + ["dreamer/presets.py", "tests/test_cores.py"]
 
 
 def blocks(language):

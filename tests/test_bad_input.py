@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 
 import pytest
 import torch
-from running import tiny_config
+from running import tiny_config, tiny_flags
 from test_cli import everything_below, folder_instead, refused
 
 import dreamer
@@ -123,6 +125,16 @@ def pipe(name):
     return replace
 
 
+def within(name, damage):
+    """The damage is done to a folder of the run."""
+
+    def inside(run):
+        (run / name).mkdir(parents=True, exist_ok=True)
+        damage(run / name)
+
+    return inside
+
+
 def config(**changes):
     def change(run):
         (run / "config.json").write_text(to_json(tiny_config(**{"task": "toy:copy", "steps": 4} | changes)))
@@ -165,13 +177,29 @@ DAMAGES = {
     "metrics a link": (
         link("metrics.jsonl", "../outside"),
         RESUME,
-        r"metrics\.jsonl is a link to .*outside; a run folder",
+        r"metrics\.jsonl is a link to .*outside; run must hold what is its own",
     ),
     "replay a link": (link("replay", ".."), RESUME, r"run/replay is a link to"),
     "stream a link": (link("replay/stream_000.rows", "../../outside"), RESUME, r"stream_000\.rows is a link to"),
     "config.json.tmp a link": (link("config.json.tmp", "../outside"), RESUME, r"config\.json\.tmp is a link to"),
     "lock a link": (link(".lock", "../outside"), RESUME, r"\.lock is a link to"),
     "film a link": (link("videos/eval_000000008.part.mp4", "../../outside"), RESUME, r"part\.mp4 is a link to"),
+    "imagination a link": (link("imagination", ".."), "imagine run", r"run/imagination is a link to"),
+    "a step's imagination a link": (
+        link("imagination/step_000000004", "../.."),
+        "imagine run",
+        r"imagination/step_000000004 is a link to",
+    ),
+    "imagination.json a link": (
+        within("imagination/step_000000004", link("imagination.json", "../../../outside")),
+        "report run",
+        r"step_000000004/imagination\.json is a link to .*outside",
+    ),
+    "imagination.json a pipe": (
+        within("imagination/step_000000004", pipe("imagination.json")),
+        "report run",
+        r"step_000000004/imagination\.json is neither a file nor a folder",
+    ),
     "link to itself": (link("metrics.jsonl", "metrics.jsonl"), RESUME, r"metrics\.jsonl"),
     "names that steer a terminal": (
         text("config.json", json.dumps(json.loads(to_json(tiny_config())) | {"\x1b[2J\n": 1})),
@@ -193,6 +221,11 @@ DAMAGES = {
     "imports, evaluated": (
         config(**{"env.imports": ("evil",)}),
         "evaluate run",
+        r"run imports evil, which runs its code",
+    ),
+    "imports, imagined": (
+        config(**{"env.imports": ("evil",)}),
+        "imagine run",
         r"run imports evil, which runs its code",
     ),
     "task in a module": (config(task="gym:evil:Env-v0"), "evaluate run", r"run imports evil, which runs its code"),
@@ -311,14 +344,63 @@ def test_the_user_may_trust_a_module(small_run, tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["episodes"] == 1
 
 
-def test_an_ablation_of_somebody_else_imports_nothing_either(tmp_path, monkeypatch, capsys):
+def test_the_last_lines_of_a_training_name_its_modules_in_commands_that_take_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_envs.py").touch()
+    run = tmp_path / "run"
+    flags = tiny_flags(task="toy:copy", steps=4)
+    assert dreamer.cli.main(["train", *flags, "--env-import", "my_envs", "--run-dir", str(run)]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" --env-import my_envs")]
+    assert [line.split("dreamer ")[1].split()[0] for line in told] == ["evaluate", "imagine", "train"]
+    for line in told[:2]:
+        sys.modules.pop("my_envs", None)
+        assert dreamer.cli.main(shlex.split(line.partition("dreamer ")[2])) == 0
+        assert "my_envs" in sys.modules
+
+
+def an_ablation(folder, **changes):
+    """A folder as somebody else's ablation may be."""
     from dreamer.experiments.ablate import AblateArguments, _manifest
 
-    folder = tmp_path / "ablation"
     folder.mkdir()
-    args = AblateArguments(tiny_config(**{"env.imports": ("evil",)}), tasks=("toy:copy",), seeds=1)
-    (folder / "ablation.json").write_text(_manifest(args))
+    settings = {"config": tiny_config(), "tasks": ("toy:copy",), "seeds": 1} | changes
+    (folder / "ablation.json").write_text(_manifest(AblateArguments(**settings)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "named", [{"config": tiny_config(**{"env.imports": ("evil",)})}, {"tasks": ("toy:copy", "gym:evil:Env-v0")}]
+)
+def test_an_ablation_of_somebody_else_imports_nothing_either(tmp_path, monkeypatch, capsys, named):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    folder = an_ablation(tmp_path / "ablation", **named)
     assert "imports evil, which runs its code" in refused(capsys, "ablate", "--folder", folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("place", ["failures.json.tmp", "logs", "logs/x.log", "toy_copy", "toy_copy/rssm"])
+def test_an_ablation_of_somebody_else_leads_nowhere(tmp_path, capsys, place):
+    folder = an_ablation(tmp_path / "ablation")
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "outside").mkdir()
+    (folder / place).symlink_to(tmp_path / "outside")
+    assert re.search(rf"{place} is a link to .*outside", refused(capsys, "ablate", "--folder", folder))
+    assert not list((tmp_path / "outside").iterdir())
+
+
+@pytest.mark.parametrize("place", ["failures.json", "report.html.tmp", "figures", "figures/returns.png"])
+def test_a_report_on_the_folder_of_somebody_else_leads_nowhere(small_run, tmp_path, capsys, place):
+    folder = tmp_path / "folder"
+    shutil.copytree(small_run, folder / "run")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "outside").mkdir()
+    (folder / place).symlink_to(tmp_path / "outside")
+    assert re.search(rf"{place} is a link to .*outside", refused(capsys, "report", folder))
+    (folder / place).unlink()
+    (folder / "elsewhere").symlink_to(tmp_path / "outside")  # nothing that a report opens
+    assert dreamer.cli.main(["report", str(folder)]) == 0
 
 
 def test_the_corpus_is_large():

@@ -195,6 +195,22 @@ def test_an_environment_that_ends_before_its_actions_do_starts_a_new_episode():
     assert again.arrived.is_last.all()
 
 
+class Broken(Counting):
+    """Cannot begin an episode any more."""
+
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("no power")
+
+
+def test_an_environment_that_cannot_begin_again_is_one_line():
+    collector = make_collector(lambda index: envs.prepare(Counting(), seed=0, index=index), num_envs=1)
+    collector.reset()
+    collect(collector, 5)
+    again = make_collector(lambda index: envs.prepare(Broken(), seed=0, index=index), num_envs=1)
+    with pytest.raises(envs.UserError, match="^environment 0 cannot go on: RuntimeError: no power$"):
+        again.load_state_dict(collector.state_dict())
+
+
 def test_a_collector_without_a_row_says_so():
     with pytest.raises(RuntimeError, match="reset"):
         make_collector(steady()).act()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import dreamer
 import envs
 from dreamer.agent import Agent
 from dreamer.errors import UserError
-from dreamer.evaluate import EVAL_INDEX, Evaluation, Evaluator, film, summarize
+from dreamer.evaluate import EVAL_INDEX, Evaluation, Evaluator, evaluation_films, film, summarize
 from dreamer.spaces import spec_of
 from envs.rendering import select_backend
 from envs.toy import Copy, Counting
@@ -147,6 +149,26 @@ def test_a_film_shows_an_episode_at_its_own_speed(tmp_path, repeat, shown, fps):
     assert [round(columns / 3) for columns in white_columns(path)] == shown
     assert imageio.get_reader(path).get_meta_data()["fps"] == fps
     assert [file.name for file in path.parent.iterdir()] == ["one.mp4"]
+
+
+class Stuck(Striped):
+    """Never answers its third step."""
+
+    def step(self, action):
+        time.sleep(60 if self._step == 2 else 0)
+        return super().step(action)
+
+
+def test_an_environment_that_hangs_ends_its_film(tmp_path):
+    with pytest.raises(UserError, match="the environment failed: TimeoutError: no answer within 0.2 seconds"):
+        film(make_agent(make(Stuck)), make(Stuck), tmp_path / "one.mp4", seed=0, timeout=0.2)
+
+
+def test_a_film_that_is_being_written_is_none(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in ("eval_000000030.mp4", "eval_000000040.part.mp4", "eval_best.mp4", "eval_000000010.mp4"):
+        (tmp_path / "videos" / name).touch()
+    assert [path.name for path in evaluation_films(tmp_path)] == ["eval_000000010.mp4", "eval_000000030.mp4"]
 
 
 def test_a_film_is_no_longer_than_asked(tmp_path):

@@ -54,6 +54,16 @@ def with_value(agent, value):
     return agent
 
 
+@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+def test_an_agent_that_computes_in_bfloat16_is_evaluated_in_full_precision(core):
+    changes = {"agent.precision": "bfloat16", "agent.dynamics.core": core}
+    evaluation, agent = evaluate(lambda: Wage(False), changes=changes)
+    assert np.isfinite(evaluation.held_out["eval/model_error"]) and np.isfinite(evaluation.held_out["eval/value_bias"])
+    obs, _ = envs.prepare(Wage(False), seed=0, index=0).reset()
+    _, carry = agent.act(obs, True)
+    assert {value.dtype for value in vars(carry.state).values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("bias", [-30.0, 0.0, 12.5])
 def test_a_constant_bias_is_measured_exactly_though_time_limits_hide_part_of_it(bias):
     """A wage of 2 for ever is worth 2 / (1 - discount)."""

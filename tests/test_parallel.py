@@ -247,3 +247,9 @@ def test_answers_are_not_mixed_up_after_an_interruption():
     with pytest.raises(RuntimeError, match="an earlier call was interrupted"):
         vector.step(actions_of(0, 2))
     vector.close()
+
+
+def test_a_signal_to_the_processes_of_a_job_leaves_environments_alone():
+    vector = made(sleepy, num_envs=2)
+    assert all(os.getpgid(process.pid) == process.pid != os.getpgid(0) for process in vector.processes)
+    vector.close()

@@ -22,7 +22,7 @@ from running import PIXELS, ROOT, assert_same_run, dreamer_command, newest, time
 from tiny import unchecked
 
 import dreamer
-from dreamer import checkpoint, run
+from dreamer import checkpoint, launch, run
 from dreamer.cli import main
 from dreamer.launch import make_factory
 from dreamer.tracking import read
@@ -386,6 +386,24 @@ def test_a_half_written_checkpoint_is_ignored(copied):
     assert newest(copied)["step"] == 162
 
 
+def test_a_run_killed_while_it_wrote_its_first_checkpoint_begins_again(tmp_path, monkeypatch):
+    killed = KeyboardInterrupt()
+
+    def die(path, *parts):
+        if path.name == "step_000000000000.ckpt":
+            path.with_name(path.name + ".tmp").write_bytes(b"half")
+            raise killed
+        write(path, *parts)
+
+    write, config = checkpoint.write_atomically, tiny_config("toy:copy", **PLAIN | {"steps": 8})
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write_atomically", die)
+        with pytest.raises(KeyboardInterrupt):
+            dreamer.train(config, run_dir=tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000000000000.ckpt.tmp"]
+    assert dreamer.resume(tmp_path / "run").status == "finished"
+
+
 def test_another_process_cannot_train_in_the_same_folder(copied, capsys):
     with open(copied / ".lock", "a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -447,6 +465,24 @@ def test_a_new_run_starts_from_the_weights_it_is_given(finished, tmp_path, load)
     for part in ("world_model.core", "actor_critic.actor"):
         assert any(not torch.equal(source[name], fresh[name]) for name in source if name.startswith(part))
     assert newest(tmp_path / "run")["updates"] == 0
+
+
+def test_what_a_run_began_from_is_kept_from_its_first_moment_on(finished, tmp_path, monkeypatch):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    config = tiny_config("toy:copy", seed=5, **PLAIN | {"steps": 4})
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "choose_parallel", die)
+        with pytest.raises(KeyboardInterrupt):
+            dreamer.train(config, run_dir=tmp_path / "a", start_from=finished)
+        with pytest.raises(KeyboardInterrupt):
+            dreamer.train(tiny_config("mine", steps=4), run_dir=tmp_path / "b", make_env=Counting)
+    dreamer.resume(tmp_path / "a")
+    source, new = modules(finished), modules(tmp_path / "a")
+    assert all(torch.equal(new[name], source[name]) for name in source)
+    with pytest.raises(dreamer.UserError, match="was trained with make_env=Counting; use dreamer.resume"):
+        dreamer.resume(tmp_path / "b")
 
 
 def test_weights_that_do_not_fit_are_told_before_anything_is_made(finished, tmp_path, capsys):

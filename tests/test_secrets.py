@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import pytest
+from faulty import Faulty
 from running import dreamer_command, tiny_config, tiny_flags
 
 import dreamer
@@ -104,3 +106,19 @@ def test_a_run_leaves_and_prints_no_secret(tmp_path):
     for secret in (*secrets.values(), TOKENS[1]):
         assert not [file for file, content in written.items() if secret.encode() in content]
         assert secret.encode() not in printed
+
+
+def no_answer(answer):
+    raise RuntimeError(f"no robot answers to {KEY}")
+
+
+def test_what_an_environment_says_when_it_fails_is_kept_without_secrets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROBOT_TOKEN", KEY)
+    flags = {"env.restarts": 100, "loop.eval_every": 10**6}
+    path = dreamer.train(
+        tiny_config("robot", steps=60, **flags), run_dir=tmp_path / "run", make_env=partial(Faulty, no_answer)
+    ).path
+    kept = (path / "faults" / "environments.log").read_text()
+    told = capsys.readouterr().err
+    assert f"no robot answers to {HIDDEN}" in kept and f"no robot answers to {HIDDEN}" in told
+    assert KEY not in kept and KEY not in told

@@ -51,8 +51,9 @@ def test_definitions_are_complete_sentences_without_duplicates():
 def test_describe_knows_names_and_families():
     assert describe("model/kl_dyn").unit == "nats"
     assert describe("loss/dyn").description != describe("loss/overshooting").description
-    assert describe("reconstruction/joint_angles").name == "reconstruction/joint_angles"
-    for unknown in ("train/retrun", "loss/", "reconstruction/a b", "train", "loss/<name>", "reconstruction/x\n"):
+    for key in ("joint_angles", "joint pos", "goal:x", "température"):
+        assert describe(f"reconstruction/{key}").name == f"reconstruction/{key}"
+    for unknown in ("train/retrun", "loss/", "reconstruction/a\tb", "train", "reconstruction/x\n"):
         with pytest.raises(KeyError):
             describe(unknown)
 

@@ -342,3 +342,36 @@ def test_closing_in_the_middle_of_a_step_does_not_wait_for_it(capfd):
     assert time.monotonic() - started < 30
     assert not any(process.is_alive() for process in vector.processes)
     assert capfd.readouterr().err == ""
+
+
+class Talkative(Counting):
+    """Tells contacts, of which there are more at every step and in every environment."""
+
+    def step(self, action):
+        *answer, _ = super().step(action)
+        return *answer, {"contacts": np.zeros((self._step + self._index, 3))}
+
+    def __init__(self, index):
+        super().__init__()
+        self._index = index
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_what_environments_tell_besides_need_not_fit_together(parallel):
+    make_env = lambda index: envs.prepare(Talkative(index), seed=0, index=index)  # noqa: E731
+    vector = envs.make_vector(make_env, [0, 1], parallel=parallel)
+    vector.reset()
+    assert vector.step(np.zeros((2, 2), np.float32))[4] == {}
+    vector.close()
+
+
+def test_numbers_whose_sum_is_too_large_are_finite():
+    sentinel = np.finfo(np.float32).max
+    vector = envs.make_vector(
+        lambda index: envs.prepare(Wrong(spoiled("action", [sentinel, sentinel])), seed=0, index=index), [0]
+    )
+    vector.reset()
+    for _ in range(2):
+        obs, *_, info = vector.step(np.zeros((1, 2), np.float32))
+        assert not envs.failures(info)
+    assert (obs["action"] == sentinel).all()

@@ -27,6 +27,7 @@ from dreamer.experiments.grid import Cell
 from dreamer.experiments.jobs import Job, do_all
 from dreamer.experiments.progress import Progress
 from dreamer.run import RunFolder
+from dreamer.trust import OF_AN_ABLATION, agreement, check_folder
 
 FORMAT = 2
 MANIFEST = "ablation.json"
@@ -106,7 +107,7 @@ def ablate(args: AblateArguments) -> int:
         raise
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
-    again = f"dreamer ablate --folder {shlex.quote(str(folder))}"
+    again = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
     if not done:
         print(f"stopped; go on with: {again}")
         return 130
@@ -142,6 +143,7 @@ def _check_folder(folder: Path, args: AblateArguments) -> None:
         return
     if MANIFEST not in names:
         raise UserError(f"{folder} already exists and is not an ablation; pick another --folder")
+    check_folder(folder, OF_AN_ABLATION)
     differences = list(_differences(arguments_of(folder), args))
     if differences:
         more = f", and {len(differences) - 4} more differ" if len(differences) > 4 else ""

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from dreamer import launch, run
-from dreamer.config import DeviceName
+from dreamer.config import SEEDS, DeviceName
 from dreamer.errors import UserError
 from dreamer.openloop.study import Signal, Study, StudySettings, study
 
@@ -32,6 +32,8 @@ class ImagineArguments:
     """Where figures, films and numbers go; default RUN/imagination/step_STEP."""
     device: DeviceName = "auto"
     """Where the networks run."""
+    env_import: tuple[str, ...] = ()
+    """Modules that the run imports to register its environments, and that you trust to run here."""
     json: bool = False
     """Print the errors as one JSON object."""
 
@@ -48,8 +50,10 @@ def imagine(args: ImagineArguments) -> str:
             raise UserError(f"--{name}: must be at least 1 (got {getattr(args.settings, name)})")
     if min(args.settings.samples, args.settings.skip, args.settings.seed) < 0:
         raise UserError("--samples, --skip and --seed must be at least 0")
+    if args.settings.seed >= SEEDS:
+        raise UserError(f"--seed: must be less than {SEEDS} (got {args.settings.seed})")
     agent, step = launch.load_with_step(args.run, args.device)
-    factory = launch.make_factory_of(run.open_run(args.run))
+    factory = launch.make_factory_of(run.open_run(args.run), trusted=args.env_import)
     seen = study(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)
     try:

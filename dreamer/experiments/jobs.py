@@ -28,6 +28,7 @@ from dreamer import launch
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError
 from dreamer.experiments.grid import Cell
+from dreamer.redaction import tell
 from dreamer.run import RunFolder
 from dreamer.trust import modules_of
 
@@ -98,7 +99,7 @@ def work(run_dir: Path) -> int:
     except Exception as error:
         traceback.print_exc()
         message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    print(f"dreamer: {message}", file=sys.stderr)
+    tell(f"dreamer: {message}")
     return 2
 
 

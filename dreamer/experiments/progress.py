@@ -11,6 +11,7 @@ from pathlib import Path
 from dreamer.checkpoint import write_atomically
 from dreamer.experiments.grid import Cell
 from dreamer.experiments.jobs import Job
+from dreamer.redaction import redact
 from dreamer.tracking import read
 
 
@@ -34,6 +35,7 @@ class Progress:
     def ended(self, job: Job, error: str) -> None:
         """Tell of a run that ended, with an error or with none."""
         self._left -= 1
+        error = redact(error)
         self.failures.pop(job.cell, None)
         if error:
             self.failures[job.cell] = error

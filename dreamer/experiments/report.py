@@ -16,6 +16,7 @@ from dreamer import run
 from dreamer.checkpoint import write_atomically
 from dreamer.errors import UserError
 from dreamer.redaction import redact_command
+from dreamer.trust import check_entries
 
 if TYPE_CHECKING:  # they load scipy and matplotlib, for which other commands need not wait
     from dreamer.experiments.runs import Failure, Run
@@ -50,6 +51,8 @@ def write_report(folder: Path) -> Path:
     """
     from dreamer.experiments import analysis, document, figures, page, runs, sections, settings, wording
 
+    opened = ("failures.json*", "report.*", "figures", "figures/*")
+    check_entries(folder, (entry for pattern in opened for entry in folder.glob(pattern)))
     found, failures = runs.find_runs(folder)
     counted, outside = _select(settings.tell_apart(found), failures)
     if not counted:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamer.config import Config, compose
+from dreamer.evaluate import evaluation_films
 from dreamer.experiments.document import Cell, Media, Section, Table
 from dreamer.experiments.run_figures import curve
 from dreamer.experiments.runs import Run
@@ -51,7 +52,7 @@ def returns(run: Run) -> Section:
 
 def films(folder: Path) -> list[Section]:
     """Films of evaluation episodes, the newest first."""
-    paths = sorted((folder / "videos").glob("eval_*.mp4"))
+    paths = evaluation_films(folder)
     if not paths:
         return []
     picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, FILMS).round().astype(int))][::-1]

@@ -18,6 +18,7 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.grid import variant_name
 from dreamer.experiments.statistics import area_under_curve
+from dreamer.redaction import redact
 from dreamer.run import open_run
 from dreamer.tracking import read
 
@@ -172,7 +173,10 @@ def _reported_failures(path: Path) -> list[Failure]:
         return []
     try:
         return [
-            Failure(f"{entry['task']} {entry['core']} seed {entry['seed']}", textwrap.shorten(str(entry["error"]), 300))
+            Failure(
+                f"{entry['task']} {entry['core']} seed {entry['seed']}",
+                textwrap.shorten(redact(str(entry["error"])), 300),
+            )
             for entry in json.loads(path.read_text())
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -32,14 +32,21 @@ class Windows:
     """Which rows belong to the window's episode; those behind its last row do not."""
 
 
-def held_out(agent: Agent, make_env: Callable[[int], gymnasium.Env], episodes: int, rows: int, skip: int) -> Windows:
+def held_out(
+    agent: Agent,
+    make_env: Callable[[int], gymnasium.Env],
+    episodes: int,
+    rows: int,
+    skip: int,
+    timeout: float = 0.0,
+) -> Windows:
     """Let the policy act in evaluation environments; rows `skip` to `skip + rows` of their first episodes.
 
-    Fewer rows where no episode lasts that long.
+    Fewer rows where no episode lasts that long. `timeout` is as of `envs.make_vector`.
     """
     indices = [EVAL_INDEX + i for i in range(episodes)]
     arrived: list[Row] = []
-    with closing(envs.make_vector(make_env, indices)) as vector:
+    with closing(envs.make_vector(make_env, indices, timeout=timeout)) as vector:
         collector = Collector(agent, vector, indices)
         collector.reset()
         for _ in range(skip + rows):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dreamer.agent import Agent
 from dreamer.errors import UserError
-from dreamer.evaluate import own_randomness
 from dreamer.nn.struct import Struct
 from dreamer.openloop.errors import ErrorCurves
 from dreamer.openloop.rollouts import Windows, dream, held_out, predict
+from dreamer.randomness import own_randomness
 
 DREAMS = 4
 """Samples and dreams of an episode that are shown side by side."""
@@ -89,15 +89,19 @@ class Study:
 
 
 @torch.no_grad()
-def study(agent: Agent, make_env: Callable[[int], gymnasium.Env], settings: StudySettings) -> Study:
+def study(
+    agent: Agent, make_env: Callable[[int], gymnasium.Env], settings: StudySettings, timeout: float = 0.0
+) -> Study:
     """Show the model the first rows of held-out episodes and let it predict the rest, and dream on.
 
-    Leaves the global random state as it was. Raises `UserError` for a model without a decoder, and when every episode
+    An environment that gives no answer within `timeout` seconds has failed (0 waits for ever). Leaves the global random
+    state as it was. Raises `UserError` for a model without a decoder, and when every episode
     ends within the observed rows.
     """
     agent.world_model.decode(agent.world_model.core.initial_state(1))  # one without a decoder says so before any work
     with own_randomness(agent.device, settings.seed):
-        windows = held_out(agent, make_env, settings.episodes, settings.context + settings.horizon, settings.skip)
+        rows = settings.context + settings.horizon
+        windows = held_out(agent, make_env, settings.episodes, rows, settings.skip, timeout)
         if windows.alive.shape[1] <= settings.context:
             raise UserError(
                 f"the held-out episodes end after {settings.skip + windows.alive.shape[1]} rows, "

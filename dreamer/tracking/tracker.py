@@ -1,12 +1,12 @@
 """The tracker of a run: metrics.jsonl first, then whatever views the user wants."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from dreamer.errors import UserError
+from dreamer.redaction import tell
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.console import ConsoleView
 from dreamer.tracking.jsonl import JsonlWriter
@@ -117,7 +117,7 @@ def open_tracker(
         raise UserError(f"{path} belongs to an earlier run: resume it or pick another folder")
     writer = JsonlWriter(path)
     if missing := writer.truncate(resume_offset or 0):
-        print(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; going on without", file=sys.stderr)
+        tell(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; going on without")
     views: list[View] = []
     if config.wandb != "off":
         views.append(WandbView(config, run_dir, run_info, run_config))

@@ -2,13 +2,14 @@
 
 import contextlib
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+from dreamer.redaction import tell
 
 Status = Literal["finished", "interrupted", "failed"]
 
@@ -126,4 +127,4 @@ class BackgroundView:
     def _tell(self, message: str) -> None:
         # Standard error may be closed or broken, which is no reason to stop.
         with contextlib.suppress(OSError, ValueError):
-            print(f"dreamer: {self._view.title} {message}", file=sys.stderr)
+            tell(f"dreamer: {self._view.title} {message}")

@@ -49,7 +49,7 @@ class WorldModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Observation decoder."""
     image: ImageConfig = field(default_factory=ImageConfig)
-    """Networks of both for images."""
+    """Image networks of encoder and decoder."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     """What makes states tell of observations."""
     reward: HeadConfig = field(default_factory=HeadConfig)

@@ -12,7 +12,7 @@ import torch
 
 from dreamer.batch import Batch
 from dreamer.config import Config, compose
-from dreamer.dynamics import LATENTS
+from dreamer.dynamics import LATENTS, DynamicsConfig
 from dreamer.experiments.exam.recordings import Recording
 from dreamer.matching import Spec, match_params
 from dreamer.nn.optim import LaProp
@@ -38,8 +38,10 @@ def exam_config(
     """
     core, _, latent = variant.partition(":")
     changes: dict[str, Any] = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
-    changes |= {f"agent.dynamics.{name}.free_nats": free_nats for name in ("rssm", "ssm")}
-    changes |= {f"agent.dynamics.{name}.stoch": stoch for name in LATENTS}
+    for name in LATENTS:
+        known = {setting.name for setting in dataclasses.fields(getattr(DynamicsConfig(), name))}
+        wanted = {"free_nats": free_nats, "stoch": stoch}
+        changes |= {f"agent.dynamics.{name}.{key}": value for key, value in wanted.items() if key in known}
     if sigma is not None:
         changes |= {f"agent.world_model.{part}.symlog": False for part in ("encoder", "decoder")}
         changes |= {"agent.world_model.scales.reconstruction": 0.5 / sigma**2, "agent.world_model.scales.rep": 1.0}

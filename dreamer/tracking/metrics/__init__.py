@@ -3,7 +3,6 @@
 `python -m dreamer.tracking.metrics` prints docs/metrics.md from these definitions.
 """
 
-import re
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -65,7 +64,12 @@ METRICS = (
         healthy="falls from about the number of embedded numbers",
     ),
     Metric("loss/reward", "Two-hot cross-entropy of the reward head.", "nats", "falls to the entropy of the bins"),
-    Metric("loss/continue", "Cross-entropy of the continue head.", "nats", "near 0.02, its floor with soft labels"),
+    Metric(
+        "loss/continue",
+        "Cross-entropy of the continue head.",
+        "nats",
+        "near its floor, the entropy of 1 / discount_horizon: 0.02 at 333, 0.07 at 80",
+    ),
     Metric(
         "loss/dyn",
         "Loss that pulls the prior towards the posterior, before its scale; a KL after free nats for `rssm` and `ssm`.",
@@ -248,7 +252,6 @@ METRICS = (
 
 _BY_NAME = {metric.name: metric for metric in METRICS if "<" not in metric.name}
 _FAMILIES = tuple((metric.name.partition("<")[0], metric) for metric in METRICS if "<" in metric.name)
-_KEY = re.compile(r"[\w./-]+", re.ASCII)
 
 
 @cache
@@ -261,6 +264,6 @@ def describe(name: str) -> Metric:
     if name in _BY_NAME:
         return _BY_NAME[name]
     for prefix, family in _FAMILIES:
-        if name.startswith(prefix) and _KEY.fullmatch(name, len(prefix)):
+        if name.startswith(prefix) and name != prefix and name.isprintable():
             return replace(family, name=name)
     raise KeyError(name)
