@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer.config import Config
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 
 OF_A_RUN = ("checkpoints", "replay", "videos", "faults", "tensorboard", "wandb", "imagination", "imagination/*")
 """Folders in which a run keeps its files."""
@@ -91,8 +91,8 @@ def understood(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"the checkpoint in {path} does not fit this run: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"the checkpoint in {path} does not fit this run: {reason}") from error
 
 
 def _entries(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.errors import UserError
+from envs.errors import UserError, first_line
 from envs.wrappers import Plan, Step
 
 Restored = tuple[dict[str, np.ndarray], float, bool, bool]
@@ -176,5 +176,4 @@ WATCHDOG = _Watchdog()
 
 def describe(error: BaseException) -> str:
     """An exception in one line, then its traceback."""
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line}\n{''.join(traceback.format_exception(error))}"
+    return f"{type(error).__name__}: {first_line(error)}\n{''.join(traceback.format_exception(error))}"

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_creator
 
-from envs.errors import UserError
+from envs.errors import UserError, first_line
 from envs.spaces import action_codec, observation_leaves
 
 MUJOCO = "gymnasium.envs.mujoco"
@@ -59,8 +59,7 @@ def buildable_gym_ids() -> list[str]:
 
 
 def _cannot_build(name: str, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"task 'gym:{name}' cannot be built: {reason}")
+    return UserError(f"task 'gym:{name}' cannot be built: {first_line(error)}")
 
 
 def _drawing(spec: EnvSpec) -> dict[str, Any]:

@@ -225,6 +225,24 @@ def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_does(interrupted, twins
     assert_same_run(path, twins(PLAIN))
 
 
+def test_a_signal_to_the_whole_process_group_ends_no_environment(tmp_path):
+    """A cluster's scheduler signals every process of a job: workers leave it to the run to say when they end."""
+    path = tmp_path / "run"
+    flags = tiny_flags(**COPY | {"env.parallel": "on", "steps": 10**6})
+    command = [sys.executable, "-m", "dreamer", "train", *flags, "--run-dir", str(path)]
+    child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 120
+        while len(list(path.glob("checkpoints/*.ckpt"))) < 2 and time.monotonic() < until and child.poll() is None:
+            time.sleep(0.05)
+        os.killpg(child.pid, signal.SIGTERM)
+        _, said = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 75 and "SIGTERM received" in said and "failed" not in said, said
+    assert not (path / "faults").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("core", "environments"), [("rssm", "async"), ("mdn_rnn", "sync")])
 def test_chaos(core, environments):

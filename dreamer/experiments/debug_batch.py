@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dreamer.agent import Agent
 from dreamer.batch import ActionSpec, Batch
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.run import open_run
 
 SHOWN = 8
@@ -32,8 +32,7 @@ def debug_batch(file: Path) -> str:
         agent.load_state_dict(state["modules"])
         torch.set_rng_state(state["rng"])
     except Exception as error:  # whatever is wrong with the file, it is of no use here
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{file} is not a batch that this run has kept: {reason}") from None
+        raise UserError(f"{file} is not a batch that this run has kept: {first_line(error)}") from None
     findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]
     lines = [f"batch       {batch.reward.shape[0]} sequences of {batch.reward.shape[1]} rows", *findings]
     if state["device"] != "cpu":

@@ -26,7 +26,7 @@ from pathlib import Path
 import envs
 from dreamer import launch
 from dreamer.config import Config, from_json, to_json
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.experiments.grid import Cell
 from dreamer.redaction import tell
 from dreamer.run import RunFolder
@@ -97,8 +97,8 @@ def work(run_dir: Path) -> int:
     except UserError as error:
         message = str(error)
     except Exception as error:
-        traceback.print_exc()
-        message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        tell(traceback.format_exc().rstrip())
+        message = f"{type(error).__name__}: {first_line(error)}"
     tell(f"dreamer: {message}")
     return 2
 

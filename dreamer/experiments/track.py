@@ -20,12 +20,12 @@ from typing import Any
 import tyro
 
 from dreamer.checkpoint import write_atomically
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.run import RunFolder, open_run
 from dreamer.tracking import View, read
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.wandb import WandbView
-from dreamer.tracking.wandb_session import RUN_ID, first_line
+from dreamer.tracking.wandb_session import RUN_ID
 
 STATE = "wandb_track.json"
 """What W&B has been given: run id, length and SHA-256 of that part of metrics.jsonl, and the films."""
@@ -153,4 +153,4 @@ def _told(tracker: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{tracker}: {first_line(error)}") from error  # type: ignore[arg-type]
+        raise UserError(f"{tracker}: {first_line(error)}") from error

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from dreamer.errors import first_line
 from dreamer.redaction import tell
 
 Status = Literal["finished", "interrupted", "failed"]
@@ -107,8 +108,7 @@ class BackgroundView:
             while (call := self._queue.get()) is not None and self._enabled:
                 call()
         except (Exception, SystemExit) as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            self._switch_off(f"is switched off ({reason})")
+            self._switch_off(f"is switched off ({first_line(error)})")
 
     def _switch_off(self, reason: str) -> None:
         if not self._enabled:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamer.errors import first_line
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.views import Status, View
 from dreamer.tracking.wandb_session import (
     Mode,
     choose_mode,
     close_session,
-    first_line,
     kill_session,
     open_session,
     run_id,

@@ -7,6 +7,8 @@ import secrets
 from pathlib import Path
 from typing import Any, Literal
 
+from dreamer.errors import first_line
+
 Mode = Literal["online", "offline", "disabled"]
 
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -87,8 +89,3 @@ def kill_session(run: Any) -> None:
     # Only now does it forget the dead process; telling it good-bye fails.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type when it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -39,9 +39,9 @@ def exam_config(
     core, _, latent = variant.partition(":")
     changes: dict[str, Any] = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
     for name in LATENTS:
-        known = {setting.name for setting in dataclasses.fields(getattr(DynamicsConfig(), name))}
         wanted = {"free_nats": free_nats, "stoch": stoch}
-        changes |= {f"agent.dynamics.{name}.{key}": value for key, value in wanted.items() if key in known}
+        settings = getattr(DynamicsConfig(), name)
+        changes |= {f"agent.dynamics.{name}.{key}": value for key, value in wanted.items() if hasattr(settings, key)}
     if sigma is not None:
         changes |= {f"agent.world_model.{part}.symlog": False for part in ("encoder", "decoder")}
         changes |= {"agent.world_model.scales.reconstruction": 0.5 / sigma**2, "agent.world_model.scales.rep": 1.0}
