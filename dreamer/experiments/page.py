@@ -16,7 +16,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --ground: #0d1117; --rule: #3d444d;
   --box: #151b23; --link: #4493f8; } svg { filter: brightness(1.35); } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 57rem; padding: 2.5rem 1.25rem 4rem; color: var(--ink); background: var(--ground);
+body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; color: var(--ink); background: var(--ground);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .5rem; }
