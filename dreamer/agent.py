@@ -244,7 +244,7 @@ class Agent(nn.Module):
         """Roll the policy out from states with leading axis `[start]`, as the actor-critic's losses need it."""
         policy = self.actor_critic.policy(sample=True)
         horizon = self.config.imagination_horizon
-        if self.config.behavior.actor_gradient == "reinforce":
+        if self.config.behavior.reinforce_share == 1:
             return imagine_fast(self.world_model, policy, self.actor_critic.readers, start, horizon)
         with frozen(self.world_model):
             return imagine(self.world_model, policy, start, horizon)
@@ -296,13 +296,14 @@ def check_config(config: AgentConfig, action: ActionSpec) -> None:
     """Refuse combinations that cannot learn; raises `UserError` saying what would work."""
     behavior, dynamics = config.behavior, config.dynamics
     family, settings = dynamics.family, dynamics.settings
-    if behavior.actor_gradient == "dynamics":
+    if behavior.reinforce_share < 1:
+        flag = f"--agent.behavior.actor-gradient {behavior.actor_gradient}"
         if action.discrete:
-            raise UserError("--agent.behavior.actor-gradient dynamics needs continuous actions; use reinforce")
+            raise UserError(f"{flag} needs continuous actions; use reinforce")
         if dynamics.core == "mdn_rnn":
-            raise UserError("--agent.behavior.actor-gradient dynamics cannot pass a mixture; use reinforce")
+            raise UserError(f"{flag} cannot pass a mixture; use reinforce")
         if family != "gaussian":
-            raise UserError("--agent.behavior.actor-gradient dynamics needs --latent gaussian; or use reinforce")
+            raise UserError(f"{flag} needs --latent gaussian; or use reinforce")
     if behavior.min_std > behavior.max_std:
         raise UserError(f"--agent.behavior.min-std {behavior.min_std} must not exceed max-std {behavior.max_std}")
     if config.imagination_starts == 1:

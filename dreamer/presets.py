@@ -62,13 +62,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dmc_fast": SMALL
     | {
         "steps": 100_000,
+        "env.repeat": 2,
         "loop.replay_ratio": 200.0,
         "agent.imagination_starts": 3,
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,
-        "agent.behavior.actor_gradient": "dynamics",
-        "agent.behavior.entropy": 1e-2,
-        "agent.optimizer.decay": 19_500,
+        "agent.behavior.actor_gradient": "both",
+        "agent.behavior.entropy": 5e-3,
+        "agent.optimizer.decay": 39_000,
     },
     "ablation": SMALL
     | {
@@ -87,18 +88,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 60_000,
         "env.obs": "pixels",
         "env.shadows": False,
-        "env.train_time_limit": 500,
+        "env.train_time_limit": 250,
         "loop.batch_size": 16,
-        "loop.batch_length": 16,
         "loop.eval_episodes": 5,
         "loop.checkpoint_every": 10_000,
         "replay.capacity": 50_000,
-        "agent.imagination_starts": 5,
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.scales.reconstruction": 10.0,
-        "agent.behavior.actor_gradient": "dynamics",
-        "agent.behavior.entropy": 1e-2,
-        "agent.optimizer.decay": 7_500,
+        "agent.optimizer.decay": 15_000,
     },
     "dmc_proprio": {
         "size": "1m",

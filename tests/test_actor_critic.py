@@ -109,7 +109,7 @@ def test_losses_match_their_definition(action):
     assert actor_critic.scales == {"actor": 1.0, "critic": 1.0, "replay_critic": 0.3}
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "both"])
 def test_each_term_trains_its_own_network(gradient):
     """Pitfall 25: the actor's loss does not train the critic, nor the critic's the actor."""
     actor_critic = make(actor_gradient=gradient)
@@ -175,6 +175,21 @@ def test_dynamics_gradient_follows_the_return_uphill():
     terms, _, _ = actor_critic.losses(dataclasses.replace(base, action=action, reward=reward))
     found = gradients(terms["actor"].mean(), actor_critic.actor)["output.bias"]
     assert found[0] < 0 and found[1] == 0, "a larger first action earns more, the second earns nothing"
+
+
+def test_both_gradients_are_a_weighted_sum():
+    """V2: rho of the score function, and 1 - rho by way of the dynamics."""
+    found = {}
+    for gradient in ("reinforce", "dynamics", "both"):
+        actor_critic = make(actor_gradient=gradient, mix=0.3, entropy=0.0, return_rate=1.0)
+        base = make_trajectory(actor_critic)
+        torch.manual_seed(1)
+        action = actor_critic.policy(sample=True)(base.features[:, :-1])
+        reward = torch.cat([torch.zeros(STARTS, 1), action.sum(-1)], 1)
+        terms, _, _ = actor_critic.losses(dataclasses.replace(base, action=action, reward=reward))
+        found[gradient] = gradients(terms["actor"].mean(), actor_critic.actor)["output.bias"]
+    assert found["reinforce"].any() and found["dynamics"].any()
+    torch.testing.assert_close(found["both"], 0.3 * found["reinforce"] + 0.7 * found["dynamics"])
 
 
 def test_percentiles_are_of_all_returns_and_updated_before_use():
@@ -330,7 +345,7 @@ def run_bandit(actor_critic, reward_of, updates=150, batch=64):
     discount = torch.tensor([1.0, 0.0]).expand(batch, 2)
     params = [param for param in actor_critic.parameters() if param.requires_grad]
     optimizer = LaProp(params, OptimizerConfig(learning_rate=2e-2, warmup=0))
-    live = actor_critic.config.actor_gradient == "dynamics"
+    live = actor_critic.config.reinforce_share < 1
     with unchecked():
         for _ in range(updates):
             with torch.set_grad_enabled(live):
@@ -345,7 +360,7 @@ def run_bandit(actor_critic, reward_of, updates=150, batch=64):
         return actor_critic.actor(features[:1, 0])
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics", "both"])
 def test_continuous_bandit(gradient):
     """Sanity ladder (iii): the policy's mean moves to the best action and its spread shrinks."""
     actor_critic = make(ActionSpec(1, discrete=False), actor_gradient=gradient)

@@ -86,7 +86,7 @@ def test_presets_build_and_update(preset, action):
     with torch.device("meta"):
         Agent(config, WALKER, WALKER_ACTION)
     changes = {name: value for name, value in TINY.items() if "horizon" not in name}
-    if action.discrete and config.behavior.actor_gradient == "dynamics":
+    if action.discrete and config.behavior.reinforce_share < 1:
         with pytest.raises(UserError, match="continuous actions"):
             make_agent(changes, action, config=config)
         return
@@ -106,8 +106,9 @@ def test_impossible_combinations_are_refused():
     make_agent(DYNAMICS_GRADIENT)
     with pytest.raises(UserError, match="continuous actions"):
         make_agent(DYNAMICS_GRADIENT, DISCRETE)
-    with pytest.raises(UserError, match="--latent gaussian"):
-        make_agent({"behavior.actor_gradient": "dynamics"})
+    for gradient in ("dynamics", "both"):
+        with pytest.raises(UserError, match=f"actor-gradient {gradient} needs --latent gaussian"):
+            make_agent({"behavior.actor_gradient": gradient})
 
 
 def test_values_that_exclude_each_other_are_refused():

@@ -1,4 +1,4 @@
-"""Who trains whom: every loss term against every group of parameters, for both kinds of actor gradient."""
+"""Who trains whom: every loss term against every group of parameters, for every kind of actor gradient."""
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ AGENTS = {
     "categorical-reinforce": ({}, CONTINUOUS),
     "categorical-reinforce-discrete": ({}, DISCRETE),
     "gaussian-dynamics": (DYNAMICS_GRADIENT, CONTINUOUS),
+    "gaussian-both": (DYNAMICS_GRADIENT | {"behavior.actor_gradient": "both"}, CONTINUOUS),
 }
 ACTIVE = {"dynamics.rssm.free_nats": 0.0}
 """Free nats would switch the core's gradients off wherever the divergence happens to be small."""

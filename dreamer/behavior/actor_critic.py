@@ -41,8 +41,10 @@ class ActorCriticConfig:
     """Policy network."""
     critic: HeadConfig = field(default_factory=lambda: HeadConfig(layers=3))
     """Value network."""
-    actor_gradient: Literal["reinforce", "dynamics"] = "reinforce"
-    """reinforce (V3), or dynamics: back-propagate returns through imagined actions (V1; needs a Gaussian latent)."""
+    actor_gradient: Literal["reinforce", "dynamics", "both"] = "reinforce"
+    """reinforce (V3); dynamics: back-propagate returns through imagined actions (V1; Gaussian latents); or both (V2)."""
+    mix: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Share of reinforce in both (rho of V2)."""
     entropy: Annotated[float, Ge(0)] = 3e-4
     """Weight of the policy's entropy, in units of normalized return per nat."""
     lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
@@ -61,6 +63,11 @@ class ActorCriticConfig:
     """Step of the running return percentiles."""
     scales: BehaviorScales = field(default_factory=BehaviorScales)
     """Weights of the loss terms."""
+
+    @property
+    def reinforce_share(self) -> float:
+        """Share of reinforce in the policy's gradient; what remains goes through the dynamics."""
+        return {"reinforce": 1.0, "dynamics": 0.0, "both": self.mix}[self.actor_gradient]
 
 
 class Actor(nn.Module):
@@ -105,7 +112,7 @@ class ActorCritic(nn.Module):
     ) -> tuple[dict[str, Float[Tensor, " start"]], Float[Tensor, "start horizon"], Metrics]:
         """Terms `actor` and `critic` per start state, the lambda-returns, and scalars worth logging.
 
-        With `actor_gradient="dynamics"` the trajectory must carry gradients from rewards and features to actions.
+        Unless `actor_gradient` is reinforce, the trajectory must carry gradients from rewards and features to actions.
         """
         features, first = trajectory.features.detach(), trajectory.first
         hidden = self.critic.mlp(features, first.get("critic"))
@@ -114,18 +121,15 @@ class ActorCritic(nn.Module):
         weight = torch.cumprod(trajectory.discount.detach(), 1)[:, :-1]
         policy = self.actor(features, first.get("actor"))
         entropy = policy.entropy()[:, :-1]
-        if self.config.actor_gradient == "reinforce":
-            target = self._returns(trajectory, value).detach()
-            self.normalizer.update(target)
-            advantage = (target - value[:, :-1]) / self.normalizer.scale
-            gain = policy[:, :-1].log_prob(trajectory.action.detach()) * advantage
+        if self.config.reinforce_share == 1:
+            returns = self._returns(trajectory, value)
         else:
             with frozen(self.critic):
                 returns = self._returns(trajectory, self.critic.mean(self.critic(trajectory.features)))
-            target = returns.detach()
-            self.normalizer.update(target)
-            advantage = (target - value[:, :-1]) / self.normalizer.scale
-            gain = returns / self.normalizer.scale
+        target = returns.detach()
+        self.normalizer.update(target)
+        advantage = (target - value[:, :-1]) / self.normalizer.scale
+        gain = self._gain(policy[:, :-1], trajectory.action.detach(), advantage, returns / self.normalizer.scale)
         actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean(1)
         errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
         critic_loss = (weight * errors).mean(1)
@@ -163,6 +167,16 @@ class ActorCritic(nn.Module):
         slow_value = self._slow_value(features.detach())
         loss = self.critic.errors(self.critic.mlp(features), (target, 1.0), (slow_value, self.config.slow_scale))
         return loss.masked_fill(batch.is_last[:, :-1], 0.0)
+
+    def _gain(
+        self, policy: ActionDistribution, action: Tensor, advantage: Tensor, returns: Tensor
+    ) -> Float[Tensor, "start horizon"]:
+        """What the policy ascends: log-probabilities times advantages (V3), returns (V1), or some of each (V2)."""
+        share = self.config.reinforce_share
+        if share == 0:
+            return returns
+        scores = policy.log_prob(action) * advantage.detach()
+        return scores if share == 1 else share * scores + (1 - share) * returns
 
     def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
         return lambda_return(trajectory.reward, trajectory.discount, value, self.config.lambda_)

@@ -42,7 +42,7 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
     feature_dim: int
     """Size of `features`, what heads and policy read."""
     differentiable: bool
-    """Whether imagined states carry an unbiased gradient to the actions (`actor_gradient="dynamics"`)."""
+    """Whether imagined states carry an unbiased gradient to the actions (for `actor_gradient` dynamics and both)."""
     vision_updates: int = 0
     """Updates that train `vision_modules` and the decoder alone before the rest (staged training); 0 is none."""
 
