@@ -42,7 +42,7 @@ class ActorCriticConfig:
     critic: HeadConfig = field(default_factory=lambda: HeadConfig(layers=3))
     """Value network."""
     actor_gradient: Literal["reinforce", "dynamics", "both"] = "reinforce"
-    """reinforce (V3); dynamics: back-propagate returns through imagined actions (V1; Gaussian latents); or both (V2)."""
+    """reinforce (V3); dynamics: back-propagate returns through imagined actions (V1; Gaussian latents); both (V2)."""
     mix: Annotated[float, Ge(0), Le(1)] = 0.5
     """Share of reinforce in both (rho of V2)."""
     entropy: Annotated[float, Ge(0)] = 3e-4
