@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import envs
 from dreamer.agent import Agent, Carry
 from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import UserError
+from dreamer.exploration import Exploration
 from dreamer.guard import NotFinite
 from envs.vector import Vector
 
@@ -31,13 +32,24 @@ class Collector:
     """Steps a vector environment with the agent, one arrival row of every environment at a time.
 
     A step is `act`, then storing `arrived` with the states that `act` returned, then `advance`. An environment that
-    fails begins its next episode instead, at most `restarts` times without finishing one.
+    fails begins its next episode instead, at most `restarts` times without finishing one. With probability `epsilon` a
+    step begins to hold a random action for up to `hold` steps (see `Exploration`).
     """
 
-    def __init__(self, agent: Agent, vector: Vector, indices: list[int], restarts: int = 3):
+    def __init__(
+        self,
+        agent: Agent,
+        vector: Vector,
+        indices: list[int],
+        restarts: int = 3,
+        *,
+        epsilon: float = 0.0,
+        hold: int = 1,
+    ):
         self.agent, self.vector, self.indices, self.restarts = agent, vector, indices, restarts
         self.num_envs = len(indices)
         self.carry = agent.initial_carry(self.num_envs)
+        self.exploration = Exploration(self.num_envs, agent.action, epsilon, hold)
         self.action = self.carry.action.cpu().numpy()
         self.episodes = [-1] * self.num_envs
         self.actions: list[list[np.ndarray]] = [[] for _ in indices]
@@ -62,7 +74,9 @@ class Collector:
         row = self.arrived
         device = self.agent.device
         obs = {key: torch.from_numpy(value).to(device) for key, value in row.obs.items()}
-        self.carry = self.agent.step(obs, torch.from_numpy(row.is_first).to(device), self.carry)
+        is_first = torch.from_numpy(row.is_first)
+        carry = self.agent.step(obs, is_first.to(device), self.carry)
+        self.carry = replace(carry, action=self.exploration(carry.action, is_first))
         packed = self.agent.world_model.core.pack(self.carry.state).cpu().numpy()
         self.action = self.carry.action.cpu().numpy()
         if not (np.isfinite(packed).all() and np.isfinite(self.action).all()):
@@ -137,6 +151,7 @@ class Collector:
             "obs": {key: torch.from_numpy(np.array(value)) for key, value in row.obs.items()},
             "state": self.agent.world_model.core.pack(self.carry.state).cpu(),
             "action": self.carry.action.cpu(),
+            "exploration": self.exploration.state_dict(),
             "episodes": list(self.episodes),
             "actions": [torch.from_numpy(np.array(actions)) for actions in self.actions],
             "returns": torch.from_numpy(self.returns.copy()),
@@ -151,6 +166,7 @@ class Collector:
         """
         core, device = self.agent.world_model.core, self.agent.device
         self.carry = Carry(core.unpack(state["state"].to(device)), state["action"].to(device))
+        self.exploration.load_state_dict(state["exploration"])
         self.episodes = list(state["episodes"])
         self.actions = [list(actions.numpy()) for actions in state["actions"]]
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()

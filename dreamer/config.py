@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from dreamer.agent import AgentConfig
@@ -96,6 +96,11 @@ class LoopConfig:
     """Training rows per sequence."""
     learning_starts: Annotated[int, Ge(1)] = 1024
     """Sequences that must be drawable before the first update."""
+    epsilon: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Probability, at every agent step of a training environment, of beginning to hold one random action (temporally
+    extended epsilon-greedy); 0 never does. Evaluation and imagination follow the policy alone."""
+    epsilon_hold: Annotated[int, Ge(1)] = 20
+    """Longest time, in agent steps, for which a random action is held; shorter ones are as likely."""
     log_every: Annotated[int, Ge(1)] = 1000
     """Interval of metrics records."""
     eval_every: Annotated[int, Ge(1)] = 10_000

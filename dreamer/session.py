@@ -60,8 +60,10 @@ class Session:
         self.vector = envs.make_vector(training, indices, folder.info["parallel"]["on"], config.env.timeout)
         obs_shapes, action = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, obs_shapes, action).to(folder.info["device"])
-        self.collector = Collector(self.agent, self.vector, indices, config.env.restarts)
         loop = config.loop
+        self.collector = Collector(
+            self.agent, self.vector, indices, config.env.restarts, epsilon=loop.epsilon, hold=loop.epsilon_hold
+        )
         self.replay = Replay(
             config.replay,
             folder.replay,

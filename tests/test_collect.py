@@ -57,11 +57,11 @@ def half_unsteady(index):
     return envs.prepare(Noisy(unsteady=index == 1), seed=0, index=index)
 
 
-def make_collector(make_env, parallel=False, num_envs=NUM_ENVS):
+def make_collector(make_env, parallel=False, num_envs=NUM_ENVS, **exploring):
     vector = envs.make_vector(make_env, list(range(num_envs)), parallel)
     torch.manual_seed(0)
     agent = Agent(tiny_config().agent, *spec_of(vector.single_observation_space, vector.single_action_space))
-    return Collector(agent, vector, list(range(num_envs)))
+    return Collector(agent, vector, list(range(num_envs)), **exploring)
 
 
 def collect(collector, steps):
@@ -91,17 +91,35 @@ def assert_same(left, right):
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 5, 12])
 def test_a_restored_collector_goes_on_exactly(steps, discrete):
-    """Also at the first row of an episode (0, 5), at its last (4), and after several episodes."""
-    collector = make_collector(steady(discrete))
+    """Also at the first row of an episode (0, 5), at its last (4), after several episodes, and amid random actions."""
+    exploring = {"epsilon": 0.5, "hold": 3}
+    collector = make_collector(steady(discrete), **exploring)
     collector.reset()
     collect(collector, steps)
     state, rng = through_a_file(collector.state_dict()), torch.get_rng_state()
     expected = collect(collector, 11)
 
-    again = make_collector(steady(discrete))
+    again = make_collector(steady(discrete), **exploring)
     assert again.load_state_dict(state) == []
     torch.set_rng_state(rng)
     assert_same(collect(again, 11), expected)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_random_actions_are_those_that_environments_and_rows_get(discrete):
+    """Held for longer than an episode of four steps, every one fills its episode, and the next one has another."""
+    collector = make_collector(steady(discrete), epsilon=1.0, hold=1000)
+    collector.reset()
+    rows = []
+    for _ in range(100):
+        rows.append(collector.arrived)
+        collector.act()
+        collector.advance()
+    actions, shown = np.stack([row.prev_action for row in rows]), np.stack([row.obs["action"] for row in rows])
+    np.testing.assert_array_equal(shown, actions)
+    episodes = actions.reshape(20, 5, NUM_ENVS, -1)[:, 1:]
+    assert (episodes == episodes[:, :1]).all() and np.abs(episodes).max() <= 1
+    assert len(np.unique(episodes[:, 0].reshape(40, -1), axis=0)) == (2 if discrete else 40)
 
 
 def test_a_restored_collector_goes_on_exactly_with_environments_in_processes():

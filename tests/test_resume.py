@@ -31,8 +31,8 @@ from envs.rendering import missing_gl_message, select_backend
 from envs.toy import Counting
 
 COPY = {"task": "toy:copy"}
-PLAIN = {"env.time_limit": 7}
-"""160 steps in two environments, episodes of eight rows."""
+PLAIN = {"env.time_limit": 7, "loop.epsilon": 0.2, "loop.epsilon_hold": 3}
+"""160 steps in two environments, episodes of eight rows, some actions random."""
 WRAPPING = {
     "steps": 1760,
     "env.num_envs": 16,

@@ -6,16 +6,20 @@ import json
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 from running import assert_same_run, differences, newest, timeless, tiny_config
 from tiny import unchecked
 
 import dreamer
+from dreamer import run
 from dreamer.config import from_json
+from dreamer.launch import make_factory
 from dreamer.meters import Clock, Meter, peak_rss_mb
 from dreamer.ratio import ReplayRatio
 from dreamer.tracking import read
+from dreamer.train import Trainer
 
 EPISODE = 10  # steps of a toy:counting episode, which has one row more
 
@@ -29,6 +33,16 @@ def train(path, **changes):
 def reference(tmp_path_factory):
     """A run of 160 steps in two environments."""
     return dreamer.train(tiny_config(), run_dir=tmp_path_factory.mktemp("reference") / "run")
+
+
+def stored_actions(path):
+    """The actions in a run's replay, without those of first rows."""
+    folder = run.open_run(path)
+    trainer = Trainer(folder, make_factory(folder.config))
+    trainer.replay.load_state_dict(newest(path)["replay"])
+    rows = [stream.rows[: stream.head] for stream in trainer.replay.streams]
+    trainer.close()
+    return np.concatenate([each["prev_action"][~each["is_first"]] for each in rows])
 
 
 # What a run leaves
@@ -52,6 +66,14 @@ def test_counters_count_what_was_done(reference):
         # Eight windows of 1 + 4 rows can be drawn once each stream has 8 rows; one update for 8 rows from then on.
         assert record["updates"] == record["loop/updates"] == (0 if rows < 8 else 1 + (2 * (rows - 8)) // 8)
         assert record["replay/ratio"] == record["updates"] * 8 / record["step"]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_epsilon_decides_how_many_actions_are_random(tmp_path, epsilon):
+    """The policy's normal distribution leaves [-1, 1] about every fourth time, random actions never do."""
+    train(tmp_path / "run", **{"loop.epsilon": epsilon, "loop.epsilon_hold": 3, "loop.eval_every": 1000})
+    outside = (np.abs(stored_actions(tmp_path / "run")) > 1).mean()
+    assert outside == 0 if epsilon else outside > 0.1
 
 
 def test_training_episodes_are_reported_with_their_return(reference):
