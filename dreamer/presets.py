@@ -64,13 +64,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 100_000,
         "env.repeat": 2,
         "loop.replay_ratio": 200.0,
-        "loop.epsilon": 0.02,
         "agent.imagination_starts": 3,
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,
         "agent.behavior.actor_gradient": "both",
         "agent.behavior.entropy": 5e-3,
-        "agent.behavior.min_std": 0.05,
         "agent.optimizer.decay": 39_000,
     },
     "ablation": SMALL
