@@ -111,8 +111,9 @@ def test_a_pinned_return_scale(barely_trained, capsys):
 def test_a_return_scale_without_any_reward(barely_trained):
     silent = [record | {name: 0.0 for name in record if "return" in name} for record in read_records(barely_trained)]
     silent = [record | {"behavior/return_scale": 1.0} for record in silent]
-    verdict = verdicts(tiny_config(), silent)["return scale"]
-    assert "no episode has had a reward" in verdict.says and "--agent.behavior.entropy 0.003" in verdict.advice
+    for epsilon, advice in ((0.0, "--loop.epsilon 0.02 (now 0"), (0.02, "--agent.behavior.entropy 0.003")):
+        verdict = verdicts(tiny_config(**{"loop.epsilon": epsilon}), silent)["return scale"]
+        assert "no episode has had a reward" in verdict.says and advice in verdict.advice
 
 
 def test_a_starved_replay_ratio(tmp_path, capsys):

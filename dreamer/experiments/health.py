@@ -129,9 +129,10 @@ def return_scale(course: Course) -> Verdict:
     returns = np.concatenate([course.values("train/return"), course.values("eval/return_mean")])
     says = "the return scale is pinned at its floor 1: imagined returns hardly differ"
     if not returns.any():
-        advice = (
-            f"--agent.behavior.entropy {10 * weight or 3e-4:.1g} (now {weight:g}), to explore more; or more --steps"
-        )
+        more = f"--agent.behavior.entropy {10 * weight or 3e-4:.1g} (now {weight:g})"
+        if not course.config.loop.epsilon:
+            more = "--loop.epsilon 0.02 (now 0: no random actions)"
+        advice = f"{more}, to explore more; or more --steps"
         return Verdict("return scale", True, f"{says}, and no episode has had a reward", advice)
     says += f", while episodes return {returns[-1]:.3g}"
     if not weight:
