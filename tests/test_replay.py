@@ -274,6 +274,73 @@ def test_write_back_skips_rows_that_are_gone(tmp_path, appended):
         assert (stored_state(replay, 0, position) == (-1.0 if written else state_at(position, 1)[0])).all(), position
 
 
+# Generations
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_hidden_rows_are_not_drawn_until_they_are_shown(tmp_path, online):
+    replay = make_replay(tmp_path, batch=16, online=online)
+    feed(replay, 20)
+    replay.hide()
+    assert replay.rows == replay.num_starts == 0
+    with pytest.raises(ValueError, match="no sequence"):
+        replay.sample()
+    feed(replay, 9)
+    assert (replay.rows, replay.num_starts) == (18, 2 * 5)
+    drawn = Counter()
+    for _ in range(100):
+        _, windows = replay.sample()
+        drawn.update(zip(windows.stream.tolist(), windows.start.tolist(), strict=True))
+    assert set(drawn) == {(stream, start) for stream in range(2) for start in range(21, 26)}, "contexts are seen, too"
+
+    replay.show(np.arange(4, dtype=np.float32))
+    assert (replay.rows, replay.num_starts) == (58, 2 * 25)
+    starts = np.concatenate([replay.sample()[1].start for _ in range(100)])
+    assert set(starts) == set(range(1, 26))
+
+
+def test_hidden_rows_leave_the_ring_like_others(tmp_path):
+    replay = make_replay(tmp_path, slack=200)
+    feed(replay, 20)
+    replay.hide()
+    feed(replay, 100)
+    assert replay.rows == 60
+    assert min(replay.sample()[1].start.min() for _ in range(100)) == 120 - 30 + 1
+
+
+def test_shown_rows_have_the_given_state_and_a_checkpoint_keeps_its_own(tmp_path):
+    replay = make_replay(tmp_path)
+    feed(replay, 20)
+    state = replay.state_dict()
+    replay.commit()
+    before = contents(replay)
+    replay.hide()
+    feed(replay, 5)
+    replay.show(np.arange(4, dtype=np.float32))
+    assert all((stored_state(replay, stream, at) == range(4)).all() for stream in range(2) for at in range(25))
+    batch, _ = replay.sample()
+    assert (batch.context.numpy() == range(4)).all()
+    again = make_replay(tmp_path)
+    again.load_state_dict(state)
+    assert contents(again) == before
+
+
+def test_a_checkpoint_keeps_what_is_hidden(tmp_path):
+    replay = make_replay(tmp_path, online=True)
+    feed(replay, 20)
+    replay.hide()
+    feed(replay, 7)
+    state = replay.state_dict()
+    replay.commit()
+    expected = [replay.sample()[1].start.tolist() for _ in range(20)]
+    again = make_replay(tmp_path, online=True)
+    again.load_state_dict(state)
+    assert (again.rows, again.num_starts) == (14, 2 * 3)
+    assert [again.sample()[1].start.tolist() for _ in range(20)] == expected
+    with pytest.raises(ValueError, match="positions"):
+        again.load_state_dict(state | {"first": [28, 20]})
+
+
 # Checkpoints
 
 

@@ -33,6 +33,8 @@ from envs.toy import Counting
 COPY = {"task": "toy:copy"}
 PLAIN = {"env.time_limit": 7, "loop.epsilon": 0.2, "loop.epsilon_hold": 3}
 """160 steps in two environments, episodes of eight rows, some actions random."""
+GENERATIONS = PLAIN | {"loop.generations": 3, "loop.generation_steps": 60, "loop.checkpoint_every": 30}
+"""The second learner has its own rows alone when it is killed, and the third one is still to come."""
 WRAPPING = {
     "steps": 1760,
     "env.num_envs": 16,
@@ -48,6 +50,7 @@ WRAPPING = {
 FAST = {
     # What is interrupted, at which call, before or after it.
     "collecting": (PLAIN, "dreamer.collect:Collector.advance", 53, "before"),
+    "in a generation": (GENERATIONS, "dreamer.collect:Collector.advance", 53, "before"),
     "writing back": (WRAPPING, "dreamer.replay:Replay.write_states", 20, "after"),
 }
 STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
