@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,6 +45,7 @@ class Trainer(Session):
             self.finish_saving()  # from now on there is a checkpoint to go back to
         if self.evaluation_due:
             self.evaluate(last=False)
+            self._change_generation()
         while self.step < self.config.steps and not self.stop_signal:
             try:
                 self._round()
@@ -73,8 +73,7 @@ class Trainer(Session):
             self.evaluate(last=False)
         if self._due(loop.imagine_every, before) and self.step < self.config.steps:
             self.imagine()
-        if self.step >= self.next_generation_at:
-            self.next_generation()
+        self._change_generation()
         if self._due(loop.checkpoint_every, before):
             self.save()
         self.keep_up()
@@ -114,12 +113,12 @@ class Trainer(Session):
             return 0
         return self.ratio(self.collector.num_envs)
 
-    @property
-    def next_generation_at(self) -> float:
-        """The step after which the next generation begins."""
+    def _change_generation(self) -> None:
+        """Begin the next generation where it is time, once the present one has been evaluated."""
         loop = self.config.loop
         last = self.generation == loop.generations - 1
-        return math.inf if last else (self.generation + 1) * loop.generation_steps
+        if not last and self.step >= (self.generation + 1) * loop.generation_steps and not self.evaluation_due:
+            self.next_generation()
 
     def log(self) -> None:
         """Record the means since the last record."""

@@ -24,6 +24,7 @@ from tiny import unchecked
 import dreamer
 from dreamer import checkpoint, launch, run
 from dreamer.cli import main
+from dreamer.evaluate import Stopped
 from dreamer.launch import make_factory
 from dreamer.tracking import read
 from dreamer.train import Trainer
@@ -205,6 +206,28 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, nam
 
 
 @pytest.mark.slow
+def test_a_learner_that_is_being_evaluated_is_evaluated_again_before_the_next_one_begins(tmp_path, monkeypatch):
+    """The run is asked to stop in the evaluation at step 80, after which the second generation begins."""
+    config = tiny_config(**COPY | PLAIN | {"loop.generations": 2, "loop.generation_steps": 80})
+    dreamer.train(config, run_dir=tmp_path / "twin")
+    real = Trainer.evaluate
+
+    def evaluate(trainer, last):
+        trainer.stop_signal = signal.SIGTERM
+        trainer.evaluator.run = stopped
+        real(trainer, last)
+
+    def stopped(*args):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", evaluate)
+        assert dreamer.train(config, run_dir=tmp_path / "run").status == "interrupted"
+    assert newest(tmp_path / "run")["generation"] == 0
+    assert dreamer.resume(tmp_path / "run").status == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "twin")
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_frames_are_the_same_in_another_process(interrupted, twins, name, capsys):
     """Killed, a run from pixels goes on as one that was not: what it sees again is what it stored, bit for bit."""
