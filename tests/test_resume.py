@@ -205,7 +205,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, nam
     assert_same_run(path, twins(changes))
 
 
-@pytest.mark.slow
 def test_a_learner_that_is_being_evaluated_is_evaluated_again_before_the_next_one_begins(tmp_path, monkeypatch):
     """The run is asked to stop in the evaluation at step 80, after which the second generation begins."""
     config = tiny_config(**COPY | PLAIN | {"loop.generations": 2, "loop.generation_steps": 80})
@@ -228,6 +227,7 @@ def test_a_learner_that_is_being_evaluated_is_evaluated_again_before_the_next_on
     assert_same_run(tmp_path / "run", tmp_path / "twin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_frames_are_the_same_in_another_process(interrupted, twins, name, capsys):
     """Killed, a run from pixels goes on as one that was not: what it sees again is what it stored, bit for bit."""
