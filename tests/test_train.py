@@ -83,10 +83,9 @@ def test_generations_begin_anew_and_the_last_has_all_rows(tmp_path, monkeypatch)
 
     def next_generation(trainer):
         real(trainer)
-        born.append(
-            trainer.agent.learner_state() | {"carry": trainer.collector.carry, "action": trainer.collector.action}
-        )
-        born[-1] = copy.deepcopy(born[-1])
+        collector = trainer.collector
+        learner = trainer.agent.learner_state() | {"carry": collector.carry, "action": collector.action}
+        born.append(copy.deepcopy(learner))
 
     real = Trainer.next_generation
     monkeypatch.setattr(Trainer, "next_generation", next_generation)
