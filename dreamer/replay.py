@@ -284,8 +284,8 @@ class Replay:
             raise ValueError(f"no sequence of {self.batch_length} rows after a context row has been collected yet")
         draws = self.rng.integers(bounds[-1], size=self.batch_size - len(chosen))
         streams = np.searchsorted(bounds, draws, side="right")
-        for index, draw in zip(streams, draws, strict=True):
-            chosen.append((int(index), int(self._oldest(index) + draw - (bounds[index] - counts[index]) + 1)))
+        for index, draw in zip(streams.tolist(), draws.tolist(), strict=True):
+            chosen.append((index, self._oldest(index) + draw - int(bounds[index] - counts[index]) + 1))
         streams_array, starts = (np.array(column) for column in zip(*chosen, strict=True))
         return Windows(streams_array, starts)
 
