@@ -188,6 +188,7 @@ class Agent(nn.Module):
         total.backward()
         optimizer_metrics = self.optimizer.step(loss=total.detach())
         self.actor_critic.update_slow_critic()
+        self.actor_critic.count_update()
         metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
         return metrics, packed
 

@@ -19,6 +19,7 @@ from dreamer.nn.layers import MLP, Linear
 from dreamer.world_model.heads import HeadConfig, ScalarHead
 
 Metrics = dict[str, Float[Tensor, ""]]
+FINAL_ENTROPY = 0.1  # of the entropy's weight, after its decay
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ActorCriticConfig:
     """Share of reinforce in both (rho of V2)."""
     entropy: Annotated[float, Ge(0)] = 3e-4
     """Weight of the policy's entropy, in units of normalized return per nat."""
+    entropy_decay: Annotated[int, Ge(0)] = 0
+    """Updates over which this weight falls linearly to 0, down to 10 % at least; 0 keeps it constant."""
     lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
     """Mixing of multi-step returns."""
     min_std: Annotated[float, Gt(0)] = 0.1
@@ -94,6 +97,8 @@ class Actor(nn.Module):
 class ActorCritic(nn.Module):
     """Learns from `Trajectory` values alone: it cannot reach the world model that imagined them."""
 
+    updates: Tensor
+
     def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
         super().__init__()
         self.config = config
@@ -101,6 +106,16 @@ class ActorCritic(nn.Module):
         self.critic = ScalarHead(config.critic, feature_dim)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
         self.normalizer = ReturnNormalizer(config.return_rate)
+        if config.entropy_decay:
+            self.register_buffer("updates", torch.zeros(()))
+
+    @property
+    def entropy_weight(self) -> float | Float[Tensor, ""]:
+        """Weight of the entropy in this update."""
+        c = self.config
+        return (
+            c.entropy * (1 - self.updates / c.entropy_decay).clamp(min=FINAL_ENTROPY) if c.entropy_decay else c.entropy
+        )
 
     @property
     def scales(self) -> dict[str, float]:
@@ -130,7 +145,7 @@ class ActorCritic(nn.Module):
         self.normalizer.update(target)
         advantage = (target - value[:, :-1]) / self.normalizer.scale
         gain = self._gain(policy[:, :-1], trajectory.action.detach(), advantage, returns / self.normalizer.scale)
-        actor_loss = -(weight * (gain + self.config.entropy * entropy)).mean(1)
+        actor_loss = -(weight * (gain + self.entropy_weight * entropy)).mean(1)
         errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
         critic_loss = (weight * errors).mean(1)
 
@@ -148,6 +163,8 @@ class ActorCritic(nn.Module):
             }
             if isinstance(policy, BoundedNormal):
                 metrics["behavior/action_std"] = policy.std.mean()
+            if isinstance(self.entropy_weight, Tensor):
+                metrics["behavior/entropy_weight"] = self.entropy_weight
         return {"actor": actor_loss, "critic": critic_loss}, target, metrics
 
     def replay_loss(
@@ -190,6 +207,12 @@ class ActorCritic(nn.Module):
     def readers(self) -> dict[str, MLP]:
         """The networks that read imagined features, for `imagine_fast`."""
         return {"actor": self.actor.mlp, "critic": self.critic.mlp, "slow_critic": self.slow_critic.mlp}
+
+    @torch.no_grad()
+    def count_update(self) -> None:
+        """Tell the schedule of the entropy's weight, if there is one, that an update is done."""
+        if self.config.entropy_decay:
+            self.updates += 1
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

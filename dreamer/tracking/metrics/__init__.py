@@ -167,6 +167,11 @@ METRICS = (
         "nats",
         "falls slowly; at its floor early means that exploration is over (bounded normal: -0.88 to 1.42 a dimension)",
     ),
+    Metric(
+        "behavior/entropy_weight",
+        "Weight of the entropy, where it decays.",
+        healthy="falls to 10 % of what it begins with",
+    ),
     Metric("behavior/action_std", "Mean standard deviation of the policy at imagined states.", healthy="0.1 to 1"),
     Metric("behavior/action_abs", "Mean size of imagined actions.", healthy="below 1; far above means saturation"),
     Metric(
