@@ -262,11 +262,6 @@ class Agent(nn.Module):
             "vision_updates": self.vision_updates,
         }
 
-    def begin_anew(self) -> None:
-        """Replace everything learned by what a new agent begins with, in place."""
-        fresh = Agent(self.config, self.obs_shapes, self.action).to(self.device)
-        self.load_learner_state(fresh.learner_state())
-
     def load_learner_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `learner_state` returned, onto this agent's device."""
         self.load_state_dict(state["modules"])

@@ -102,10 +102,6 @@ class Collector:
         self._arrive(Row(obs, prev_action, reward, is_first, is_last, np.logical_and(terminated, is_last)))
         return [Episode(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(self.arrived.is_last)]
 
-    def forget(self) -> None:
-        """Go on in the middle of episodes with a state that has seen nothing of them."""
-        self.carry = replace(self.agent.initial_carry(self.num_envs), action=self.carry.action)
-
     def _begin_anew(self, failed: dict[int, str], obs: dict[str, np.ndarray], is_first: np.ndarray) -> None:
         """Start the next episode where an environment failed, and put its first row into `obs` and `is_first`."""
         while failed:

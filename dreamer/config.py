@@ -101,11 +101,6 @@ class LoopConfig:
     extended epsilon-greedy); 0 never does. Evaluation and imagination follow the policy alone."""
     epsilon_hold: Annotated[int, Ge(1)] = 20
     """Longest time, in agent steps, for which a random action is held; shorter ones are as likely."""
-    generations: Annotated[int, Ge(1)] = 1
-    """Learners that follow one another. Each begins with new networks and learns from its own rows alone, the last one
-    from the rows of all: a world model knows only what a policy has shown it, and one policy may have settled early."""
-    generation_steps: Annotated[int, Ge(1)] = 15_000
-    """Environment steps of every generation but the last."""
     log_every: Annotated[int, Ge(1)] = 1000
     """Interval of metrics records."""
     eval_every: Annotated[int, Ge(1)] = 10_000

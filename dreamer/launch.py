@@ -60,8 +60,6 @@ def train(
     """
     if start_from is None and load != "all":
         raise UserError(f"--load {load} says what to take from another run: name that run with --from")
-    if start_from is not None and config.loop.generations > 1:
-        raise UserError("--from gives weights to one learner: use it with --loop.generations 1")
     config = validated(config)
     device = run.choose_device(config.device)
     factory = make_factory(config, make_env)

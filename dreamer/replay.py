@@ -172,7 +172,6 @@ class Replay:
         self.streams = [_Stream(path, index, layout, ring) for index in range(num_streams)]
         self.queue: deque[tuple[int, int]] = deque()
         self.next_online = [0] * num_streams
-        self.first = [0] * num_streams
         self.committed_head = [0] * num_streams
         self._saving: list[int] | None = None
         self._waiting_bytes = 0
@@ -181,7 +180,7 @@ class Replay:
     @property
     def rows(self) -> int:
         """Rows that can be read now."""
-        return int(self._rows_per_stream().sum())
+        return sum(min(stream.head, self.capacity) for stream in self.streams)
 
     @property
     def num_starts(self) -> int:
@@ -247,36 +246,15 @@ class Replay:
                 stream.waiting.update(zip(places.tolist(), states[kept], strict=True))
                 self._waiting_bytes += len(places) * states[0].nbytes
 
-    def hide(self) -> None:
-        """Draw from the rows that follow alone, until `show`."""
-        self.first = [stream.head for stream in self.streams]
-        self.next_online = list(self.first)
-
-    def show(self, state: np.ndarray) -> None:
-        """Draw from all rows again; `state` `[packed]` takes the place of theirs, which other networks have made.
-
-        Not while a checkpoint is being written.
-        """
-        self.first = [0] * len(self.streams)
-        for index, stream in enumerate(self.streams):
-            places = np.arange(self._oldest(index), stream.head) % stream.ring
-            stream.write(places, np.broadcast_to(state, (len(places), len(state))))
-
-    def _oldest(self, index: int) -> int:
-        """Position of the first row of a stream that can be read now."""
-        return max(self.streams[index].head - self.capacity, self.first[index])
-
-    def _rows_per_stream(self) -> np.ndarray:
-        return np.array([stream.head - self._oldest(index) for index, stream in enumerate(self.streams)])
-
     def _starts_per_stream(self) -> np.ndarray:
-        return np.maximum(self._rows_per_stream() - self.batch_length, 0)
+        rows = np.array([min(stream.head, self.capacity) for stream in self.streams])
+        return np.maximum(rows - self.batch_length, 0)
 
     def _choose(self) -> Windows:
         chosen: list[tuple[int, int]] = []
         while self.queue and len(chosen) < self.batch_size:
             index, start = self.queue.popleft()
-            if start - 1 >= self._oldest(index):
+            if start - 1 >= self.streams[index].head - self.capacity:
                 chosen.append((index, start))
         counts = self._starts_per_stream()
         bounds = np.cumsum(counts)
@@ -284,8 +262,9 @@ class Replay:
             raise ValueError(f"no sequence of {self.batch_length} rows after a context row has been collected yet")
         draws = self.rng.integers(bounds[-1], size=self.batch_size - len(chosen))
         streams = np.searchsorted(bounds, draws, side="right")
-        for index, draw in zip(streams.tolist(), draws.tolist(), strict=True):
-            chosen.append((index, self._oldest(index) + draw - int(bounds[index] - counts[index]) + 1))
+        for index, draw in zip(streams, draws, strict=True):
+            oldest = max(self.streams[index].head - self.capacity, 0)
+            chosen.append((int(index), int(oldest + draw - (bounds[index] - counts[index]) + 1)))
         streams_array, starts = (np.array(column) for column in zip(*chosen, strict=True))
         return Windows(streams_array, starts)
 
@@ -303,7 +282,6 @@ class Replay:
             "live": [torch.from_numpy(np.packbits(stream.live)) for stream in self.streams],
             "queue": [list(item) for item in self.queue],
             "next_online": list(self.next_online),
-            "first": list(self.first),
             "rng": json.dumps(self.rng.bit_generator.state),
         }
 
@@ -339,7 +317,7 @@ class Replay:
             bits = np.unpackbits(live.numpy())[: len(stream.live)]
             stream.live[: len(bits)] = bits
         self.queue = deque((index, start) for index, start in state["queue"])
-        self.next_online, self.first = list(state["next_online"]), list(state["first"])
+        self.next_online = list(state["next_online"])
         self.rng.bit_generator.state = json.loads(state["rng"])
         self._saving = list(state["heads"])
         self.commit()
@@ -357,13 +335,11 @@ def _capacity(config: ReplayConfig, num_streams: int, batch_length: int) -> int:
 def _check_positions(state: Mapping[str, Any], streams: int, length: int) -> None:
     """Raise `ValueError` for positions that no replay can have."""
     heads, online, queue = state["heads"], state["next_online"], [tuple(item) for item in state["queue"]]
-    first = state["first"]
-    numbers = [*heads, *online, *first, *(number for item in queue for number in item)]
+    numbers = [*heads, *online, *(number for item in queue for number in item)]
     if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
         raise ValueError("positions of rows must be whole numbers")
-    for positions in (heads, online, first):
-        if len(positions) != streams or any(n > head for n, head in zip(positions, heads, strict=True)):
-            raise ValueError(f"positions must be those of {streams} streams")
+    if len(heads) != streams or len(online) != streams or any(n > head for n, head in zip(online, heads, strict=True)):
+        raise ValueError(f"positions must be those of {streams} streams")
     if any(index >= streams or not 1 <= start <= heads[index] - length for index, start in queue):
         raise ValueError("queued sequences must lie within the rows")
 

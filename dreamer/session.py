@@ -82,7 +82,7 @@ class Session:
         self.meter, self.clock = Meter(), Clock()
         self.guard = Guard(config.guard, folder.faults)
         self.writer = checkpoint.CheckpointWriter(folder.checkpoints, loop.keep_checkpoints)
-        self.step = self.updates = self.episodes = self.env_failures = self.generation = 0
+        self.step = self.updates = self.episodes = self.env_failures = 0
         self.evaluation: dict[str, float] = {}
         self.evaluated_at = -1
         self.evaluation_due = False
@@ -114,20 +114,6 @@ class Session:
         if self.guard.after(skipped, self.agent, learned.batch, learned.updates, learned.rng):
             raise NotFinite(f"the loss or a gradient was not finite in {self.guard.in_a_row} updates in a row")
 
-    def next_generation(self) -> None:
-        """Begin with new networks; all but the last generation have their own rows alone."""
-        self.finish_saving()
-        self.late_states.flush()
-        self.generation += 1
-        self.agent.begin_anew()
-        self.collector.forget()
-        self.ratio.debt = None
-        if self.generation < self.config.loop.generations - 1:
-            self.replay.hide()
-        else:
-            core = self.agent.world_model.core
-            self.replay.show(core.pack(core.initial_state(1))[0].cpu().numpy())
-
     # Saving
 
     def save(self) -> None:
@@ -149,7 +135,6 @@ class Session:
                 "evaluated_at": self.evaluated_at,
                 "evaluation_due": self.evaluation_due,
                 "env_failures": self.env_failures,
-                "generation": self.generation,
                 "guard": self.guard.state_dict(),
                 "metrics_offset": self.tracker.offset(),
                 "ratio": self.ratio.state_dict(),
@@ -208,7 +193,6 @@ class Session:
         self.step, self.updates, self.episodes = state["step"], state["updates"], state["episodes"]
         self.evaluation, self.evaluated_at = state["evaluation"], state["evaluated_at"]
         self.evaluation_due, self.env_failures = state["evaluation_due"], state["env_failures"]
-        self.generation = state["generation"]
         self.guard.load_state_dict(state["guard"])
         self.ratio.load_state_dict(state["ratio"])
         self.meter.load_state_dict(state["meter"])

@@ -45,10 +45,21 @@ class Trainer(Session):
             self.finish_saving()  # from now on there is a checkpoint to go back to
         if self.evaluation_due:
             self.evaluate(last=False)
-            self._change_generation()
         while self.step < self.config.steps and not self.stop_signal:
+            before = self.step
             try:
-                self._round()
+                self.collect()
+                for _ in range(self.updates_due()):
+                    self.learn()
+                if self._due(self.config.loop.log_every, before):
+                    self.log()
+                if self._due(self.config.loop.eval_every, before) and self.step < self.config.steps:
+                    self.evaluate(last=False)
+                if self._due(self.config.loop.imagine_every, before) and self.step < self.config.steps:
+                    self.imagine()
+                if self._due(self.config.loop.checkpoint_every, before):
+                    self.save()
+                self.keep_up()
             except NotFinite as reason:
                 self.go_back(str(reason))
         if self.step >= self.config.steps and self.evaluated_at != self.step:
@@ -60,23 +71,6 @@ class Trainer(Session):
         finished = self.step >= self.config.steps and self.evaluated_at == self.step
         status: Literal["finished", "interrupted"] = "finished" if finished else "interrupted"
         return Result(self.folder.path, status, self.evaluation, self.stop_signal)
-
-    def _round(self) -> None:
-        """One row of every environment, the updates due for them, and what is due at this step."""
-        before, loop = self.step, self.config.loop
-        self.collect()
-        for _ in range(self.updates_due()):
-            self.learn()
-        if self._due(loop.log_every, before):
-            self.log()
-        if self._due(loop.eval_every, before) and self.step < self.config.steps:
-            self.evaluate(last=False)
-        if self._due(loop.imagine_every, before) and self.step < self.config.steps:
-            self.imagine()
-        self._change_generation()
-        if self._due(loop.checkpoint_every, before):
-            self.save()
-        self.keep_up()
 
     def collect(self) -> None:
         """One row of every environment: act, store, step; raises `NotFinite` when the agent is broken."""
@@ -113,13 +107,6 @@ class Trainer(Session):
             return 0
         return self.ratio(self.collector.num_envs)
 
-    def _change_generation(self) -> None:
-        """Begin the next generation where it is time, once the present one has been evaluated."""
-        loop = self.config.loop
-        last = self.generation == loop.generations - 1
-        if not last and self.step >= (self.generation + 1) * loop.generation_steps and not self.evaluation_due:
-            self.next_generation()
-
     def log(self) -> None:
         """Record the means since the last record."""
         self.late_states.flush()
@@ -129,7 +116,7 @@ class Trainer(Session):
         if self.config.env.obs != "state":
             values |= {"env/shadows": float(self.config.env.shadows)}
         values |= {"loop/updates": float(self.updates), "loop/episodes": float(self.episodes)}
-        values |= {"loop/env_failures": float(self.env_failures), "loop/generation": float(self.generation)}
+        values |= {"loop/env_failures": float(self.env_failures)}
         rows = self.step / self.repeat
         values["replay/ratio"] = self.updates * self.ratio.rows_per_update / rows
         values |= self.clock.take(self.step, self.updates) | {"time/peak_rss_mb": peak_rss_mb()}

@@ -24,7 +24,6 @@ from tiny import unchecked
 import dreamer
 from dreamer import checkpoint, launch, run
 from dreamer.cli import main
-from dreamer.evaluate import Stopped
 from dreamer.launch import make_factory
 from dreamer.tracking import read
 from dreamer.train import Trainer
@@ -34,8 +33,6 @@ from envs.toy import Counting
 COPY = {"task": "toy:copy"}
 PLAIN = {"env.time_limit": 7, "loop.epsilon": 0.2, "loop.epsilon_hold": 3}
 """160 steps in two environments, episodes of eight rows, some actions random."""
-GENERATIONS = PLAIN | {"loop.generations": 3, "loop.generation_steps": 60, "loop.checkpoint_every": 30}
-"""The second learner has its own rows alone when it is killed, and the third one is still to come."""
 WRAPPING = {
     "steps": 1760,
     "env.num_envs": 16,
@@ -51,7 +48,6 @@ WRAPPING = {
 FAST = {
     # What is interrupted, at which call, before or after it.
     "collecting": (PLAIN, "dreamer.collect:Collector.advance", 53, "before"),
-    "in a generation": (GENERATIONS, "dreamer.collect:Collector.advance", 53, "before"),
     "writing back": (WRAPPING, "dreamer.replay:Replay.write_states", 20, "after"),
 }
 STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
@@ -203,28 +199,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(interrupted, twins, nam
     changes, path = (FAST | SLOW)[name][0], interrupted(name)
     assert dreamer.resume(path).status == "finished"
     assert_same_run(path, twins(changes))
-
-
-def test_a_learner_that_is_being_evaluated_is_evaluated_again_before_the_next_one_begins(tmp_path, monkeypatch):
-    """The run is asked to stop in the evaluation at step 80, after which the second generation begins."""
-    config = tiny_config(**COPY | PLAIN | {"loop.generations": 2, "loop.generation_steps": 80})
-    dreamer.train(config, run_dir=tmp_path / "twin")
-    real = Trainer.evaluate
-
-    def evaluate(trainer, last):
-        trainer.stop_signal = signal.SIGTERM
-        trainer.evaluator.run = stopped
-        real(trainer, last)
-
-    def stopped(*args):
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "evaluate", evaluate)
-        assert dreamer.train(config, run_dir=tmp_path / "run").status == "interrupted"
-    assert newest(tmp_path / "run")["generation"] == 0
-    assert dreamer.resume(tmp_path / "run").status == "finished"
-    assert_same_run(tmp_path / "run", tmp_path / "twin")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -75,41 +74,6 @@ def test_epsilon_decides_how_many_actions_are_random(tmp_path, epsilon):
     train(tmp_path / "run", **{"loop.epsilon": epsilon, "loop.epsilon_hold": 3, "loop.eval_every": 1000})
     outside = (np.abs(stored_actions(tmp_path / "run")) > 1).mean()
     assert outside == 0 if epsilon else outside > 0.1
-
-
-def test_generations_begin_anew_and_the_last_has_all_rows(tmp_path, monkeypatch):
-    """Boundaries after 40 and 80 of 160 steps; each learner needs eight rows of either stream before it learns."""
-    born = []
-
-    def next_generation(trainer):
-        real(trainer)
-        collector = trainer.collector
-        learner = trainer.agent.learner_state() | {"carry": collector.carry, "action": collector.action}
-        born.append(copy.deepcopy(learner))
-
-    real = Trainer.next_generation
-    monkeypatch.setattr(Trainer, "next_generation", next_generation)
-    changes = {"loop.generations": 3, "loop.generation_steps": 40, "loop.log_every": 10}
-    result = train(tmp_path / "run", **changes)
-    seen = {int(record["step"]): record for record in timeless(result.path) if "replay/rows" in record}
-    assert [seen[step]["loop/generation"] for step in (40, 50, 80, 90, 160)] == [0, 1, 1, 2, 2]
-    assert [seen[step]["replay/rows"] for step in (40, 50, 80, 90, 160)] == [40, 10, 40, 90, 160]
-    assert [seen[step]["updates"] - seen[step - 10]["updates"] for step in (50, 60, 70)] == [0, 1, 1]
-    assert seen[90]["updates"] > seen[80]["updates"], "the last one need not wait"
-
-    first, second = born
-    assert float(first["optimizer"]["updates"]) == float(second["optimizer"]["updates"]) == 0
-    assert not second["optimizer"]["rms"].any() and not second["modules"]["actor_critic.critic.output.weight"].any()
-    drawn = [name for name, value in first["modules"].items() if name.endswith("weight") and value.any()]
-    assert len(drawn) > 10
-    assert not any(torch.equal(first["modules"][name], second["modules"][name]) for name in drawn)
-    assert not second["carry"].state.deter.any()
-    np.testing.assert_array_equal(second["carry"].action, second["action"])
-
-
-def test_one_learner_cannot_get_weights_for_several(reference, tmp_path):
-    with pytest.raises(dreamer.UserError, match=r"--from gives weights to one learner: .* --loop.generations 1"):
-        dreamer.train(tiny_config(**{"loop.generations": 2}), run_dir=tmp_path / "run", start_from=reference.path)
 
 
 def test_training_episodes_are_reported_with_their_return(reference):

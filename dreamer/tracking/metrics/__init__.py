@@ -215,12 +215,7 @@ METRICS = (
         "fraction",
         "0",
     ),
-    Metric(
-        "replay/rows",
-        "Rows that replay draws from; a generation but the last draws from its own.",
-        "rows",
-        "grows up to the capacity",
-    ),
+    Metric("replay/rows", "Rows that replay holds.", "rows", "grows up to the capacity"),
     Metric("replay/bytes_per_row", "Size of a replay row on disk, both slots for its core state included.", "bytes"),
     Metric("replay/episodes", "Episodes that replay holds at least in part.", "episodes"),
     Metric(
@@ -241,7 +236,6 @@ METRICS = (
         "failures",
         "0",
     ),
-    Metric("loop/generation", "Generation that learns, counted from 0 (loop.generations)."),
     Metric("time/elapsed", "Wall-clock time of the run, its time before a resume included.", "s"),
     Metric("time/env_steps_per_second", "Environment steps per second since the previous record.", "1/s"),
     Metric("time/updates_per_second", "Updates per second since the previous record.", "1/s"),
