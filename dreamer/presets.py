@@ -67,8 +67,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.epsilon": 0.02,
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,
-        "agent.behavior.entropy": 1e-3,
-        "agent.behavior.entropy_decay": 25_000,
+        "agent.behavior.entropy": 3e-3,
+        "agent.behavior.entropy_decay": 20_000,
         "agent.optimizer.decay": 39_000,
     },
     "ablation": SMALL
