@@ -184,11 +184,10 @@ class Agent(nn.Module):
             return self._update_vision(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with frozen(*self.world_model.vision_modules()), self.autocast():
-            total, metrics, packed = self.loss(batch)
+            total, metrics, packed = self.loss(batch, self.optimizer.updates)
         total.backward()
         optimizer_metrics = self.optimizer.step(loss=total.detach())
         self.actor_critic.update_slow_critic()
-        self.actor_critic.count_update()
         metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
         return metrics, packed
 
@@ -208,9 +207,14 @@ class Agent(nn.Module):
         self.vision_updates += 1
         return metrics | {"loss/total": total.detach()}, self.world_model.core.pack(states.detach())
 
-    def loss(self, batch: Batch) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "batch time packed"]]:
-        """The weighted sum of all loss terms, their metrics, and the filtered states packed for replay."""
-        terms, metrics, packed = self.loss_terms(batch)
+    def loss(
+        self, batch: Batch, updates: Float[Tensor, ""] | None = None
+    ) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "batch time packed"]]:
+        """The weighted sum of all loss terms, their metrics, and the filtered states packed for replay.
+
+        `updates`, how many there were, sets weights that change with them; without it they are what they begin with.
+        """
+        terms, metrics, packed = self.loss_terms(batch, updates)
         scales = self.world_model.scales | self.actor_critic.scales
         if terms.keys() != scales.keys():
             raise ValueError(f"loss terms {sorted(terms)} differ from configured scales {sorted(scales)}")
@@ -220,7 +224,9 @@ class Agent(nn.Module):
         metrics |= {f"loss/{names.get(name, name)}": value.detach() for name, value in means.items()}
         return total, metrics | {"loss/total": total.detach()}, packed
 
-    def loss_terms(self, batch: Batch) -> tuple[dict[str, Tensor], Metrics, Float[Tensor, "batch time packed"]]:
+    def loss_terms(
+        self, batch: Batch, updates: Float[Tensor, ""] | None = None
+    ) -> tuple[dict[str, Tensor], Metrics, Float[Tensor, "batch time packed"]]:
         """All unreduced, unscaled loss terms by name: the world model's, then the actor-critic's."""
         world_model, actor_critic = self.world_model, self.actor_critic
         embeds = world_model.embed(batch.obs)
@@ -230,7 +236,7 @@ class Agent(nn.Module):
 
         starts = states.map(lambda x: x[:, -self.config.imagination_starts :]).detach()
         trajectory = self.imagine(starts.flatten())
-        behavior_terms, returns, behavior_metrics = actor_critic.losses(trajectory)
+        behavior_terms, returns, behavior_metrics = actor_critic.losses(trajectory, updates)
 
         rows = features.shape[1] if not self.config.imagination_starts else self.config.imagination_starts
         bootstrap = returns[:, 0].unflatten(0, (features.shape[0], -1))

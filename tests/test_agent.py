@@ -317,8 +317,8 @@ def test_replayed_values_bootstrap_from_the_rollout_of_their_own_row(starts, mon
     batch, seen = make_batch(agent), {}
     losses, replay_loss = agent.actor_critic.losses, agent.actor_critic.replay_loss
 
-    def spy_losses(trajectory):
-        seen["start"], result = trajectory.features[:, 0], losses(trajectory)
+    def spy_losses(trajectory, updates):
+        seen["start"], result = trajectory.features[:, 0], losses(trajectory, updates)
         seen["returns"] = result[1]
         return result
 
@@ -489,3 +489,9 @@ def test_a_whole_agent_overfits_one_batch(changes):
     assert last["loss/reward"] < 0.4 * first["loss/reward"]
     assert last["loss/continue"] < 0.5 * first["loss/continue"]
     assert all(math.isfinite(value) for value in last.values())
+
+
+def test_the_entropys_weight_falls_with_the_optimizers_updates():
+    agent = make_agent({"behavior.entropy": 0.5, "behavior.entropy_decay": 4})
+    weights = [agent.update(make_batch(agent))[0]["behavior/entropy_weight"].item() for _ in range(6)]
+    assert weights == pytest.approx([0.5, 0.375, 0.25, 0.125, 0.05, 0.05])

@@ -97,8 +97,6 @@ class Actor(nn.Module):
 class ActorCritic(nn.Module):
     """Learns from `Trajectory` values alone: it cannot reach the world model that imagined them."""
 
-    updates: Tensor
-
     def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
         super().__init__()
         self.config = config
@@ -106,16 +104,6 @@ class ActorCritic(nn.Module):
         self.critic = ScalarHead(config.critic, feature_dim)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
         self.normalizer = ReturnNormalizer(config.return_rate)
-        if config.entropy_decay:
-            self.register_buffer("updates", torch.zeros(()))
-
-    @property
-    def entropy_weight(self) -> float | Float[Tensor, ""]:
-        """Weight of the entropy in this update."""
-        c = self.config
-        return (
-            c.entropy * (1 - self.updates / c.entropy_decay).clamp(min=FINAL_ENTROPY) if c.entropy_decay else c.entropy
-        )
 
     @property
     def scales(self) -> dict[str, float]:
@@ -123,10 +111,11 @@ class ActorCritic(nn.Module):
         return asdict(self.config.scales)
 
     def losses(
-        self, trajectory: Trajectory
+        self, trajectory: Trajectory, updates: Float[Tensor, ""] | None = None
     ) -> tuple[dict[str, Float[Tensor, " start"]], Float[Tensor, "start horizon"], Metrics]:
         """Terms `actor` and `critic` per start state, the lambda-returns, and scalars worth logging.
 
+        The entropy's weight decays with `updates`, how many there were; without it the weight is what it begins with.
         Unless `actor_gradient` is reinforce, the trajectory must carry gradients from rewards and features to actions.
         """
         features, first = trajectory.features.detach(), trajectory.first
@@ -145,7 +134,8 @@ class ActorCritic(nn.Module):
         self.normalizer.update(target)
         advantage = (target - value[:, :-1]) / self.normalizer.scale
         gain = self._gain(policy[:, :-1], trajectory.action.detach(), advantage, returns / self.normalizer.scale)
-        actor_loss = -(weight * (gain + self.entropy_weight * entropy)).mean(1)
+        entropy_weight = self._entropy_weight(updates)
+        actor_loss = -(weight * (gain + entropy_weight * entropy)).mean(1)
         errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
         critic_loss = (weight * errors).mean(1)
 
@@ -163,8 +153,8 @@ class ActorCritic(nn.Module):
             }
             if isinstance(policy, BoundedNormal):
                 metrics["behavior/action_std"] = policy.std.mean()
-            if isinstance(self.entropy_weight, Tensor):
-                metrics["behavior/entropy_weight"] = self.entropy_weight
+            if isinstance(entropy_weight, Tensor):
+                metrics["behavior/entropy_weight"] = entropy_weight
         return {"actor": actor_loss, "critic": critic_loss}, target, metrics
 
     def replay_loss(
@@ -195,6 +185,12 @@ class ActorCritic(nn.Module):
         scores = policy.log_prob(action) * advantage.detach()
         return scores if share == 1 else share * scores + (1 - share) * returns
 
+    def _entropy_weight(self, updates: Tensor | None) -> float | Float[Tensor, ""]:
+        c = self.config
+        if updates is None or not c.entropy_decay:
+            return c.entropy
+        return c.entropy * (1 - updates.float() / c.entropy_decay).clamp(min=FINAL_ENTROPY)
+
     def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
         return lambda_return(trajectory.reward, trajectory.discount, value, self.config.lambda_)
 
@@ -207,12 +203,6 @@ class ActorCritic(nn.Module):
     def readers(self) -> dict[str, MLP]:
         """The networks that read imagined features, for `imagine_fast`."""
         return {"actor": self.actor.mlp, "critic": self.critic.mlp, "slow_critic": self.slow_critic.mlp}
-
-    @torch.no_grad()
-    def count_update(self) -> None:
-        """Tell the schedule of the entropy's weight, if there is one, that an update is done."""
-        if self.config.entropy_decay:
-            self.updates += 1
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:
