@@ -68,7 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,
         "agent.behavior.entropy": 3e-3,
-        "agent.behavior.entropy_decay": 20_000,
+        "agent.behavior.entropy_decay": 39_000,
         "agent.optimizer.decay": 39_000,
     },
     "ablation": SMALL
