@@ -165,6 +165,32 @@ def test_the_entropys_weight_falls_with_the_updates_to_a_tenth():
     assert weights == pytest.approx([0.5, 0.4, 0.25, 0.1, 0.05])
 
 
+def test_saturated_means_are_pulled_back_to_where_tanh_has_a_slope():
+    """0.1 (|m| - 2)^2 beyond 2, summed over action dimensions and weighted as the state is; nothing below; 0 is V3."""
+    plain, bounded = make(return_rate=1.0), make(return_rate=1.0, saturation=0.1)
+    trajectory = make_trajectory(plain)
+    for bias, beyond in ([1.0, -1.0], 0.0), ([5.0, -4.0], 0.1 * (3.0**2 + 2.0**2)), ([5.0, 0.0], 0.1 * 3.0**2):
+        terms = []
+        for actor_critic in (plain, bounded):
+            with torch.no_grad():
+                actor_critic.actor.output.weight.zero_()
+                actor_critic.actor.output.bias.copy_(torch.tensor([*bias, 0.0, 0.0]))
+            found, _, metrics = actor_critic.losses(trajectory)
+            terms.append(found["actor"])
+        weight = torch.cumprod(trajectory.discount, 1)[:, :-1]
+        torch.testing.assert_close(terms[1] - terms[0], weight.mean(1) * beyond, atol=1e-4, rtol=1e-4)
+        assert metrics["behavior/saturation"].item() == pytest.approx(np.mean(np.abs(bias) > 2))
+    without, with_it = (
+        gradients(term.mean(), actor_critic.actor)["output.bias"]
+        for term, actor_critic in zip(terms, (plain, bounded), strict=True)
+    )
+    torch.testing.assert_close(with_it[1:], without[1:])
+    assert with_it[0] - without[0] == pytest.approx(0.2 * 3.0 * weight.mean().item(), rel=1e-4)
+    discrete = make(DISCRETE, saturation=0.1)
+    same, _, _ = make(DISCRETE).losses(make_trajectory(discrete))
+    torch.testing.assert_close(discrete.losses(make_trajectory(discrete))[0], same)
+
+
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 def test_scale_of_rewards_does_not_matter_once_returns_are_large(gradient):
     """Pitfall 29: both kinds of actor loss are divided by the scale of returns."""

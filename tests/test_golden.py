@@ -124,7 +124,7 @@ def test_bounded_normal_at_zero():
     distribution = BoundedNormal.from_params(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
     assert distribution.std.item() == pytest.approx(0.8927173702, abs=1e-7)
     assert distribution.entropy().item() == pytest.approx(1.3054532902, abs=1e-6)
-    bounds = BoundedNormal(torch.zeros(2, 1), torch.tensor([[0.1], [1.0]])).entropy()
+    bounds = BoundedNormal.from_params(torch.zeros(2, 1), torch.tensor([[-50.0], [50.0]])).entropy()
     assert bounds.tolist() == pytest.approx([-0.8836465, 1.4189385], abs=1e-6)
 
 

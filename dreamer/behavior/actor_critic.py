@@ -20,6 +20,7 @@ from dreamer.world_model.heads import HeadConfig, ScalarHead
 
 Metrics = dict[str, Float[Tensor, ""]]
 FINAL_ENTROPY = 0.1  # of the entropy's weight, after its decay
+SATURATED = 2.0  # in front of the tanh of a policy's mean, whose slope is 0.07 there
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class ActorCriticConfig:
     """Weight of the policy's entropy, in units of normalized return per nat."""
     entropy_decay: Annotated[int, Ge(0)] = 0
     """Updates over which this weight falls linearly to 0, down to 10 % at least; 0 keeps it constant."""
+    saturation: Annotated[float, Ge(0)] = 0.0
+    """Weight of max(|m| - 2, 0)^2, which keeps means tanh(m) of continuous actions where they can move; 0 is V3."""
     lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
     """Mixing of multi-step returns."""
     min_std: Annotated[float, Gt(0)] = 0.1
@@ -134,6 +137,9 @@ class ActorCritic(nn.Module):
         self.normalizer.update(target)
         advantage = (target - value[:, :-1]) / self.normalizer.scale
         gain = self._gain(policy[:, :-1], trajectory.action.detach(), advantage, returns / self.normalizer.scale)
+        if self.config.saturation and isinstance(policy, BoundedNormal):
+            excess = (policy.raw_mean[:, :-1].abs() - SATURATED).clamp(min=0)
+            gain = gain - self.config.saturation * excess.square().sum(-1)
         entropy_weight = self._entropy_weight(updates)
         actor_loss = -(weight * (gain + entropy_weight * entropy)).mean(1)
         errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
@@ -153,6 +159,7 @@ class ActorCritic(nn.Module):
             }
             if isinstance(policy, BoundedNormal):
                 metrics["behavior/action_std"] = policy.std.mean()
+                metrics["behavior/saturation"] = (policy.raw_mean.abs() > SATURATED).float().mean()
             if isinstance(entropy_weight, Tensor):
                 metrics["behavior/entropy_weight"] = entropy_weight
         return {"actor": actor_loss, "critic": critic_loss}, target, metrics

@@ -113,6 +113,8 @@ class BoundedNormal:
 
     mean: Float[Tensor, "*batch action"]
     std: Float[Tensor, "*batch action"]
+    raw_mean: Float[Tensor, "*batch action"]
+    """m, the mean before its tanh."""
 
     @classmethod
     def from_params(
@@ -123,8 +125,9 @@ class BoundedNormal:
         max_std: float = 1.0,
     ) -> BoundedNormal:
         """Squash network outputs: mean = tanh(m), std = min + (max - min) sigmoid(q + 2)."""
+        raw_mean = raw_mean.float()
         std = min_std + (max_std - min_std) * torch.sigmoid(raw_std.float() + 2.0)
-        return cls(torch.tanh(raw_mean.float()), std)
+        return cls(torch.tanh(raw_mean), std, raw_mean)
 
     def sample(self) -> Float[Tensor, "*batch action"]:
         """mean + std * noise."""
@@ -132,7 +135,7 @@ class BoundedNormal:
 
     def __getitem__(self, index: Any) -> BoundedNormal:
         """Index the leading axes."""
-        return BoundedNormal(self.mean[index], self.std[index])
+        return BoundedNormal(self.mean[index], self.std[index], self.raw_mean[index])
 
     def mode(self) -> Float[Tensor, "*batch action"]:
         """The mean."""

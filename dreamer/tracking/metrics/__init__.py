@@ -173,6 +173,12 @@ METRICS = (
         healthy="falls to 10 % of what it begins with",
     ),
     Metric("behavior/action_std", "Mean standard deviation of the policy at imagined states.", healthy="0.1 to 1"),
+    Metric(
+        "behavior/saturation",
+        "Share of policy means, tanh(m), with |m| > 2 at imagined states: there they hardly move any more.",
+        "fraction",
+        "below a half (--agent.behavior.saturation)",
+    ),
     Metric("behavior/action_abs", "Mean size of imagined actions.", healthy="below 1; far above means saturation"),
     Metric(
         "behavior/weight_mean",
