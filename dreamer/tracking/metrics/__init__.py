@@ -175,9 +175,9 @@ METRICS = (
     Metric("behavior/action_std", "Mean standard deviation of the policy at imagined states.", healthy="0.1 to 1"),
     Metric(
         "behavior/saturation",
-        "Share of policy means, tanh(m), with |m| > 2 at imagined states: there they hardly move any more.",
+        "Share of policy means, tanh(m), with abs(m) > 2 at imagined states: there they hardly move any more.",
         "fraction",
-        "below a half (--agent.behavior.saturation)",
+        "below 0.3; above a half try --agent.behavior.saturation 0.1",
     ),
     Metric("behavior/action_abs", "Mean size of imagined actions.", healthy="below 1; far above means saturation"),
     Metric(
