@@ -6,46 +6,38 @@ agent = dreamer.load(result.path)
 action, state = agent.act(obs, is_first, state)
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreamer.agent import Agent
     from dreamer.config import Config, compose
     from dreamer.errors import UserError
-    from dreamer.launch import load, resume, train
-    from dreamer.train import Result
+    from dreamer.training.launch import load, resume, train
+    from dreamer.training.loop import Result
 
 __all__ = ["Agent", "Config", "Result", "UserError", "compose", "load", "resume", "train"]
 
 _HOMES = {
-    "Agent": "agent",
-    "Config": "config",
-    "Result": "train",
-    "UserError": "errors",
-    "compose": "config",
-    "load": "launch",
-    "resume": "launch",
-    "train": "launch",
+    "Agent": "dreamer.agent",
+    "Config": "dreamer.config",
+    "Result": "dreamer.training.loop",
+    "UserError": "dreamer.errors",
+    "compose": "dreamer.config",
+    "load": "dreamer.training.launch",
+    "resume": "dreamer.training.launch",
+    "train": "dreamer.training.launch",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: torch takes seconds, and `dreamer --help` needs none of it."""
+    """Import a public name on first use: torch takes seconds to import, and `dreamer --help` does not need it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(f"dreamer.{_HOMES[name]}"), name)
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
     return value
 
 
-class _Package(ModuleType):
-    """Keeps `dreamer.train` the function: importing the submodule of the same name would replace it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    """The public API."""
+    return __all__

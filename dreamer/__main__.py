@@ -2,6 +2,6 @@
 
 import sys
 
-from dreamer.cli import main
+from dreamer.cli.main import main
 
 sys.exit(main())

@@ -16,9 +16,8 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from dreamer.agent import AgentConfig
 from dreamer.dynamics import CoreName
 from dreamer.errors import UserError
-from dreamer.guard import GuardConfig
+from dreamer.experience.replay import ReplayConfig
 from dreamer.presets import PRESETS, SIZES
-from dreamer.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
 
 PresetName = Literal[
@@ -121,6 +120,16 @@ class LoopConfig:
     imagine_every: Annotated[int, Ge(0)] = 50_000
     """Interval of looks at the imagination (predictions of held-out episodes, free dreams, errors), also taken at the
     end of the run; 0 is never. From state a look takes some 3.5 s of one processor core, most of it drawing."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Losses and gradients that are not finite. The update is skipped and its batch kept for `dreamer debug-batch`."""
+
+    skips: Annotated[int, Ge(1)] = 10
+    """Updates skipped in a row after which the run goes back to its newest checkpoint, with other random numbers."""
+    rollbacks: Annotated[int, Ge(0)] = 2
+    """Times to go back to one checkpoint; the run then stops."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import gymnasium
 
 from envs.dmc import ALIASES, DMC, dmc_tasks
 from envs.errors import UserError
-from envs.factory import EnvFactory
+from envs.factory import EVAL_INDEX, EnvFactory
 from envs.gymnasium import buildable_gym_ids, drawn_by_mujoco, gym_ids, is_registered, make_gym
 from envs.pace import Pace, measure_pace
 from envs.parallel import WorkerError, cores
@@ -24,6 +24,7 @@ from envs.vector import failures, make_vector, restart_vector, restore_vector
 from envs.wrappers import Observations, prepare
 
 __all__ = [
+    "EVAL_INDEX",
     "EnvFactory",
     "Pace",
     "UserError",

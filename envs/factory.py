@@ -13,6 +13,9 @@ import gymnasium
 from envs.errors import UserError
 from envs.wrappers import Observations
 
+EVAL_INDEX = 10_000
+"""Evaluation environments have indices from here on, so that they never share a seed with training environments."""
+
 
 @dataclass(frozen=True)
 class EnvFactory:

@@ -24,14 +24,14 @@ from typing import Any
 from nursery import resolve
 
 PLACES = {
-    "append": "dreamer.replay:_Stream.append",
-    "wrap": "dreamer.replay:_Stream.append",
-    "state write-back": "dreamer.replay:Replay.write_states",
-    "checkpoint write": "dreamer.checkpoint:save",
-    "commit": "dreamer.replay:Replay.commit",
+    "append": "dreamer.experience.replay:_Stream.append",
+    "wrap": "dreamer.experience.replay:_Stream.append",
+    "state write-back": "dreamer.experience.replay:Replay.write_states",
+    "checkpoint write": "dreamer.runs.checkpoint:save",
+    "commit": "dreamer.experience.replay:Replay.commit",
     "metrics write": "dreamer.tracking.jsonl:JsonlWriter.write",
-    "saving": "dreamer.train:Trainer.save",
-    "resuming": "dreamer.train:Trainer.restore",
+    "saving": "dreamer.training.loop:Trainer.save",
+    "resuming": "dreamer.training.loop:Trainer.restore",
     "update": "dreamer.agent:Agent.update",
     "any time": "",
 }
@@ -128,14 +128,14 @@ def fork(words: list[str], log: Path, plan: tuple[str, int, int] | None, seconds
         try:
             import torch
 
-            from dreamer import cli
+            from dreamer.cli.main import main
 
             torch.set_num_threads(1)
             for stream in (1, 2):
                 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
             if plan is not None:
                 Assassin(*plan, writer).hire()
-            code = cli.main(words)
+            code = main(words)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -215,8 +215,8 @@ def ring(settings: dict[str, Any]) -> int:
     """Places of every stream's ring."""
     from running import tiny_config
 
-    from dreamer.forecast import rows_between_checkpoints
-    from dreamer.replay import ring_size
+    from dreamer.experience.replay import ring_size
+    from dreamer.runs.forecast import rows_between_checkpoints
 
     config = tiny_config(**settings)
     slack, kept = rows_between_checkpoints(config), config.loop.keep_checkpoints
@@ -252,7 +252,7 @@ def chaos(
     """For every core and mode of environments: a run killed `kills` times against one that was never killed."""
     import torch._dynamo  # noqa: F401  the optimizer wants it, and it takes seconds that no child should spend
 
-    import dreamer.cli  # noqa: F401
+    import dreamer.cli.main  # noqa: F401
 
     results: list[dict[str, Any]] = []
     for core in cores:

@@ -150,7 +150,7 @@ def main() -> None:
     import torch
     import torch._dynamo
 
-    import dreamer.cli
+    import dreamer.cli.main
 
     torch.set_num_threads(1)
     for words, injections, output in json.load(sys.stdin):
@@ -162,7 +162,7 @@ def main() -> None:
                     os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
                 for path, call, action, *arguments in injections:
                     inject(path, abs(call), action, *arguments, every=call < 0)
-                code = dreamer.cli.main(words)
+                code = dreamer.cli.main.main(words)
                 sys.stdout.flush()
             except BaseException:
                 sys.excepthook(*sys.exc_info())

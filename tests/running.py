@@ -14,10 +14,11 @@ import torch
 from tiny import TINY
 
 import dreamer
-from dreamer import checkpoint, run
-from dreamer.launch import make_factory
+from dreamer.runs import checkpoint
+from dreamer.runs.folder import create_run, open_run
 from dreamer.tracking import JsonlWriter, read
-from dreamer.train import Trainer
+from dreamer.training.launch import make_factory
+from dreamer.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,7 +103,7 @@ def forked(function: Callable[[], str]) -> tuple[int, str]:
 def make_run(path: Path, core="rssm", task="toy:copy", seed=0, final=1.0, until=400, steps=400, info=None, **changes):
     """A run folder as training leaves it, without its checkpoints."""
     config = dreamer.compose("debug", task=task, seed=seed, steps=steps, **{"agent.dynamics.core": core, **changes})
-    folder = run.create(path, config, "cpu")
+    folder = create_run(path, config, "cpu")
     folder.info |= {"parameters": {"dynamics": 1000, "actor": 234}} | (info or {})
     folder.save()
     writer = JsonlWriter(folder.metrics)
@@ -155,7 +156,7 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
 
 def replayed(path: Path) -> list[Any]:
     """Every readable row and state of a run's replay, as the newest checkpoint sees it."""
-    folder = run.open_run(path)
+    folder = open_run(path)
     trainer = Trainer(folder, make_factory(folder.config))
     try:
         trainer.restore(newest(path))

@@ -77,8 +77,8 @@ def report(folder: Path, out: Path, steps: int) -> dict[str, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from dreamer.plotting import PALETTE, STYLE
     from dreamer.tracking import read
+    from dreamer.tracking.plotting import PALETTE, STYLE
 
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     records = [record for record in read(folder / "run" / "metrics.jsonl") if "time/env_steps_per_second" in record]

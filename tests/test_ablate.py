@@ -21,12 +21,13 @@ from wandb.sdk.launch.sweeps import utils as sweeps
 
 import dreamer
 import envs
-from dreamer import run
-from dreamer.cli import main, train_arguments
+from dreamer.cli.main import main, train_arguments
 from dreamer.errors import UserError
-from dreamer.experiments import ablate, grid, jobs
-from dreamer.experiments.grid import Cell, cells
-from dreamer.experiments.runs import find_runs
+from dreamer.experiments.ablation import ablate, grid, jobs
+from dreamer.experiments.ablation.grid import Cell, cells
+from dreamer.experiments.report.runs import find_runs
+from dreamer.runs.folder import RunFolder, create_run, open_run
+from dreamer.runs.provenance import command_line
 from dreamer.tracking import read
 
 
@@ -216,7 +217,7 @@ def test_a_folder_is_not_worked_on_twice_at_a_time(tmp_path, planned, capsys):
     words = flags(tmp_path / "f", "--tasks", "toy:copy", "--cores", "rssm")
     assert main(words) == 130
     capsys.readouterr()
-    with run.RunFolder(tmp_path / "f", tiny_config(), {}).locked():
+    with RunFolder(tmp_path / "f", tiny_config(), {}).locked():
         assert refused(capsys, *words).endswith("f is in use by another process\n")
 
 
@@ -225,7 +226,7 @@ def test_a_folder_is_not_worked_on_twice_at_a_time(tmp_path, planned, capsys):
 
 def test_a_run_without_a_checkpoint_is_started_over(tmp_path):
     path, config = tmp_path / "run", tiny_config(steps=4)
-    run.create(path, config, "cpu")
+    create_run(path, config, "cpu")
     (path / "metrics.jsonl").write_text('{"step": 2}\n')
     (path / "replay").mkdir()
     assert jobs._begin_or_go_on(path, config).status == "finished"
@@ -234,7 +235,7 @@ def test_a_run_without_a_checkpoint_is_started_over(tmp_path):
 
 def test_a_folder_with_work_of_others_is_not_deleted(tmp_path):
     path = tmp_path / "run"
-    run.create(path, tiny_config(), "cpu")
+    create_run(path, tiny_config(), "cpu")
     (path / "thesis.tex").write_text("mine")
     with pytest.raises(dreamer.UserError, match="run holds thesis.tex but no checkpoint; delete it to begin"):
         jobs._begin_or_go_on(path, tiny_config())
@@ -242,7 +243,7 @@ def test_a_folder_with_work_of_others_is_not_deleted(tmp_path):
 
 
 def test_a_run_that_another_process_has_begun_is_not_deleted(tmp_path):
-    folder = run.create(tmp_path / "run", tiny_config(), "cpu")
+    folder = create_run(tmp_path / "run", tiny_config(), "cpu")
     with folder.locked(), pytest.raises(dreamer.UserError, match="in use by another process"):
         jobs._begin_or_go_on(folder.path, tiny_config())
     assert (folder.path / "config.json").exists()
@@ -285,7 +286,7 @@ def test_an_ablation_is_done_once(tmp_path, capsys):
     assert json.loads((tmp_path / "f" / "failures.json").read_text()) == []
     assert len(list((tmp_path / "f" / "logs").iterdir())) == 4
     for one in runs:
-        assert one.info["threads"] <= max(1, os.cpu_count() // 2) and one.info["command"].endswith(run.command_line())
+        assert one.info["threads"] <= max(1, os.cpu_count() // 2) and one.info["command"].endswith(command_line())
 
     before, began = everything_below(tmp_path / "f"), time.monotonic()
     for again in (words, ["ablate", "--folder", str(tmp_path / "f")]):
@@ -330,9 +331,9 @@ def test_an_ablation_that_is_stopped_and_killed_goes_on_as_if_nothing_had_happen
     finished.pop(first / ".lock", None)
     assert finished.items() <= everything_below(first).items()
     for run_dir in (first, second):
-        assert len(run.open_run(run_dir).info["resumed"]) == 1
+        assert len(open_run(run_dir).info["resumed"]) == 1
         with unchecked():
-            twin = dreamer.train(run.open_run(run_dir).config, run_dir=tmp_path / run_dir.name)
+            twin = dreamer.train(open_run(run_dir).config, run_dir=tmp_path / run_dir.name)
         assert timeless(run_dir) == timeless(twin.path)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import awaken, make_agent, make_batch
 
-from dreamer import accelerate
-from dreamer.transfer import LateStates
+from dreamer.system.transfer import LateStates
+from dreamer.training import accelerate
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from running import tiny_config, tiny_flags
 from test_cli import everything_below, folder_instead, refused
 
 import dreamer
-from dreamer import checkpoint, launch
 from dreamer.agent import Agent
 from dreamer.config import to_json
+from dreamer.runs import checkpoint
+from dreamer.training import launch
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +362,7 @@ def test_the_last_lines_of_a_training_name_its_modules_in_commands_that_take_the
 
 def an_ablation(folder, **changes):
     """A folder as somebody else's ablation may be."""
-    from dreamer.experiments.ablate import AblateArguments, _manifest
+    from dreamer.experiments.ablation.ablate import AblateArguments, _manifest
 
     folder.mkdir()
     settings = {"config": tiny_config(), "tasks": ("toy:copy",), "seeds": 1} | changes

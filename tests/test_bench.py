@@ -9,8 +9,8 @@ import pytest
 import torch
 from running import tiny_config, tiny_flags
 
-from dreamer.cli import main
-from dreamer.experiments import bench, costs, scaling
+from dreamer.cli.main import main
+from dreamer.experiments.bench import bench, costs, scaling
 from dreamer.world_model.encoder import Encoder
 
 KEYS = {

@@ -15,8 +15,9 @@ import pytest
 import torch
 from running import differences, forked
 
-from dreamer import checkpoint
 from dreamer.errors import UserError
+from dreamer.runs import checkpoint
+from dreamer.system.files import write_atomically
 
 STATE = {"step": 7, "weights": {"a": torch.arange(12.0).view(3, 4)}, "rng": torch.get_rng_state(), "queue": [[0, 1]]}
 
@@ -172,9 +173,9 @@ def test_a_hostile_checkpoint_runs_no_code(tmp_path):
 
 def test_write_atomically_leaves_no_trace_of_a_failure(tmp_path):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    write_atomically(path, b"old")
     path.unlink()
     path.mkdir()
     with pytest.raises(OSError):
-        checkpoint.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert files(tmp_path) == ["file"]

@@ -15,8 +15,9 @@ import pytest
 from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
-from dreamer import checkpoint
-from dreamer.cli import COMMANDS, main, train_arguments
+from dreamer.cli.main import COMMANDS, main, train_arguments
+from dreamer.runs import checkpoint
+from dreamer.training import launch, loop
 
 
 @pytest.fixture(scope="module")
@@ -253,17 +254,15 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit, what):
     ],
 )
 def test_a_command_loads_nothing_that_it_does_not_use(words, absent):
-    code = f"import sys; from dreamer.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from dreamer.cli.main import main; main({words}); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and absent.isdisjoint(done.stderr.split())
 
 
 def test_the_public_names_are_those_of_the_package():
-    """`dreamer.train` is the function, though importing the loop's module would put that in its place."""
-    import dreamer.train as function
-
-    assert function is dreamer.train is dreamer.launch.train and sys.modules["dreamer.train"].Result is dreamer.Result
+    assert dreamer.train is launch.train and dreamer.Result is loop.Result
     assert {name: getattr(dreamer, name).__name__ for name in dreamer.__all__} == {n: n for n in dreamer.__all__}
+    assert dir(dreamer) == sorted(dreamer.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = dreamer.trian
 

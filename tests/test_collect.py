@@ -13,9 +13,9 @@ from running import tiny_config
 
 import envs
 from dreamer.agent import Agent
-from dreamer.collect import Collector
-from dreamer.replay import Replay, ReplayConfig, RowLayout
-from dreamer.spaces import spec_of
+from dreamer.experience.collect import Collector
+from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experience.spaces import spec_of
 from envs.toy import Copy, Counting
 
 NUM_ENVS = 2

@@ -13,10 +13,10 @@ from running import ROOT, tiny_config
 from tiny import unchecked
 
 import dreamer
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.config import to_json
-from dreamer.experiments.course import Course
-from dreamer.experiments.health import CHECKS
+from dreamer.experiments.diagnosis.course import Course
+from dreamer.experiments.diagnosis.health import CHECKS
 from dreamer.tracking import JsonlWriter, read
 
 RESULTS = ROOT / "docs" / "results"
@@ -167,7 +167,7 @@ def test_every_flag_that_is_advised_exists(barely_trained, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     known = capsys.readouterr().out
-    source = (ROOT / "dreamer/experiments/health.py").read_text()
+    source = (ROOT / "dreamer/experiments/diagnosis/health.py").read_text()
     flags = {
         flag.replace("{dynamics.core}", core)
         for flag in re.findall(r"--[a-z][\w.{}-]+", source)

@@ -121,12 +121,12 @@ def test_an_unknown_command_is_refused() -> None:
 def test_the_tree_in_the_readme_names_what_exists() -> None:
     blocks = FENCE.findall((ROOT / "README.md").read_text())
     paths = [path for block in blocks if re.search(r"^\W*dreamer/", block, re.MULTILINE) for path in tree_paths(block)]
-    assert "dreamer/train.py" in paths, f"the tree was not understood: {paths}"
+    assert "dreamer/training/loop.py" in paths, f"the tree was not understood: {paths}"
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_a_tree_is_read_by_its_indentation() -> None:
-    nested = ["dreamer/", "dreamer/cli.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
+    nested = ["dreamer/", "dreamer/cli/main.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
     assert tree_paths(INDENTED) == ["README.md", *nested, "dreamer/nn/optim.py", "envs/"]
     assert tree_paths(DRAWN) == ["envs/", "envs/toy.py", "scripts/train"]
 

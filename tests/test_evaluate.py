@@ -15,8 +15,10 @@ import dreamer
 import envs
 from dreamer.agent import Agent
 from dreamer.errors import UserError
-from dreamer.evaluate import EVAL_INDEX, Evaluation, Evaluator, evaluation_films, film, summarize
-from dreamer.spaces import spec_of
+from dreamer.experience.spaces import spec_of
+from dreamer.tracking.video import evaluation_films
+from dreamer.training.evaluate import Evaluation, Evaluator, film, summarize
+from envs import EVAL_INDEX
 from envs.rendering import select_backend
 from envs.toy import Copy, Counting
 

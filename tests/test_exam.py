@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 from tiny import unchecked
 
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.experiments.exam import ALL, drift, memory, uncertainty
 from dreamer.experiments.exam.learner import Stage, exam_config, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import record, smooth_actions, uniform_actions

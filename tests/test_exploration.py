@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import CONTINUOUS, DISCRETE
 
-from dreamer.exploration import Exploration
+from dreamer.experience.exploration import Exploration
 
 ENVS, STEPS = 50, 2000
 POLICY = {CONTINUOUS: torch.full((ENVS, 2), 7.0), DISCRETE: torch.full((ENVS, 3), 7.0)}

@@ -19,14 +19,14 @@ from tiny import make_agent, unchecked
 
 import dreamer
 import envs
-from dreamer import run
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.errors import UserError
-from dreamer.evaluate import Evaluator
-from dreamer.launch import make_factory
-from dreamer.session import layout_of
+from dreamer.runs.folder import open_run
 from dreamer.tracking import read
-from dreamer.train import Trainer
+from dreamer.training.evaluate import Evaluator
+from dreamer.training.launch import make_factory
+from dreamer.training.loop import Trainer
+from dreamer.training.session import layout_of
 from envs.rendering import select_backend
 from envs.toy import Counting
 
@@ -84,7 +84,7 @@ def test_a_faulty_environment_costs_its_episode_and_the_run_goes_on_exactly(run_
     records = [record for record in timeless(run_dir / "whole") if "loop/env_failures" in record]
     assert [record["loop/env_failures"] for record in records][-1] == 4  # episodes 1 and 6 of both environments
 
-    folder = run.open_run(run_dir / "whole")
+    folder = open_run(run_dir / "whole")
     trainer = Trainer(folder, make_factory(folder.config, make_env))
     trainer.replay.load_state_dict(newest(run_dir / "whole")["replay"])
     for stream in trainer.replay.streams:
@@ -189,7 +189,7 @@ DEATHS = {
     "display": ([*FIFTH_FRAME, "terminate display"], {}, (1, 1), DIED),
     "taken": ([*FIFTH_FRAME, "release context"], {"env.num_envs": 1}, (0,), ""),
     "process": (
-        ["dreamer.collect:Collector.advance", 5, "kill worker"],
+        ["dreamer.experience.collect:Collector.advance", 5, "kill worker"],
         {"env.parallel": "on"},
         (1, 0),
         "the process of the environment died with exit code -9",
@@ -221,7 +221,7 @@ def test_when_what_draws_dies_an_episode_is_lost_and_no_frame_is_wrong(blinded, 
     assert all(f"environment {index} failed: {message}" in line for index, line in enumerate(lines))
     assert [r["loop/env_failures"] for r in timeless(path) if "loop/env_failures" in r][-1] == sum(failures)
 
-    config = run.open_run(path).config
+    config = open_run(path).config
     dtype = layout_of(dreamer.load(path)).dtype
     for index, (head, failed) in enumerate(zip(newest(path)["replay"]["heads"], failures, strict=True)):
         rows = np.memmap(path / "replay" / f"stream_{index:03d}.rows", dtype, "r")[:head]
@@ -240,7 +240,8 @@ def test_when_what_draws_dies_an_episode_is_lost_and_no_frame_is_wrong(blinded, 
 @pytest.mark.slow
 def test_asked_to_stop_in_an_evaluation_a_run_evaluates_when_it_goes_on(tmp_path, twin):
     path = tmp_path / "run"
-    stop = ["dreamer.evaluate:Evaluator._tell", 1, "signal", signal.SIGTERM]  # after one of the two evaluations
+    # after one of the two evaluations
+    stop = ["dreamer.training.evaluate:Evaluator._tell", 1, "signal", signal.SIGTERM]
     (ended,) = run_children(([*["train"], *tiny_flags(**COPY), "--run-dir", str(path)], [stop]), folder=tmp_path)
     assert ended.code == 75 and "SIGTERM received" in ended.errors, ended
     assert newest(path)["step"] == 80 and newest(path)["evaluation_due"]
@@ -252,9 +253,9 @@ def test_asked_to_stop_in_an_evaluation_a_run_evaluates_when_it_goes_on(tmp_path
 # Numbers
 
 
-POISONED_ROW = ["dreamer.replay:Replay.sample", 3, "poison rows", 10, 11]
+POISONED_ROW = ["dreamer.experience.replay:Replay.sample", 3, "poison rows", 10, 11]
 POISONED_WEIGHT = ["dreamer.agent:Agent.update", 5, "poison weight"]
-ALL_ROWS = ["dreamer.replay:Replay.sample", -3, "poison rows", 0, 4096]
+ALL_ROWS = ["dreamer.experience.replay:Replay.sample", -3, "poison rows", 0, 4096]
 ALWAYS = ["dreamer.agent:Agent.update", -5, "poison weight"]
 
 
@@ -295,7 +296,7 @@ def test_a_loss_that_is_not_finite_costs_one_update(poisoned, capsys):
 
 
 def test_states_of_a_skipped_update_are_not_stored(poisoned):
-    folder = run.open_run(poisoned["row"][0])
+    folder = open_run(poisoned["row"][0])
     trainer = Trainer(folder, make_factory(folder.config))
     trainer.replay.load_state_dict(newest(folder.path)["replay"])
     for stream in trainer.replay.streams:
@@ -357,13 +358,13 @@ def disk(folder, size):
 
 
 WRITES = {
-    "configuration": ("dreamer.checkpoint:write_atomically", 1),
-    "first checkpoint": ("dreamer.checkpoint:save", 1),
-    "replay": ("dreamer.replay:_map_file", 2),
+    "configuration": ("dreamer.system.files:write_atomically", 1),
+    "first checkpoint": ("dreamer.runs.checkpoint:save", 1),
+    "replay": ("dreamer.experience.replay:_map_file", 2),
     "record": ("dreamer.tracking.jsonl:JsonlWriter.write", 4),
-    "evaluation": ("dreamer.train:Trainer.evaluate", 1),
-    "checkpoint": ("dreamer.checkpoint:save", 4),
-    "last checkpoint": ("dreamer.checkpoint:save", 6),
+    "evaluation": ("dreamer.training.loop:Trainer.evaluate", 1),
+    "checkpoint": ("dreamer.runs.checkpoint:save", 4),
+    "last checkpoint": ("dreamer.runs.checkpoint:save", 6),
 }
 
 

@@ -7,12 +7,12 @@ from running import tiny_config
 from tiny import unchecked
 
 import dreamer
-from dreamer import forecast as module
 from dreamer.config import compose
 from dreamer.errors import UserError
-from dreamer.forecast import Forecast, forecast, require_room
-from dreamer.replay import RowLayout
-from dreamer.run import open_run
+from dreamer.experience.replay import RowLayout
+from dreamer.runs import forecast as module
+from dreamer.runs.folder import open_run
+from dreamer.runs.forecast import Forecast, forecast, require_room
 
 IMAGE = {"image": (64, 64, 3)}
 ROOMY = Forecast(row_bytes=10_000, image_bytes=8_000, rows=1_000_000)

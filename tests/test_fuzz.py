@@ -25,18 +25,19 @@ from hypothesis import strategies as st
 from running import tiny_config
 
 import dreamer
-from dreamer import checkpoint, launch
+from dreamer.cli.track import _state
 from dreamer.config import from_json, to_json
 from dreamer.errors import UserError
-from dreamer.experiments.course import Course
-from dreamer.experiments.document import Cell, Document, Section, Table, markdown
-from dreamer.experiments.health import CHECKS
-from dreamer.experiments.page import page
-from dreamer.experiments.runs import find_runs
-from dreamer.experiments.track import _state
-from dreamer.replay import Replay, ReplayConfig, RowLayout
-from dreamer.run import open_run
+from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experiments.diagnosis.course import Course
+from dreamer.experiments.diagnosis.health import CHECKS
+from dreamer.experiments.report.document import Cell, Document, Section, Table, markdown
+from dreamer.experiments.report.page import page
+from dreamer.experiments.report.runs import find_runs
+from dreamer.runs import checkpoint
+from dreamer.runs.folder import open_run
 from dreamer.tracking import JsonlWriter, read
+from dreamer.training import launch
 
 fuzz = settings(
     max_examples=int(os.environ.get("DREAMER_FUZZ_EXAMPLES", 60)),

@@ -9,10 +9,11 @@ from running import tiny_config
 from tiny import mode_latents
 
 import envs
-from dreamer import heldout
 from dreamer.agent import Agent
-from dreamer.evaluate import EVAL_INDEX, Evaluator, summarize
-from dreamer.spaces import spec_of
+from dreamer.experience.spaces import spec_of
+from dreamer.training import heldout
+from dreamer.training.evaluate import Evaluator, summarize
+from envs import EVAL_INDEX
 from envs.toy import Copy
 
 DISCOUNT = 1 - 1 / 333

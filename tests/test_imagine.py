@@ -21,15 +21,15 @@ import dreamer
 import envs
 from dreamer.agent import Agent
 from dreamer.batch import Batch
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.errors import UserError
+from dreamer.experience.spaces import spec_of
 from dreamer.nn.struct import Struct
 from dreamer.openloop import films, folder, rollouts, traces
 from dreamer.openloop import study as studies
 from dreamer.openloop.errors import ErrorCurves
 from dreamer.openloop.record import metrics, record
 from dreamer.openloop.study import DREAMS, Signal, Study, StudySettings, study
-from dreamer.spaces import spec_of
 from dreamer.tracking import read
 from dreamer.world_model.world_model import WorldModel
 from envs.toy import Copy, Counting

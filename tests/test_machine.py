@@ -7,7 +7,7 @@ import pytest
 
 CHILD = """
 import resource, sys, torch
-from dreamer.machine import keep_freed_memory
+from dreamer.system.machine import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def faults():

@@ -8,7 +8,7 @@ from dreamer.batch import ActionSpec
 from dreamer.config import override
 from dreamer.dynamics import LATENTS, DynamicsConfig
 from dreamer.errors import UserError
-from dreamer.matching import Spec, match_params, parameter_counts, parameter_table, reference
+from dreamer.training.matching import Spec, match_params, parameter_counts, parameter_table, reference
 
 SPECS = {"walker": Spec(WALKER, WALKER_ACTION), "small": Spec(OBS, ActionSpec(2, discrete=True))}
 VARIANTS = [(core, latent) for core, latents in LATENTS.items() for latent in ("auto", *latents)]

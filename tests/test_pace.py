@@ -11,8 +11,8 @@ from running import tiny_config, tiny_flags
 
 import dreamer
 import envs
-from dreamer import launch
-from dreamer.cli import main
+from dreamer.cli.main import main
+from dreamer.training import launch
 from envs.toy import Counting
 
 

@@ -15,9 +15,9 @@ from running import differences, newest, timeless, tiny_config, tiny_flags
 
 import dreamer
 import envs
-from dreamer import launch
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.config import from_json, to_json
+from dreamer.training import launch
 from envs.dmc import dmc_tasks
 from envs.toy import Chain
 from envs.velocities import IN_GYM

@@ -11,9 +11,9 @@ from tiny import mode_latents
 
 import envs
 from dreamer.agent import Agent
-from dreamer.collect import Collector
-from dreamer.replay import Replay, ReplayConfig, RowLayout
-from dreamer.spaces import spec_of
+from dreamer.experience.collect import Collector
+from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experience.spaces import spec_of
 from envs.toy import Counting
 
 NUM_ENVS, LENGTH, STEPS = 3, 5, 60

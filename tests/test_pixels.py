@@ -21,9 +21,9 @@ from tiny import unchecked
 
 import dreamer
 import envs
-from dreamer.cli import main
-from dreamer.experiments import costs
-from dreamer.session import layout_of
+from dreamer.cli.main import main
+from dreamer.experiments.bench import costs
+from dreamer.training.session import layout_of
 from envs import rendering
 from envs.dmc import DMC
 from envs.pixels import resize

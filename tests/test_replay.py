@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 
 from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import UserError
-from dreamer.replay import GROWTH, Replay, ReplayConfig, RowLayout, Windows
+from dreamer.experience.replay import GROWTH, Replay, ReplayConfig, RowLayout, Windows
 
 LAYOUT = RowLayout(obs_shapes={"where": (2,), "noise": (3,)}, action_dim=2, packed_dim=4)
 EPISODE = 7
@@ -351,7 +351,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, safe):
 
 
 def test_states_wait_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamer.replay.WAITING_BYTES", 3 * LENGTH * 16)
+    monkeypatch.setattr("dreamer.experience.replay.WAITING_BYTES", 3 * LENGTH * 16)
     replay = make_replay(tmp_path)
     feed(replay, 50)
     replay.state_dict()

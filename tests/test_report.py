@@ -10,12 +10,12 @@ from urllib.parse import unquote
 import pytest
 from running import HOSTILE, make_run
 
-from dreamer import run
 from dreamer.errors import UserError
-from dreamer.experiments import settings, wording
-from dreamer.experiments.analysis import analyse
-from dreamer.experiments.report import ReportArguments, report, write_report
-from dreamer.experiments.runs import find_runs
+from dreamer.experiments.report import settings, wording
+from dreamer.experiments.report.analysis import analyse
+from dreamer.experiments.report.report import ReportArguments, report, write_report
+from dreamer.experiments.report.runs import find_runs
+from dreamer.runs.provenance import commit
 
 CORES = ("rssm", "rnn", "gru")
 TASKS = ("dmc:cartpole_balance", "toy:copy")
@@ -127,7 +127,7 @@ def test_the_page_needs_nothing_else(ablation):
     assert page.count("<svg") == 4 and page.count("currentColor") > 50 and "prefers-color-scheme: dark" in page
     for name in ("learning_curves", "intervals", "improvement", "profiles"):
         assert (ablation / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    for text in (*CORES, *TASKS, "0.85 [", "1,234", "250 ms", "Probability of improvement", run.commit()):
+    for text in (*CORES, *TASKS, "0.85 [", "1,234", "250 ms", "Probability of improvement", commit()):
         assert text in page
 
 

@@ -22,11 +22,14 @@ from running import PIXELS, ROOT, assert_same_run, dreamer_command, newest, time
 from tiny import unchecked
 
 import dreamer
-from dreamer import checkpoint, launch, run
-from dreamer.cli import main
-from dreamer.launch import make_factory
+from dreamer.cli.main import main
+from dreamer.runs import checkpoint
+from dreamer.runs.folder import open_run
+from dreamer.system.files import write_atomically
 from dreamer.tracking import read
-from dreamer.train import Trainer
+from dreamer.training import launch
+from dreamer.training.launch import make_factory
+from dreamer.training.loop import Trainer
 from envs.rendering import missing_gl_message, select_backend
 from envs.toy import Counting
 
@@ -47,26 +50,31 @@ WRAPPING = {
 
 FAST = {
     # What is interrupted, at which call, before or after it.
-    "collecting": (PLAIN, "dreamer.collect:Collector.advance", 53, "before"),
-    "writing back": (WRAPPING, "dreamer.replay:Replay.write_states", 20, "after"),
+    "collecting": (PLAIN, "dreamer.experience.collect:Collector.advance", 53, "before"),
+    "writing back": (WRAPPING, "dreamer.experience.replay:Replay.write_states", 20, "after"),
 }
 STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
 CORES = {"ssm": "toy:copy", "rnn": "toy:copy_discrete", "gru": "toy:copy", "mdn_rnn": "toy:copy_discrete"}
 SLOW = {
     "learning": (PLAIN, "dreamer.agent:Agent.update", 15, "after"),
-    "storing": (WRAPPING, "dreamer.replay:_Stream.append", 16 * 103 + 3, "after"),
-    "last evaluation": (PLAIN, "dreamer.evaluate:Evaluator.run", 4, "before"),
-    "before the first checkpoint": (PLAIN, "dreamer.checkpoint:save", 1, "before"),
-    "second checkpoint": (PLAIN, "dreamer.checkpoint:save", 2, "before"),
+    "storing": (WRAPPING, "dreamer.experience.replay:_Stream.append", 16 * 103 + 3, "after"),
+    "last evaluation": (PLAIN, "dreamer.training.evaluate:Evaluator.run", 4, "before"),
+    "before the first checkpoint": (PLAIN, "dreamer.runs.checkpoint:save", 1, "before"),
+    "second checkpoint": (PLAIN, "dreamer.runs.checkpoint:save", 2, "before"),
     "checkpoint": (WRAPPING, "os:replace", 4 + 9, "before"),
-    "saved, not committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "before"),
-    "saved and committed": (WRAPPING, "dreamer.replay:Replay.commit", 9, "after"),
-    "control suite": (PLAIN | {"task": "dmc:cartpole_swingup"}, "dreamer.collect:Collector.advance", 53, "before"),
-    "in processes": (PLAIN | {"env.parallel": "on"}, "dreamer.collect:Collector.advance", 53, "after"),
+    "saved, not committed": (WRAPPING, "dreamer.experience.replay:Replay.commit", 9, "before"),
+    "saved and committed": (WRAPPING, "dreamer.experience.replay:Replay.commit", 9, "after"),
+    "control suite": (
+        PLAIN | {"task": "dmc:cartpole_swingup"},
+        "dreamer.experience.collect:Collector.advance",
+        53,
+        "before",
+    ),
+    "in processes": (PLAIN | {"env.parallel": "on"}, "dreamer.experience.collect:Collector.advance", 53, "after"),
     **{
         f"{core} on {task}": (
             PLAIN | {"agent.dynamics.core": core, "task": task},
-            "dreamer.collect:Collector.advance",
+            "dreamer.experience.collect:Collector.advance",
             53,
             "before",
         )
@@ -74,10 +82,10 @@ SLOW = {
     },
 }
 DRAWN = {
-    "from pixels": (PLAIN | PIXELS, "dreamer.collect:Collector.advance", 53, "before"),
+    "from pixels": (PLAIN | PIXELS, "dreamer.experience.collect:Collector.advance", 53, "before"),
     "from pixels, in processes": (
         PLAIN | PIXELS | {"env.parallel": "on"},
-        "dreamer.replay:Replay.write_states",
+        "dreamer.experience.replay:Replay.write_states",
         11,
         "after",
     ),
@@ -104,7 +112,7 @@ NURSERY = """
     # Train every scenario in a fork that is killed, or asked to stop, at its moment; print how each of them ended.
     import importlib, json, os, signal, sys
     import torch._dynamo  # the optimizer wants it, and it takes seconds
-    import dreamer.cli
+    import dreamer.cli.main
 
     def interrupt(target, call, when, number):
         module, _, path = target.partition(":")
@@ -135,7 +143,7 @@ NURSERY = """
                 for stream, suffix in ((1, ".out"), (2, ".err")):
                     os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT), stream)
                 interrupt(target, call, when, number)
-                code = dreamer.cli.main(["train", *flags])
+                code = dreamer.cli.main.main(["train", *flags])
                 sys.stdout.flush()
             finally:
                 os._exit(code)
@@ -284,11 +292,11 @@ class Disk:
 
 BLACKOUTS = {
     # The call before which the power goes.
-    "first checkpoint named": ("dreamer.checkpoint:sync_folder", 7),
-    "first records": ("dreamer.collect:Collector.advance", 15),
+    "first checkpoint named": ("dreamer.system.files:sync_folder", 7),
+    "first records": ("dreamer.experience.collect:Collector.advance", 15),
     "checkpoint to be named": ("os:replace", 7),
     "old checkpoint to be deleted": ("pathlib:Path.unlink", 1),
-    "collecting": ("dreamer.collect:Collector.advance", 75),
+    "collecting": ("dreamer.experience.collect:Collector.advance", 75),
 }
 
 
@@ -346,7 +354,7 @@ def copied(finished, tmp_path):
 def test_a_finished_run_is_extended_as_if_it_had_been_longer(copied, twins, capsys):
     assert main(["train", "--resume", str(copied), "--steps", "240"]) == 0
     assert "return" in capsys.readouterr().out
-    assert run.open_run(copied).config.steps == 240
+    assert open_run(copied).config.steps == 240
     assert_same_run(copied, twins(PLAIN | {"steps": 240}))
 
 
@@ -380,7 +388,7 @@ def test_falling_back_never_reads_rows_that_were_overwritten(tmp_path):
     """A run dies long after its newest checkpoint, which then turns out to be damaged."""
     changes = WRAPPING | {"env.time_limit": 0, "loop.eval_every": 10_000}  # episodes of toy:counting end by themselves
     path = dreamer.train(tiny_config(**changes), run_dir=tmp_path / "run").path
-    folder = run.open_run(path)
+    folder = open_run(path)
 
     dying = Trainer(folder, make_factory(folder.config))
     dying.restore(newest(path))
@@ -413,7 +421,7 @@ def test_a_run_killed_while_it_wrote_its_first_checkpoint_begins_again(tmp_path,
             raise killed
         write(path, *parts)
 
-    write, config = checkpoint.write_atomically, tiny_config("toy:copy", **PLAIN | {"steps": 8})
+    write, config = write_atomically, tiny_config("toy:copy", **PLAIN | {"steps": 8})
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "write_atomically", die)
         with pytest.raises(KeyboardInterrupt):

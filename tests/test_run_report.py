@@ -14,11 +14,11 @@ from running import HOSTILE, make_run, tiny_config
 from tiny import unchecked
 
 import dreamer
-from dreamer.cli import main
-from dreamer.experiments import run_sections
-from dreamer.experiments.run_figures import POINTS, thinned
-from dreamer.experiments.run_report import write_run_report
-from dreamer.run import open_run
+from dreamer.cli.main import main
+from dreamer.experiments.report import run_sections
+from dreamer.experiments.report.run_figures import POINTS, thinned
+from dreamer.experiments.report.run_report import write_run_report
+from dreamer.runs.folder import open_run
 
 PASSIVE = """
 html head meta title style body h1 h2 p div nav a section figure figcaption svg g defs path text tspan use rect clippath

@@ -11,9 +11,9 @@ from faulty import Faulty
 from running import dreamer_command, tiny_config, tiny_flags
 
 import dreamer
-from dreamer import run
-from dreamer.cli import main
-from dreamer.redaction import HIDDEN, redact, redact_command
+from dreamer.cli.main import main
+from dreamer.runs.provenance import command_line
+from dreamer.system.redaction import HIDDEN, redact, redact_command
 
 KEY = "0a1b2c3d4e" * 4
 TOKENS = [
@@ -65,7 +65,7 @@ def test_values_of_secret_variables_are_known_and_short_ones_are_not(monkeypatch
 def test_options_named_like_a_secret_lose_their_value(monkeypatch, command, shown):
     assert redact_command(command) == redact_command(redact_command(command)) == shown
     monkeypatch.setattr(sys, "argv", ["/bin/x.py", "--token", "abcdefgh"])
-    assert run.command_line() == "x.py --token '[secret]'" or "abcdefgh" not in run.command_line()
+    assert command_line() == "x.py --token '[secret]'" or "abcdefgh" not in command_line()
 
 
 @pytest.mark.parametrize(

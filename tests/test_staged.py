@@ -6,7 +6,7 @@ from running import tiny_config
 from tiny import make_agent, make_batch
 
 from dreamer import resume, train
-from dreamer.run import open_run
+from dreamer.runs.folder import open_run
 from dreamer.tracking import read
 
 STAGES = 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dreamer.experiments.statistics import (
+from dreamer.experiments.report.statistics import (
     Estimate,
     area_under_curve,
     iqm,

@@ -16,7 +16,7 @@ from running import ROOT
 from test_tracking import find, inspect
 
 import dreamer
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.config import to_json
 from dreamer.tracking import JsonlWriter, read
 from dreamer.tracking.tensorboard import GIF_FRAMES
@@ -120,7 +120,7 @@ HOSTILE = {"id": "../../etc", "bytes": 0, "sha256": hashlib.sha256(b"").hexdiges
 
 @pytest.mark.parametrize("damage", ["", "[]", json.dumps(HOSTILE), '{"bytes": "many"}', "[" * 100_000])
 def test_a_damaged_note_of_what_was_logged_is_a_fresh_start(run, damage):
-    from dreamer.experiments.track import STATE, _state
+    from dreamer.cli.track import STATE, _state
 
     (run / STATE).write_text(damage)
     state = _state(run / STATE, b"")

@@ -13,13 +13,13 @@ from running import assert_same_run, differences, newest, timeless, tiny_config
 from tiny import unchecked
 
 import dreamer
-from dreamer import run
 from dreamer.config import from_json
-from dreamer.launch import make_factory
-from dreamer.meters import Clock, Meter, peak_rss_mb
-from dreamer.ratio import ReplayRatio
+from dreamer.experience.ratio import ReplayRatio
+from dreamer.runs.folder import open_run
+from dreamer.system.meters import Clock, Meter, peak_rss_mb
 from dreamer.tracking import read
-from dreamer.train import Trainer
+from dreamer.training.launch import make_factory
+from dreamer.training.loop import Trainer
 
 EPISODE = 10  # steps of a toy:counting episode, which has one row more
 
@@ -37,7 +37,7 @@ def reference(tmp_path_factory):
 
 def stored_actions(path):
     """The actions in a run's replay, without those of first rows."""
-    folder = run.open_run(path)
+    folder = open_run(path)
     trainer = Trainer(folder, make_factory(folder.config))
     trainer.replay.load_state_dict(newest(path)["replay"])
     rows = [stream.rows[: stream.head] for stream in trainer.replay.streams]

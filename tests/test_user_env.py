@@ -14,7 +14,7 @@ from tiny import mode_latents
 
 import dreamer
 import envs
-from dreamer.cli import main
+from dreamer.cli.main import main
 from dreamer.tracking import read
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dreamer.checkpoint import write_atomically
-from dreamer.evaluate import write_mp4
 from dreamer.openloop import films
 from dreamer.openloop.record import record
 from dreamer.openloop.study import Study
 from dreamer.openloop.traces import figures
+from dreamer.system.files import write_atomically
+from dreamer.tracking.video import write_mp4
 
 FPS = 10.0
 """Frames per second of films: agent steps, slowly enough to be looked at."""

@@ -16,10 +16,10 @@ import envs
 from dreamer.agent import Agent
 from dreamer.batch import ROW_SCALARS, Batch, Row
 from dreamer.behavior.imagination import Policy
-from dreamer.collect import Collector
 from dreamer.dynamics import DynamicsCore
-from dreamer.evaluate import EVAL_INDEX
+from dreamer.experience.collect import Collector
 from dreamer.nn.struct import Struct
+from envs import EVAL_INDEX
 
 
 @dataclass(frozen=True)

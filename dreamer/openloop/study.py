@@ -18,7 +18,7 @@ from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
 from dreamer.openloop.errors import ErrorCurves
 from dreamer.openloop.rollouts import Windows, dream, held_out, predict
-from dreamer.randomness import own_randomness
+from dreamer.system.randomness import own_randomness
 
 DREAMS = 4
 """Samples and dreams of an episode that are shown side by side."""

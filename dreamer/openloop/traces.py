@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dreamer.openloop.record import PERCENTILES
-from dreamer.plotting import INK, PALETTE, STYLE, WIDTH
+from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH
 
 PANELS = 9
 """Numbers that a figure of traces draws; the file holds all."""

@@ -16,7 +16,7 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
     """Draw training and evaluation returns over environment steps from metrics.jsonl into a PNG."""
     import matplotlib
 
-    from dreamer.plotting import STYLE
+    from dreamer.tracking.plotting import STYLE
 
     with matplotlib.rc_context(STYLE):
         returns(read(metrics), title).savefig(path, dpi=150, facecolor="white")
@@ -27,7 +27,7 @@ def returns(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     import matplotlib.figure
     from matplotlib.ticker import EngFormatter
 
-    from dreamer.plotting import INK, PALETTE, WIDTH
+    from dreamer.tracking.plotting import INK, PALETTE, WIDTH
 
     figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from dreamer.errors import UserError
-from dreamer.redaction import tell
+from dreamer.system.redaction import tell
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.console import ConsoleView
 from dreamer.tracking.jsonl import JsonlWriter

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dreamer.errors import first_line
-from dreamer.redaction import tell
+from dreamer.system.redaction import tell
 
 Status = Literal["finished", "interrupted", "failed"]
 

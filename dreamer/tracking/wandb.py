@@ -9,14 +9,7 @@ from typing import Any
 from dreamer.errors import first_line
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.views import Status, View
-from dreamer.tracking.wandb_session import (
-    Mode,
-    choose_mode,
-    close_session,
-    kill_session,
-    open_session,
-    run_id,
-)
+from dreamer.tracking.wandb_session import Mode, choose_mode, close_session, kill_session, open_session, run_id
 
 
 class WandbView(View):

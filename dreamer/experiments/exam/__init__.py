@@ -20,16 +20,16 @@ import torch
 from annotated_types import Ge, Gt
 
 import envs
-from dreamer.checkpoint import write_atomically
 from dreamer.config import SizeName, words
 from dreamer.dynamics import LATENTS
 from dreamer.errors import UserError
+from dreamer.experiments.ablation.grid import variants
 from dreamer.experiments.exam import drift, memory, speed, uncertainty
 from dreamer.experiments.exam.learner import exam_config
 from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
-from dreamer.experiments.grid import variants
-from dreamer.run import command_line, commit
+from dreamer.runs.provenance import command_line, commit
+from dreamer.system.files import write_atomically
 from envs.push import SIGMA
 
 Part = Literal["uncertainty", "memory", "drift", "speed"]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from dreamer.batch import Batch
-from dreamer.matching import Spec
-from dreamer.spaces import spec_of
+from dreamer.experience.spaces import spec_of
+from dreamer.training.matching import Spec
 
 Policy = Callable[[np.random.Generator, int], np.ndarray]
 """Draws the actions `[time, action]` of an episode."""

@@ -1,0 +1,1 @@
+"""Environment steps to replay rows, and replay rows to training batches."""

@@ -1,0 +1,1 @@
+"""Cost of an update, and the environment that it runs in."""

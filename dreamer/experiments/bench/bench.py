@@ -1,0 +1,158 @@
+"""`dreamer bench`: what updates and acting cost here, against the best matrix product of this machine.
+
+The machine's rate changes from minute to minute, so everything is a ratio taken in one process: an update against the
+matrix product, one setting against another in turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from dreamer.config import Config, override, validated, words
+from dreamer.errors import UserError
+from dreamer.experiments.ablation import grid
+from dreamer.experiments.bench import scaling
+from dreamer.experiments.bench.costs import Subject, sgemm_gflops, shares_of_loop
+from dreamer.system.device import choose_device
+from dreamer.system.machine import keep_freed_memory
+from dreamer.system.meters import peak_rss_mb
+from dreamer.training.session import layout_of
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Measure the cost of an update and of acting, on random data of the task's shapes."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    """Configuration; the preset defaults to dmc_proprio and the task to dmc:walker_walk."""
+    updates: int = 10
+    """Timed updates, after three that are not."""
+    agent_steps: int = 200
+    """Timed agent steps, after some that are not."""
+    against: str = ""
+    """Options of a second setting, as one string, whose updates are timed in turn with those of the first, such as
+    `--against "--agent.imagination-horizon 10"`."""
+    cores: tuple[str, ...] = ()
+    """Cores (CORE, CORE:LATENT, or all) whose updates are timed in turn with those of the first setting."""
+    scaling: Path | None = None
+    """Folder to write scaling.json and scaling.png to: seconds per update by batch, length, horizon and size."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def bench(args: BenchArguments, other: Config | None = None) -> str:
+    """Run the measurement and return it as text or JSON; `other` is the configuration of `--against`."""
+    if args.updates < 1 or args.agent_steps < 1:
+        raise UserError("--updates and --agent-steps must be at least 1")
+    keep_freed_memory()
+    config = validated(args.config)
+    device = choose_device(config.device)
+    rivals = {"against": validated(other)} if other is not None else {}
+    rivals |= {name: _with_core(config, name) for name in grid.variants(words(args.cores))}
+    result = measure(config, device, args.updates, args.agent_steps)
+    if rivals:
+        result["in_turn"] = in_turn({"this": config, **rivals}, device, args.updates)
+    if args.scaling is not None:
+        result["scaling"] = scaling.measure(config, device, args.updates, args.scaling)
+    return json.dumps(result) if args.json else "\n".join(_lines(result))
+
+
+def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict[str, Any]:
+    """Time updates, their parts, and the parts of the loop.
+
+    `fraction_of_peak` is `reference_gflop` / (median seconds x sgemm peak): work that is saved counts like speed.
+    """
+    subject = Subject(config, device)
+    try:
+        loop = subject.loop(agent_steps)
+    finally:
+        subject.close()
+    for _ in range(3):
+        subject.update()
+    peaks, times = [sgemm_gflops(subject.agent.device)], []
+    for _ in range(updates):
+        times.append(subject.seconds(subject.update))
+    peaks.append(sgemm_gflops(subject.agent.device))
+    seconds, peak, reference = median(times), max(peaks), subject.reference_gflop()
+    counts = subject.agent.parameter_counts()
+    step_seconds = loop["acting"] + loop["environment"]
+    return {
+        "task": config.task,
+        "core": config.agent.dynamics.core,
+        "size": config.size,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "params": {"total": sum(counts.values()), **counts},
+        "batch": [config.loop.batch_size, config.loop.batch_length],
+        "seconds_per_update": seconds,
+        "seconds_per_update_min_max": [min(times), max(times)],
+        "gflop_per_update": subject.gflop(),
+        "reference_gflop": reference,
+        "sgemm_gflops": peak,
+        "fraction_of_peak": reference / (seconds * peak),
+        "parts_of_update": subject.parts_of_update(min(updates, 5)),
+        "seconds_per_agent_step": step_seconds,
+        "parts_of_loop": loop,
+        "shares_of_loop": shares_of_loop(config, loop, seconds),
+        "env_steps_per_second": config.env.num_envs * config.env.repeat / step_seconds,
+        "frames_per_second": subject.frames_per_second(50) if config.env.obs != "state" else None,
+        "replay_bytes_per_row": sum(layout_of(subject.agent).row_bytes),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def in_turn(configs: dict[str, Config], device: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Median seconds per update of several settings, and the median ratio to the first one, round by round.
+
+    Every round times every setting once, so that a slow moment of the machine meets them all.
+    """
+    subjects = {name: Subject(config, device) for name, config in configs.items()}
+    try:
+        for subject in subjects.values():
+            for _ in range(2):
+                subject.update()
+        times = [{name: s.seconds(s.update) for name, s in subjects.items()} for _ in range(rounds)]
+    finally:
+        for subject in subjects.values():
+            subject.close()
+    first = next(iter(configs))
+    return {
+        name: {
+            "seconds_per_update": median(taken[name] for taken in times),
+            "ratio": median(taken[name] / taken[first] for taken in times),
+            "parameters": sum(subject.agent.parameter_counts().values()),
+        }
+        for name, subject in subjects.items()
+    }
+
+
+def _with_core(config: Config, variant: str) -> Config:
+    core, _, latent = variant.partition(":")
+    changes = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
+    return validated(override(config, changes))
+
+
+def _lines(result: dict[str, Any]) -> Sequence[str]:
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items())
+        lines.append(f"{name}: {_readable(value)}")
+    return lines
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items()) + ")"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,234 @@
+"""What the parts of an agent cost: seconds, FLOPs, and the machine's best rate to compare them with."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import envs
+from dreamer.agent import Agent
+from dreamer.batch import Batch
+from dreamer.config import Config
+from dreamer.experience.collect import Collector
+from dreamer.experience.replay import Replay
+from dreamer.experience.spaces import spec_of
+from dreamer.system.device import synchronize
+from dreamer.training.accelerate import accelerated
+from dreamer.training.launch import choose_parallel, make_factory
+from dreamer.training.session import layout_of
+from dreamer.world_model.images import weight_uses
+
+SGEMM_SIZE = 2048
+
+
+class Subject:
+    """An agent with its environments and a batch of random data, ready to be timed."""
+
+    def __init__(self, config: Config, device: str):
+        torch.manual_seed(config.seed)
+        self.config = config
+        indices = list(range(config.env.num_envs))
+        factory = make_factory(config)
+        self.vector = envs.make_vector(factory, indices, choose_parallel(config, factory)["on"])
+        spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        self.agent = Agent(config.agent, *spec).to(device)
+        self.collector = Collector(self.agent, self.vector, indices)
+        self.batch = random_batch(self.agent, config.loop.batch_size, config.loop.batch_length)
+        self.accelerated = accelerated(self.agent, config.loop.compile, config.planned_updates)
+
+    def update(self) -> None:
+        """One update on the random batch."""
+        self.accelerated(self.batch)
+
+    def seconds(self, function: Callable[[], Any]) -> float:
+        """Time of one call, the device's work included."""
+        return timed(function, self.agent.device)
+
+    def gflop(self) -> float:
+        """Counted FLOPs of an update, 2 for each multiply-add of a matrix product, in billions."""
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+            self.agent.update(self.batch)
+        return counter.get_total_flops() / 1e9
+
+    def reference_gflop(self) -> float:
+        """What V3's update needs when it is written down plainly, by its networks' sizes.
+
+        With N rows and horizon H: the world model forward and back on N rows, N rollouts of H steps, reward, continue
+        and slow critic on N (H + 1) states, and actor and critic forward and back on those. A weight is a multiply-add,
+        in a convolution one for every pixel that it makes.
+        """
+        parts = self.agent.parameter_counts()
+        rows, horizon = self.batch.reward.numel(), self.config.agent.imagination_horizon
+        objective = self.agent.world_model.objective
+        model = sum(parts[name] for name in ("encoder", "dynamics", objective.part, "reward", "continue"))
+        model += sum(weight_uses(network) for network in (self.agent.world_model.encoder, objective))
+        posterior = getattr(self.agent.world_model.core, "posterior_net", None)
+        filtering = sum(p.numel() for p in posterior.parameters()) if posterior is not None else 0
+        rollout = parts["dynamics"] - filtering + parts["actor"]
+        read = parts["reward"] + parts["continue"] + parts["critic"]
+        learned = 3 * (parts["actor"] + parts["critic"])
+        per_row = 3 * model + horizon * rollout + (horizon + 1) * (read + learned)
+        return 2 * rows * per_row / 1e9
+
+    def parts_of_update(self, updates: int) -> dict[str, float]:
+        """Median seconds of each part of an update; `backward` is what is left."""
+        agent = self.agent
+        places = {
+            "encoder": (agent.world_model.encoder, "forward"),
+            "filter": (agent.world_model, "observe"),
+            "model_losses": (agent.world_model, "losses"),
+            "imagination": (agent, "imagine"),
+            "actor_critic": (agent.actor_critic, "losses"),
+            "replay_critic": (agent.actor_critic, "replay_loss"),
+            "optimizer": (agent.optimizer, "step"),
+        }
+        samples: list[dict[str, float]] = []
+        with _spied(places, agent.device) as spent:
+            for _ in range(updates):
+                spent.clear()
+                whole = self.seconds(lambda: agent.update(self.batch))
+                samples.append({**spent, "backward": whole - sum(spent.values())})
+        return {name: median(sample[name] for sample in samples) for name in samples[0]}
+
+    def loop(self, steps: int) -> dict[str, float]:
+        """Median seconds of each part of the loop for one row of every environment, updates aside.
+
+        `acting`, `environment` and `append` are those of a step, `sample` and `write_back` those of an update. Steps
+        are timed in a row, as the loop takes them between two updates: what an update reads would evict their caches.
+        """
+        loop = self.config.loop
+        with tempfile.TemporaryDirectory() as folder:
+            size = (loop.batch_size, loop.batch_length)
+            layout = layout_of(self.agent)
+            replay = Replay(self.config.replay, Path(folder), layout, self.collector.num_envs, *size, 1000, 0)
+            self.collector.reset()
+            taken = [self._step(replay) for _ in range(loop.batch_length + 10 + steps)][-steps:]
+            packed = self.batch.context.cpu().numpy()[:, None].repeat(loop.batch_length, 1)
+            replayed = [self._replay(replay, packed) for _ in range(steps)]
+        samples = [{**step, **replay_parts} for step, replay_parts in zip(taken, replayed, strict=True)]
+        return {name: median(sample[name] for sample in samples) for name in samples[0]}
+
+    def _step(self, replay: Replay) -> dict[str, float]:
+        """Seconds of each part of a step."""
+        states, acting = _result_and_seconds(self.collector.act)
+        _, append = _result_and_seconds(partial(replay.append, self.collector.arrived, states))
+        _, environment = _result_and_seconds(self.collector.advance)
+        return {"acting": acting, "environment": environment, "append": append}
+
+    def _replay(self, replay: Replay, packed: np.ndarray) -> dict[str, float]:
+        """Seconds of what replay does for an update, which stores the states `packed` back."""
+        (_, windows), sample = _result_and_seconds(replay.sample)
+        _, write_back = _result_and_seconds(partial(replay.write_states, windows, packed))
+        return {"sample": sample, "write_back": write_back}
+
+    def frames_per_second(self, frames: int) -> float:
+        """Steps of one environment with a frame per second, in one process."""
+        with closing(make_factory(self.config)(0)) as env:
+            env.reset()
+            times = []
+            for _ in range(frames + 3):
+                begin = time.perf_counter()
+                ended = any(env.step(env.action_space.sample())[2:4])
+                times.append(time.perf_counter() - begin)
+                if ended:
+                    env.reset()
+        return 1 / median(times[3:])
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.vector.close()
+
+
+def shares_of_loop(config: Config, parts: dict[str, float], update: float) -> dict[str, float]:
+    """Fraction of a training loop's time by part, from the seconds of `Subject.loop` and of an update."""
+    rows_per_update = config.loop.batch_size * config.loop.batch_length / config.loop.replay_ratio
+    steps = rows_per_update / config.env.num_envs
+    spent = {
+        "environment": steps * parts["environment"],
+        "acting": steps * parts["acting"],
+        "replay": steps * parts["append"] + parts["sample"] + parts["write_back"],
+        "update": update,
+    }
+    return {name: seconds / sum(spent.values()) for name, seconds in spent.items()}
+
+
+def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
+    """Random training sequences of the agent's shapes, each beginning with a new episode."""
+    shape = (batch_size, length)
+    no = torch.zeros(shape, dtype=torch.bool)
+    is_first = no.clone()
+    is_first[:, 0] = True
+    return Batch(
+        obs={key: random_observation(*shape, *size) for key, size in agent.obs_shapes.items()},
+        prev_action=torch.rand(*shape, agent.action.dim) * 2 - 1,
+        reward=torch.rand(shape),
+        is_first=is_first,
+        is_last=no,
+        is_terminal=no,
+        context=torch.zeros(batch_size, agent.world_model.core.packed_dim),
+    ).to(agent.device)
+
+
+def random_observation(batch: int, time: int, *shape: int) -> Tensor:
+    """Normal vectors, or images of random bytes."""
+    if len(shape) == 1:
+        return torch.randn(batch, time, *shape)
+    return torch.randint(256, (batch, time, *shape), dtype=torch.uint8)
+
+
+def sgemm_gflops(device: torch.device, repeats: int = 5) -> float:
+    """Best rate of a 2048 x 2048 x 2048 float32 matrix product, in GFLOP/s."""
+    left, right = (torch.randn(SGEMM_SIZE, SGEMM_SIZE, device=device) for _ in range(2))
+    torch.mm(left, right)
+    return 2 * SGEMM_SIZE**3 / min(timed(lambda: torch.mm(left, right), device) for _ in range(repeats)) / 1e9
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call."""
+    synchronize(device)
+    begin = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+def _result_and_seconds(function: Callable[[], Any]) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - begin
+
+
+@contextmanager
+def _spied(places: dict[str, tuple[Any, str]], device: torch.device) -> Iterator[dict[str, float]]:
+    """Methods replaced on their objects by ones that add up their time under a name."""
+    spent: dict[str, float] = {}
+
+    def spy(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            synchronize(device)
+            begin = time.perf_counter()
+            result = method(*args, **kwargs)
+            synchronize(device)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+            return result
+
+        return call
+
+    for name, (owner, attribute) in places.items():
+        setattr(owner, attribute, spy(name, getattr(owner, attribute)))
+    try:
+        yield spent
+    finally:
+        for owner, attribute in places.values():
+            delattr(owner, attribute)

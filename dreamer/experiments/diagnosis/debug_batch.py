@@ -1,0 +1,107 @@
+"""Repeats an update that was skipped because its loss or a gradient was not finite, and says where that began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.agent import Agent
+from dreamer.batch import ActionSpec, Batch
+from dreamer.errors import UserError, first_line
+from dreamer.runs.folder import open_run
+
+SHOWN = 8
+
+
+def debug_batch(file: Path) -> str:
+    """Lines about the batch in RUN/faults/batch_<update>.pt: what was not finite in it, and first on the way.
+
+    Raises `UserError` when the file is none that a run of this configuration has kept.
+    """
+    config = open_run(file.resolve().parent.parent).config
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        batch = Batch(**state["batch"])
+        shapes = {key: tuple(value.shape[2:]) for key, value in batch.obs.items()}
+        discrete = state["discrete"]
+        agent = Agent(config.agent, shapes, ActionSpec(batch.prev_action.shape[-1], discrete))
+        agent.load_state_dict(state["modules"])
+        torch.set_rng_state(state["rng"])
+    except Exception as error:  # whatever is wrong with the file, it is of no use here
+        raise UserError(f"{file} is not a batch that this run has kept: {first_line(error)}") from None
+    findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]
+    lines = [f"batch       {batch.reward.shape[0]} sequences of {batch.reward.shape[1]} rows", *findings]
+    if state["device"] != "cpu":
+        lines.insert(1, "note        random numbers of a GPU are not repeated here; weights are those one update later")
+    if not findings:
+        lines.append("everything is finite here: the fault does not repeat itself")
+    return "\n".join(lines)
+
+
+def _inputs(batch: Batch) -> Iterator[str]:
+    columns = {**{f"obs {key}": value for key, value in batch.obs.items()}, "reward": batch.reward}
+    columns |= {"prev_action": batch.prev_action, "context": batch.context}
+    for name, value in columns.items():
+        if not value.isfinite().all():
+            places = (~value.isfinite()).nonzero()[:, : 1 if name == "context" else 2]
+            rows = ", ".join(str(tuple(row)) for row in places.unique(dim=0)[:SHOWN].tolist())
+            axes = "(sequence)" if name == "context" else "(sequence, row)"
+            yield f"input       {name} is not finite at {axes} {rows}"
+
+
+def _parameters(agent: nn.Module) -> Iterator[str]:
+    broken = [name for name, value in agent.named_parameters() if not value.isfinite().all()]
+    if broken:
+        yield f"parameters  not finite: {_some(broken)}"
+
+
+def _update(agent: Agent, batch: Batch) -> Iterator[str]:
+    """Where the forward and the backward pass first leave the finite numbers."""
+    first: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not first and not all(value.isfinite().all() for value in _tensors(output)):
+                first.append(name)
+
+        return look
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in agent.named_modules() if name]
+    try:
+        total, metrics, _ = agent.loss(batch)
+    except ValueError as error:  # distributions refuse parameters that are not finite
+        yield f"forward     fails: {str(error).partition(chr(10))[0]}"
+        return
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if first:
+            yield f"forward     the first output that is not finite is that of {first[0]}"
+    losses = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
+    broken = [name for name, value in losses.items() if not value.isfinite().all()]
+    if broken:
+        yield f"losses      not finite: {', '.join(broken)}"
+    total.backward()
+    gradients = [n for n, p in agent.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    if gradients:
+        yield f"gradients   not finite: {_some(gradients)}"
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor) and output.is_floating_point():
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,178 @@
+"""What the runs of an ablation say: every number of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from dreamer.dynamics import CoreName
+from dreamer.experiments.report.runs import Run
+from dreamer.experiments.report.statistics import (
+    Band,
+    Estimate,
+    Strata,
+    iqm,
+    mean_curve,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+
+DMC_RETURN = 1000.0
+"""Largest return of a task of the DeepMind Control Suite (Tassa et al. 2018)."""
+THRESHOLDS = np.linspace(0.0, 1.0, 101)
+"""Scores at which performance profiles are evaluated."""
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How returns of a task become scores: (return - low) / (high - low)."""
+
+    low: float
+    """Return of score 0."""
+    high: float
+    """Return of score 1."""
+    rule: str
+    """Where the two come from."""
+
+    def score(self, value: float) -> float:
+        """Score of a return; 0 where all returns are the same."""
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.0
+
+
+@dataclass(frozen=True)
+class Core:
+    """A dynamics core over all tasks; costs are means over its runs, NaN when no run recorded them."""
+
+    final: Estimate
+    """IQM of the scores of final evaluations."""
+    auc: Estimate
+    """IQM of the scores of mean heights of evaluation curves."""
+    runs: int
+    """Finished runs on the tasks that are compared."""
+    parameters: float
+    """Parameters of the agent."""
+    dynamics_parameters: float
+    """Parameters of the dynamics core."""
+    seconds_per_update: float
+    """Time of training per update in seconds, acting included."""
+    wall_seconds: float
+    """Wall-clock time of a run in seconds."""
+    env_steps_per_second: float
+    """Environment steps per second of training."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A core on a task, in returns."""
+
+    final: Estimate
+    """Mean return of final evaluations."""
+    auc: Estimate
+    """Mean height of evaluation curves."""
+    seeds: int
+    """Finished runs."""
+    steps: np.ndarray
+    """Environment steps of `curve` `[point]`."""
+    curve: Band
+    """Mean return of evaluations."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All numbers; dictionaries are in the order in which a report shows them."""
+
+    scales: dict[str, Scale]
+    """Scale of every task."""
+    compared: list[str]
+    """Tasks with finished runs of every core; aggregates are over these alone."""
+    cores: dict[str, Core]
+    """Every core with a finished run."""
+    cells: dict[str, dict[str, Cell]]
+    """Task, core -> results."""
+    improvement: dict[str, dict[str, Estimate]]
+    """X, Y -> probability that a run of X ends with a higher return than a run of Y; empty when none are compared."""
+    profiles: dict[str, Band]
+    """Fraction of runs that score above each of `THRESHOLDS`; empty when no task is compared."""
+
+    def ranked(self, measure: Callable[[Core], Estimate] = lambda core: core.final) -> list[str]:
+        """Cores, the one with the highest estimate first."""
+        return sorted(self.cores, key=lambda name: -np.nan_to_num(measure(self.cores[name]).value))
+
+
+def analyse(runs: list[Run]) -> Analysis:
+    """Compare the cores of finished runs, of which no two share task, core and seed."""
+    names = sorted({run.core for run in runs}, key=_core_order)
+    tasks = sorted({run.task for run in runs})
+    groups = {task: {core: [r for r in runs if (r.task, r.core) == (task, core)] for core in names} for task in tasks}
+    scales = {task: _scale([run for run in runs if run.task == task]) for task in tasks}
+    compared = [task for task in tasks if all(groups[task].values())]
+
+    def scores(core: str, measure: Callable[[Run], float]) -> Strata:
+        return [np.array([scales[task].score(measure(run)) for run in groups[task][core]]) for task in compared]
+
+    finals = {core: scores(core, lambda run: run.final) for core in names}
+    aucs = {core: scores(core, lambda run: run.auc) for core in names}
+    improvement: dict[str, dict[str, Estimate]] = {core: {} for core in names} if compared else {}
+    for i, x in enumerate(names):
+        for y in names[i + 1 :] if compared else []:
+            better = probability_of_improvement(finals[x], finals[y])
+            improvement[x][y] = better
+            improvement[y][x] = Estimate(1 - better.value, 1 - better.high, 1 - better.low)
+    return Analysis(
+        scales=scales,
+        compared=compared,
+        cores={name: _core([r for r in runs if r.core == name], finals[name], aucs[name]) for name in names},
+        cells={task: {core: _cell(group) for core, group in groups[task].items() if group} for task in tasks},
+        improvement=improvement,
+        profiles={core: performance_profile(finals[core], THRESHOLDS) for core in names} if compared else {},
+    )
+
+
+def _core_order(name: str) -> tuple[int, str]:
+    """Cores in the order of the configuration, variants of a core after it."""
+    known = [core for core in get_args(CoreName) if name.startswith(core)]
+    return get_args(CoreName).index(max(known, key=len)), name
+
+
+def _scale(runs: list[Run]) -> Scale:
+    if runs[0].config.task.startswith("dmc:"):
+        return Scale(0.0, DMC_RETURN, "0 to 1000, the range of returns of the suite")
+    returns = np.concatenate([run.returns for run in runs])
+    return Scale(float(returns.min()), float(returns.max()), "lowest to highest evaluation of all runs of the task")
+
+
+def _core(runs: list[Run], finals: Strata, aucs: Strata) -> Core:
+    def mean(values: Iterable[float]) -> float:
+        known = [value for value in values if math.isfinite(value)]
+        return float(np.mean(known)) if known else math.nan
+
+    return Core(
+        final=stratified_bootstrap(finals, iqm) if finals else UNKNOWN,
+        auc=stratified_bootstrap(aucs, iqm) if aucs else UNKNOWN,
+        runs=sum(map(len, finals)),
+        parameters=mean(float(sum(run.parameters.values()) or math.nan) for run in runs),
+        dynamics_parameters=mean(float(run.parameters.get("dynamics", math.nan)) for run in runs),
+        seconds_per_update=mean(run.seconds_per_update for run in runs),
+        wall_seconds=mean(run.wall_seconds for run in runs),
+        env_steps_per_second=mean(run.env_steps_per_second for run in runs),
+    )
+
+
+def _cell(runs: list[Run]) -> Cell:
+    begin, end = max(run.steps[0] for run in runs), min(run.steps[-1] for run in runs)
+    every = np.unique(np.concatenate([run.steps for run in runs]))
+    steps = every[(every >= begin) & (every <= end)]
+    curves = np.stack([np.interp(steps, run.steps, run.returns) for run in runs])
+    return Cell(
+        final=stratified_bootstrap([np.array([run.final for run in runs])], np.mean),
+        auc=stratified_bootstrap([np.array([run.auc for run in runs])], np.mean),
+        seeds=len(runs),
+        steps=steps,
+        curve=mean_curve(curves),
+    )

@@ -1,0 +1,130 @@
+"""The figures of a report."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import get_args
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from dreamer.dynamics import CoreName
+from dreamer.experiments.report.analysis import THRESHOLDS, Analysis
+from dreamer.experiments.report.statistics import Band, Estimate
+from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH, svg
+
+MARKERS = "osD^vPX*"
+
+
+def colors(analysis: Analysis) -> dict[str, str]:
+    """Colour of every core: the same in all figures, and that of a core without variants in all reports."""
+    return {name: PALETTE[_place(analysis, name) % len(PALETTE)] for name in analysis.cores}
+
+
+def _place(analysis: Analysis, core: str) -> int:
+    known = get_args(CoreName)
+    return [*known, *(name for name in analysis.cores if name not in known)].index(core)
+
+
+def draw(analysis: Analysis, folder: Path) -> dict[str, str]:
+    """Write `<name>.png` of every figure that the numbers allow into `folder`; returns their SVG by name."""
+    folder.mkdir(exist_ok=True)
+    drawings = {"learning_curves": _learning_curves}
+    if analysis.compared:
+        drawings |= {"intervals": _intervals, "profiles": _profiles}
+    if analysis.compared and len(analysis.cores) > 1:
+        drawings |= {"improvement": _improvement}
+    drawn: dict[str, str] = {}
+    with matplotlib.rc_context(STYLE):
+        for name, function in drawings.items():
+            figure = function(analysis)
+            figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white")
+            drawn[name] = svg(figure)
+    return drawn
+
+
+def _learning_curves(analysis: Analysis) -> Figure:
+    columns = 2 if len(analysis.cells) in (2, 4) else min(3, len(analysis.cells))
+    rows = -(-len(analysis.cells) // columns)
+    figure = Figure(figsize=(WIDTH, 0.4 + (2.4 if columns > 1 else 3.4) * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (task, cells) in zip(grid.flat, analysis.cells.items(), strict=False):
+        for core, cell in cells.items():
+            _line(axes, analysis, core, cell.steps, cell.curve)
+        axes.set(title=textwrap.fill(task, 44))
+        axes.set_ylim(bottom=min(axes.get_ylim()[0], analysis.scales[task].low))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid()
+    for axes in list(grid.flat)[len(analysis.cells) :]:
+        axes.remove()
+    figure.supxlabel("environment steps", fontsize=9)
+    figure.supylabel("return of evaluation", fontsize=9)
+    _legend(figure, analysis)
+    return figure
+
+
+def _intervals(analysis: Analysis) -> Figure:
+    figure = Figure(figsize=(WIDTH, 0.75 + 0.32 * len(analysis.cores)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = analysis.ranked()[::-1]
+    for axes, label in ((left, "final evaluation"), (right, "area under the evaluation curve")):
+        for row, name in enumerate(names):
+            core = analysis.cores[name]
+            _interval(axes, row, core.final if axes is left else core.auc, colors(analysis)[name])
+        axes.set(xlabel=f"score, IQM: {label}", yticks=range(len(names)), yticklabels=names)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _improvement(analysis: Analysis) -> Figure:
+    ranked = analysis.ranked()
+    pairs = [(x, y) for i, x in enumerate(ranked) for y in ranked[i + 1 :]][::-1]
+    figure = Figure(figsize=(0.75 * WIDTH, 0.8 + 0.28 * len(pairs)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (x, y) in enumerate(pairs):
+        _interval(axes, row, analysis.improvement[x][y], colors(analysis)[x])
+    axes.axvline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(pairs) - 0.4), yticks=range(len(pairs)))
+    axes.set_yticklabels([f"{x}  over  {y}" for x, y in pairs])
+    axes.set_xlabel("probability that a run of the first beats a run of the second on the same task")
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _profiles(analysis: Analysis) -> Figure:
+    figure = Figure(figsize=(0.75 * WIDTH, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for core, band in analysis.profiles.items():
+        _line(axes, analysis, core, THRESHOLDS, band)
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="score τ", ylabel="fraction of runs with score > τ")
+    axes.grid()
+    _legend(figure, analysis)
+    return figure
+
+
+def _line(axes: Axes, analysis: Analysis, core: str, x: np.ndarray, band: Band) -> None:
+    color, marker = colors(analysis)[core], MARKERS[_place(analysis, core) % len(MARKERS)]
+    axes.plot(x, band.value, color=color, label=core, marker=marker, markersize=3.5, markevery=max(1, len(x) // 10))
+    axes.fill_between(x, band.low, band.high, color=color, alpha=0.16, linewidth=0)
+
+
+def _interval(axes: Axes, row: int, estimate: Estimate, color: str) -> None:
+    if estimate.has_interval:
+        axes.plot([estimate.low, estimate.high], [row, row], color=color, linewidth=7, alpha=0.4, solid_capstyle="butt")
+    filled = color if estimate.has_interval else "none"
+    axes.plot([estimate.value], [row], "o", color=color, markerfacecolor=filled, markersize=5)
+
+
+def _legend(figure: Figure, analysis: Analysis) -> None:
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    shown = [name for name in analysis.cores if name in handles]
+    figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=min(6, len(shown)))

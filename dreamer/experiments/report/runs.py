@@ -1,0 +1,183 @@
+"""The run folders below a folder, reduced to what a report compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer.config import Config
+from dreamer.errors import UserError
+from dreamer.experiments.ablation.grid import variant_name
+from dreamer.experiments.report.statistics import area_under_curve
+from dreamer.runs.folder import open_run
+from dreamer.system.redaction import redact
+from dreamer.tracking import read
+
+MARKS = {"run.json", "metrics.jsonl"}
+"""A folder with one of these is meant to be a run folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    path: str
+    """The folder, relative to the folder of the report."""
+    task: str
+    """Task."""
+    core: str
+    """Dynamics core, followed by its latent family and its objective where they are not the usual ones."""
+    seed: int
+    """Seed of the run."""
+    config: Config
+    """Full configuration."""
+    info: dict[str, Any]
+    """Content of run.json."""
+    steps: np.ndarray
+    """Environment steps at the evaluations `[evaluation]`."""
+    returns: np.ndarray
+    """Mean returns with sampled actions `[evaluation]`."""
+    step: int
+    """Environment steps of the last record."""
+    wall_seconds: float
+    """Wall-clock time, NaN when not recorded."""
+    seconds_per_update: float
+    """Time of training per update, acting included, evaluation and saving not; NaN when not recorded."""
+    env_steps_per_second: float
+    """Environment steps per second of training; NaN when not recorded."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the evaluation at the end of the run is there."""
+        return len(self.steps) > 0 and bool(self.steps[-1] >= self.config.steps)
+
+    @property
+    def final(self) -> float:
+        """Return of the last evaluation."""
+        return float(self.returns[-1])
+
+    @property
+    def auc(self) -> float:
+        """Mean height of the evaluation curve."""
+        return area_under_curve(self.steps, self.returns)
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameters of each part of the agent, empty when not recorded."""
+        counts = self.info.get("parameters")
+        items = counts.items() if isinstance(counts, dict) else ()
+        return {str(part): count for part, count in items if isinstance(count, int) and part != "total"}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that should have been a run and is none."""
+
+    place: str
+    """Folder, or task, core and seed."""
+    error: str
+    """What is wrong, in one line."""
+
+
+def find_runs(folder: Path) -> tuple[list[Run], list[Failure]]:
+    """All runs below `folder`, and what cannot be read, in the order of their paths.
+
+    `failures.json` in the folder, a list of objects with `task`, `core`, `seed` and `error`, adds runs that left no
+    folder. Raises `UserError` when `folder` is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}")
+    runs: list[Run] = []
+    failures = _reported_failures(folder / "failures.json")
+    for path in _candidates(folder):
+        place = os.fsencode(path.relative_to(folder).as_posix()).decode(errors="replace")
+        try:
+            run = read_run(path, place)
+            if not np.isfinite(run.returns).all():
+                raise UserError("an evaluation return is not finite")
+            runs.append(run)
+        except UserError as error:
+            failures.append(Failure(place, textwrap.shorten(str(error).replace(str(path), place), 300)))
+    return runs, failures
+
+
+def _candidates(folder: Path) -> Iterable[Path]:
+    for name, folders, files in os.walk(folder):
+        folders.sort()
+        if MARKS.intersection(files):
+            folders.clear()
+            yield Path(name)
+
+
+def read_run(path: Path, place: str) -> Run:
+    """Read one run folder, which the report calls `place`; raises `UserError` for a damaged one."""
+    folder = open_run(path)
+    records = read(folder.metrics)
+    config = folder.config
+    dynamics = config.agent.dynamics
+    usual = dataclasses.replace(dynamics, latent="auto").family
+    steps, returns = _columns(records, "step", "eval/return_mean")
+    every, elapsed = _columns(records, "step", "time/elapsed")
+    return Run(
+        path=place,
+        task=config.task,
+        core=variant_name(
+            dynamics.core if dynamics.family == usual else f"{dynamics.core}:{dynamics.family}",
+            config.agent.world_model.representation.objective,
+        ),
+        seed=config.seed,
+        config=config,
+        info=folder.info,
+        steps=steps,
+        returns=returns,
+        step=int(max([0, *steps, *every])),
+        wall_seconds=_total(elapsed) if len(elapsed) else math.nan,
+        seconds_per_update=1 / _rate(*_columns(records, "loop/updates", "time/updates_per_second")),
+        env_steps_per_second=_rate(*_columns(records, "step", "time/env_steps_per_second")),
+    )
+
+
+def _columns(records: list[dict[str, Any]], *names: str) -> np.ndarray:
+    """Values `[name record]` of the records that have all of these names."""
+    rows = [[record[name] for name in names] for record in records if all(name in record for name in names)]
+    try:
+        return np.array(rows, float).reshape(-1, len(names)).T
+    except (TypeError, ValueError):
+        raise UserError(f"metrics.jsonl holds something other than numbers in {' or '.join(names)}") from None
+
+
+def _total(elapsed: np.ndarray) -> float:
+    """Seconds counted by a clock that may have started again at zero when the run was resumed."""
+    passed = np.diff(elapsed, prepend=0.0)
+    return float(np.where(passed < 0, elapsed, passed).sum())
+
+
+def _rate(counts: np.ndarray, rates: np.ndarray) -> float:
+    """Mean over time of the rates at which a counter grew between records; NaN when it did not."""
+    grown = np.diff(counts, prepend=0.0)
+    used = (grown > 0) & (rates > 0)
+    return float(grown[used].sum() / (grown[used] / rates[used]).sum()) if used.any() else math.nan
+
+
+def _reported_failures(path: Path) -> list[Failure]:
+    if not path.exists():
+        return []
+    try:
+        return [
+            Failure(
+                f"{entry['task']} {entry['core']} seed {entry['seed']}",
+                textwrap.shorten(redact(str(entry["error"])), 300),
+            )
+            for entry in json.loads(path.read_text())
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return [Failure(path.name, f"not a list of failures: {type(error).__name__}")]

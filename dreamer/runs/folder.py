@@ -1,0 +1,180 @@
+"""The run folder: config, provenance, lock, checkpoints; enough to resume, evaluate and report."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import platform
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamer.config import Config, from_json, to_json
+from dreamer.errors import UserError
+from dreamer.runs.provenance import VERSIONED, command_line, commit, package_version
+from dreamer.runs.trust import check_folder
+from dreamer.system.files import sync_folder, write_atomically
+from dreamer.system.redaction import redact
+
+UNBEGUN = {".lock", "config.json", "config.json.tmp", "run.json.tmp"}
+
+
+@dataclass
+class RunFolder:
+    """Paths and provenance of one run."""
+
+    path: Path
+    """The folder."""
+    config: Config
+    """Full configuration, as in config.json."""
+    info: dict[str, Any]
+    """Command, versions, commit, seed, device and more, as in run.json."""
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines of all metrics: the truth about the run."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        """Folder of replay files."""
+        return self.path / "replay"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of films."""
+        return self.path / "videos"
+
+    @property
+    def faults(self) -> Path:
+        """Folder of what went wrong: failures of environments in environments.log, batches with losses not finite."""
+        return self.path / "faults"
+
+    @property
+    def never_began(self) -> bool:
+        """Whether the run died before its first checkpoint and record, so that it can begin again."""
+        recorded = self.metrics.exists() and self.metrics.stat().st_size
+        return not recorded and not any(self.checkpoints.glob("step_*.ckpt"))
+
+    def save(self) -> None:
+        """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
+        try:
+            write_atomically(self.path / "config.json", to_json(self.config).encode())
+            write_atomically(self.path / "run.json", (json.dumps(self.info, indent=2) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; raises `UserError` when another process trains in it."""
+        try:
+            file = open(self.path / ".lock", "a")  # noqa: SIM115
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.path} is in use by another process") from None
+        except OSError as error:
+            raise UserError(f"cannot lock {self.path}: {error.strerror}") from None
+        with file:
+            yield
+
+
+def create_run(path: Path, config: Config, device: str, origin: Mapping[str, Any] | None = None) -> RunFolder:
+    """Make a new run folder; raises `UserError` when it exists with content or cannot be written.
+
+    `origin` says in run.json, from the first moment on, what the run cannot begin again without.
+
+    A configuration that holds a secret is refused, too, since it would be written, shown and sent to trackers.
+    """
+    _refuse_secrets(config)
+    _make_empty(path)
+    info = {
+        "command": command_line(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seed": config.seed,
+        "device": device,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: package_version(name) for name in VERSIONED},
+        **(origin or {}),
+    }
+    run = RunFolder(path, config, info)
+    with run.locked():
+        _refuse_content(path)  # another process may have been faster
+        run.save()
+    return run
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open an existing run folder; raises `UserError` when it is not one or was written by another version."""
+    check_folder(path)
+    try:
+        text = (path / "config.json").read_text()
+        info = json.loads((path / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"no run folder at {path}: {error.filename} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a run folder: {error}") from None
+    if not isinstance(info, dict) or not isinstance(info.get("device"), str):
+        raise UserError(f"{path} is not a run folder: run.json does not name the device")
+    try:
+        return RunFolder(path, from_json(text), info)
+    except (UserError, RecursionError) as error:
+        raise UserError(f"{path / 'config.json'}: {error}{_origin(info)}") from None
+
+
+def _origin(info: dict[str, Any]) -> str:
+    """By which commit a run was written, if `run.json` names one."""
+    written = str(info.get("commit"))
+    return f"; the run was made at commit {written[:12]}" if re.fullmatch("[0-9a-f]{40}", written) else ""
+
+
+def _refuse_secrets(config: Config) -> None:
+    for line in to_json(config).splitlines():
+        if redact(line) != line:
+            name = line.partition(":")[0].strip(' "') if ":" in line else "a setting"
+            raise UserError(f"{name} holds what looks like a secret; leave it in the environment")
+
+
+def _make_empty(path: Path) -> None:
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}") from None
+    _refuse_content(path)
+
+
+def _refuse_content(path: Path) -> None:
+    """Raise `UserError` for anything but an empty folder, or what a process left that died while it made this one."""
+    try:
+        names = {file.name for file in path.iterdir()} if path.is_dir() else None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if names is None or names - UNBEGUN:
+        hint = f"continue it with `dreamer train --resume {shlex.quote(str(path))}` or pick another --run-dir"
+        raise UserError(f"{path} already exists; {hint}")
+
+
+def default_path(config: Config) -> Path:
+    """runs/<task>_<core>_<size>_seed<seed>_<time>."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    task = re.sub(r"[^A-Za-z0-9]+", "_", config.task).strip("_")
+    return Path("runs") / f"{task}_{config.agent.dynamics.core}_{config.size}_seed{config.seed}_{stamp}"

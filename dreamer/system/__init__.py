@@ -1,0 +1,1 @@
+"""The machine: memory, timers, random states, device transfers and printed lines."""

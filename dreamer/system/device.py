@@ -1,0 +1,29 @@
+"""Devices that the networks can run on."""
+
+from __future__ import annotations
+
+import torch
+
+from dreamer.errors import UserError
+
+
+def choose_device(name: str) -> str:
+    """Resolve `auto`, and refuse a device that this machine lacks."""
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if name == "auto":
+        return available[0]
+    if name not in available:
+        raise UserError(f"--device {name} is not available here; available: {', '.join(available)}")
+    return name
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished, for honest timings."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

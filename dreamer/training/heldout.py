@@ -1,0 +1,111 @@
+"""What evaluation episodes, from which nothing is learned, say about the world model and the critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from dreamer.agent import Agent, Carry
+from dreamer.system.randomness import own_randomness
+from dreamer.world_model.objectives.reconstruction import Reconstruction
+
+EVERY = 5
+"""Steps from one comparison to the next: the rest of the episode costs nothing."""
+
+
+class HeldOut:
+    """Compares predictions with what then happens in `episodes` episodes that are stepped together.
+
+    After every choice of an action call `chosen`, and `arrived` with what the environments answer. Draws random numbers
+    without moving the caller's random state, so that the episodes are the same with and without it.
+    """
+
+    def __init__(self, agent: Agent, episodes: int):
+        self._agent = agent
+        self._values: list[list[tuple[int, float]]] = [[] for _ in range(episodes)]
+        self._rewards: list[list[float]] = [[] for _ in range(episodes)]
+        self._errors: list[np.ndarray] = []
+        self._gaps: list[Float[np.ndarray, " state"]] = []
+        self._decided: list[Float[np.ndarray, " state"]] = []
+        self._returns: list[Float[np.ndarray, " state"]] = []
+        self._predicted: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def chosen(self, carry: Carry, running: np.ndarray) -> None:
+        """Note the critic's values of the filtered states, and predict what the chosen actions lead to."""
+        self._predicted = None
+        step = max(map(len, self._rewards))
+        if step % EVERY:
+            return
+        values = self._value(carry)
+        for i in np.flatnonzero(running):
+            self._values[i].append((step, float(values[i])))
+        core = self._agent.world_model.core
+        with own_randomness(self._agent.device):
+            predicted = core.imagine_step(carry.state, carry.action)
+        self._predicted = core.decoder_input(predicted, core.features(predicted))
+
+    @torch.no_grad()
+    def arrived(
+        self,
+        obs: Mapping[str, np.ndarray],
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        running: np.ndarray,
+        carry: Carry,
+    ) -> None:
+        """Compare with what the actions of `carry` led to, in the environments that were `running`."""
+        model = self._agent.world_model
+        if self._predicted is not None and isinstance(model.objective, Reconstruction):
+            tensors = {key: torch.as_tensor(obs[key]).to(self._agent.device) for key in self._agent.obs_shapes}
+            errors = model.objective.decoder.loss(self._predicted, model.standardize(tensors))
+            error = torch.stack(list(errors.values())).sum(0)
+            self._errors.append(error.cpu().numpy()[running])
+        for i in np.flatnonzero(running):
+            self._rewards[i].append(float(rewards[i]))
+        ended = running & (terminated | truncated)
+        if ended.any():
+            with own_randomness(self._agent.device):
+                _, carry = self._agent.act(obs, False, carry)
+            after = np.where(terminated, 0.0, self._value(carry))
+            for i in np.flatnonzero(ended):
+                self._finish(self._values[i], self._rewards[i], float(after[i]), bool(terminated[i]))
+
+    def metrics(self) -> dict[str, float]:
+        """`eval/model_error` (where there is a decoder), `eval/value_bias` and `eval/discounted_return`.
+
+        The last two are those of the episodes that ended; all are absent when there was nothing to compare.
+        """
+        errors = {"eval/model_error": float(np.concatenate(self._errors).mean())} if self._errors else {}
+        if not self._decided:
+            return errors
+        decided = np.concatenate(self._decided).sum()
+        return errors | {
+            "eval/value_bias": float(np.concatenate(self._gaps).sum() / decided),
+            "eval/discounted_return": float(np.abs(np.concatenate(self._returns)).sum() / decided),
+        }
+
+    def _finish(self, values: Sequence[tuple[int, float]], rewards: Sequence[float], after: float, over: bool) -> None:
+        """Set the values of an episode beside its discounted returns.
+
+        After a time limit the return goes on with the critic's own value. A constant bias of the critic then cancels in
+        part, so both are counted in units of the share `1 - discount^steps` that the episode itself decides.
+        """
+        discount = self._agent.config.world_model.discount
+        returns = [after]
+        for reward in reversed(rewards):
+            returns.append(reward + discount * returns[-1])
+        returns.reverse()
+        steps, predicted = (np.array(column) for column in zip(*values, strict=True))
+        followed, left = np.array(returns)[steps], discount ** (len(rewards) - steps)
+        self._gaps.append(predicted - followed)
+        self._returns.append(followed - left * after)
+        self._decided.append(np.ones(len(steps)) if over else 1 - left)
+
+    def _value(self, carry: Carry) -> Float[np.ndarray, " env"]:
+        critic = self._agent.actor_critic.critic
+        return critic.mean(critic(self._agent.world_model.core.features(carry.state))).cpu().numpy()
