@@ -126,7 +126,7 @@ def test_the_tree_in_the_readme_names_what_exists() -> None:
 
 
 def test_a_tree_is_read_by_its_indentation() -> None:
-    nested = ["dreamer/", "dreamer/cli/main.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
+    nested = ["dreamer/", "dreamer/cli.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
     assert tree_paths(INDENTED) == ["README.md", *nested, "dreamer/nn/optim.py", "envs/"]
     assert tree_paths(DRAWN) == ["envs/", "envs/toy.py", "scripts/train"]
 

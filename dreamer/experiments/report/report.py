@@ -74,7 +74,7 @@ def write_report(folder: Path) -> Path:
     numbers = {
         "verdict": verdict,
         "command": command,
-        "commit": commit,
+        "commit": revision,
         "written": written,
         **_plain(dataclasses.asdict(result)),
         "thresholds": analysis.THRESHOLDS.tolist(),
