@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:(?:\S*/)?(?:python -m )?dreamer +|scripts/(?=train\b))([a-z][a-z-]*)\b(.*)")
 EXTENSIONS = {".py", ".md", ".toml", ".txt", ".sh", ".json", ".jsonl", ".png", ".mp4"}
@@ -126,7 +126,7 @@ def test_the_tree_in_the_readme_names_what_exists() -> None:
 
 
 def test_a_tree_is_read_by_its_indentation() -> None:
-    nested = ["dreamer/", "dreamer/cli/main.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
+    nested = ["dreamer/", "dreamer/cli.py", "dreamer/errors.py", "dreamer/nn/", "dreamer/nn/layers.py"]
     assert tree_paths(INDENTED) == ["README.md", *nested, "dreamer/nn/optim.py", "envs/"]
     assert tree_paths(DRAWN) == ["envs/", "envs/toy.py", "scripts/train"]
 
