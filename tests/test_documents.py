@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:(?:\S*/)?(?:python -m )?dreamer +|scripts/(?=train\b))([a-z][a-z-]*)\b(.*)")
 EXTENSIONS = {".py", ".md", ".toml", ".txt", ".sh", ".json", ".jsonl", ".png", ".mp4"}

@@ -78,3 +78,24 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
         if b"\0" not in content:
             found += [f"{path.relative_to(ROOT)}: {match[0].decode()}" for match in personal.finditer(content)]
     assert found == []
+
+
+def test_what_runs_on_a_commit_or_a_push_is_what_the_repository_has() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.findall(r"run: (bash \S+)", workflow) == ["bash .ci/run"] and (ROOT / ".ci" / "run").exists()
+    python = re.search(r'python-version: "(\d+\.\d+)"', workflow)
+    assert python is not None and python[1] in {"3.11", "3.12"}
+    hooks = re.findall(r"entry: (.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert [hook.split()[:4] for hook in hooks] == [
+        [".venv/bin/python", "-m", "ruff", command] for command in ("check", "format")
+    ]
+
+
+def test_the_citation_names_the_version_and_the_license_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^(version|license): (.+)$", citation, re.MULTILINE) == [
+        ("version", project["version"]),
+        ("license", project["license"]),
+    ]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
