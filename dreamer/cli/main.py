@@ -115,7 +115,7 @@ def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
     own = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
     noise = {"flicker": args.flicker, "obs_noise": args.obs_noise}
     given = {name: value for name, value in noise.items() if value is not None}
-    return replace(own, seed=args.seed, settings=replace(own.settings, blank=words(args.hide), **given))
+    return replace(own, seed=args.seed, settings=own.settings.changed({"blank": words(args.hide), **given}))
 
 
 def tasks_command(argv: Sequence[str]) -> int:
