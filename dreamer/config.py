@@ -19,6 +19,7 @@ from dreamer.errors import UserError
 from dreamer.experience.replay import ReplayConfig
 from dreamer.presets import PRESETS, SIZES
 from dreamer.tracking import TrackingConfig
+from envs.settings import Observations, Probability, StandardDeviation, TaskSettings
 
 PresetName = Literal[
     "quick",
@@ -43,44 +44,34 @@ def words(given: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class EnvironmentConfig:
+class EnvironmentConfig(TaskSettings):
     """Environments."""
 
+    # The settings of the task are those of `envs`; here some get a range of the agent or a short flag.
+    obs: Annotated[Observations, tyro.conf.arg(aliases=("--obs",))] = TaskSettings.obs
+    image_size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] = TaskSettings.image_size
+    """Height and width of observed images, multiples of 16; other sizes are resized."""
+    hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = TaskSettings.hide
+    """Observations to remove: keys, or `velocities` for all that are known to be velocities, separated by spaces or
+    commas."""
+    flicker: Annotated[Probability, tyro.conf.arg(aliases=("--flicker",))] = TaskSettings.flicker
+    obs_noise: Annotated[StandardDeviation, tyro.conf.arg(aliases=("--obs-noise",))] = TaskSettings.obs_noise
     num_envs: Annotated[int, Ge(1)] = 4
     """Training environments stepped together."""
-    repeat: Annotated[int, Ge(1)] = 1
-    """Environment steps per agent step (action repeat); rewards are summed."""
-    time_limit: Annotated[int, Ge(0)] = 0
-    """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
     train_time_limit: Annotated[int, Ge(0)] = 0
-    """Training episodes are truncated after this many environment steps in half of the environments: more episodes
-    begin, and the others still reach the task's late states. Evaluation is not affected. 0 changes nothing."""
-    obs: Annotated[Literal["state", "pixels", "both"], tyro.conf.arg(aliases=("--obs",))] = "state"
-    """What the agent sees: the environment's own observations, the frame that it draws, or both."""
-    image_size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] = (64, 64)
-    """Height and width of observed images, multiples of 16; others are resized."""
-    camera: int | None = None
-    """Camera that draws dmc tasks, -1 for the free one; None takes the task's own."""
-    shadows: bool = True
-    """Draw dmc tasks with shadows and reflections, which take most of the time without a graphics card."""
+    """Environment steps after which training episodes are truncated in half of the environments: there are more
+    episodes, and the other half still reaches late states. Evaluation is not affected. 0 is off."""
     parallel: Literal["auto", "on", "off"] = "auto"
-    """Step environments in parallel, in a process for every core; auto times one of them at the start and does where
-    that clearly wins and the run has several threads, and a resumed run keeps what it chose. Results are the same."""
+    """Step environments in parallel, in one process per core. auto does so if that is clearly faster, by the time of a
+    step at the start, and the run has several threads; a resumed run keeps the choice. Results are the same."""
     timeout: Annotated[float, Ge(0)] = 60.0
-    """Seconds without an answer after which an environment counts as hanging; 0 waits for ever. One that hangs outside
-    Python is only noticed where environments step in parallel."""
+    """Seconds without an answer after which an environment has failed; 0 waits forever. An environment that hangs
+    outside of Python is detected only if environments step in parallel."""
     restarts: Annotated[int, Ge(0)] = 3
-    """An environment that fails (raises, hangs, dies, returns NaN or a wrong shape) is made anew and begins its next
-    episode, this many times without finishing one; then the run stops."""
+    """Times that an environment may fail (raise, hang, die, return NaN or a wrong shape) without finishing an episode
+    before the run stops. After each failure it is recreated and starts its next episode."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
     """Modules to import first, which register environments with Gymnasium."""
-    hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = ()
-    """Observations that the agent does not get: keys, or `velocities` for all that are known to be velocities,
-    separated by spaces or commas."""
-    flicker: Annotated[float, Ge(0), Lt(1), tyro.conf.arg(aliases=("--flicker",))] = 0.0
-    """Probability with which a whole observation, the first of an episode too, is lost: zeros."""
-    obs_noise: Annotated[float, Ge(0), tyro.conf.arg(aliases=("--obs-noise",))] = 0.0
-    """Standard deviation of the normal noise added to every number observed."""
 
 
 @dataclass(frozen=True)

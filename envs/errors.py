@@ -1,10 +1,15 @@
-"""The error that is meant for the person at the keyboard, not for a debugger."""
+"""The error for mistakes of the user, and the wording of error messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one line that says what to do; shown without a traceback.
+    """A mistake of the user, reported in one line that says what to do, without a traceback.
 
-    The line may quote a file or a name from outside, so what would break it or steer a terminal is replaced.
+    The line may quote a file or a name from outside, so line breaks and control characters in it are replaced.
     """
 
     def __init__(self, message: str) -> None:
@@ -12,5 +17,12 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type when it has none."""
+    """First line of an error's message, or the name of its type where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Hint "did you mean a, b? " with up to three known names that are close, or "" where none is."""
+    by_lower_case = {other.lower(): other for other in known}
+    close = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=3)]
+    return f"did you mean {', '.join(close)}? " if close else ""

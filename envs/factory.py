@@ -4,89 +4,55 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import gymnasium
 
+from envs.catalog import make
 from envs.errors import UserError
-from envs.wrappers import Observations
+from envs.interface import BuildEnv
+from envs.settings import DEFAULTS, EnvSettings
+from envs.wrappers import prepare
 
 EVAL_INDEX = 10_000
-"""Evaluation environments have indices from here on, so that they never share a seed with training environments."""
+"""First index of evaluation environments, so that they never share a seed with training environments."""
 
 
 @dataclass(frozen=True)
 class EnvFactory:
-    """Calls `envs.make` (or prepares the user's own environment) with everything but the environment's index fixed."""
+    """Constructor of the environments of a run, by index."""
 
     task: str
     """Task name as `envs.make` takes it; ignored when `custom` is given."""
     seed: int
     """Seed of the run."""
-    repeat: int = 1
-    """Environment steps per agent step."""
-    time_limit: int = 0
-    """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
-    short_limit: int = 0
-    """Environment steps after which the environments with an index below `short_envs` are truncated too; 0 is off."""
-    short_envs: int = 0
-    """Number of environments with the short limit."""
-    hide: tuple[str, ...] = ()
-    """Observations to remove: keys, or `velocities`."""
-    blank: tuple[str, ...] = ()
-    """Observations to replace by zeros, for an agent that was trained on them."""
-    flicker: float = 0.0
-    """Probability with which a whole observation is zeros."""
-    obs_noise: float = 0.0
-    """Standard deviation of the noise added to every observed number."""
-    obs: Observations = "state"
-    """What is observed: the environment's own observations, its frames, or both."""
-    image_size: tuple[int, int] = (64, 64)
-    """Height and width of observed images."""
-    camera: int | None = None
-    """Camera of dmc tasks; None takes the task's own."""
-    shadows: bool = True
-    """Whether dmc tasks are drawn with shadows and reflections."""
+    settings: EnvSettings = DEFAULTS
+    """Settings of every environment."""
     imports: tuple[str, ...] = ()
-    """Modules imported first, which register environments with Gymnasium."""
-    custom: Callable[[], gymnasium.Env] | None = None
+    """Modules to import first, which register environments with Gymnasium."""
+    custom: BuildEnv | None = None
     """The user's own constructor."""
+    short_limit: int = 0
+    """Time limit of the environments with an index below `short_envs`, where it is shorter; 0 is none."""
+    short_envs: int = 0
+    """Number of environments with the short time limit."""
 
     def __call__(self, index: int) -> gymnasium.Env:
-        """The environment with this index; (seed, index, episode) determines every episode."""
-        import envs
-
+        """Build the environment with this index; (seed, index, episode) determines every episode."""
         for module in self.imports:
             import_module(module)
-        short = self.short_limit if index < self.short_envs else 0
-        limits = [limit for limit in (self.time_limit, short) if limit]
-        settings: dict[str, Any] = {
-            "seed": self.seed,
-            "index": index,
-            "repeat": self.repeat,
-            "time_limit": min(limits, default=None),
-            "hide": self.hide,
-            "blank": self.blank,
-            "flicker": self.flicker,
-            "obs_noise": self.obs_noise,
-            "obs": self.obs,
-            "image_size": self.image_size,
-        }
-        if self.custom is not None and (self.camera is not None or not self.shadows):
-            raise UserError(
-                "cameras can be chosen, and shadows left out, of dmc tasks only, not of one's own environment"
-            )
+        settings = self.settings
+        if self.short_limit and index < self.short_envs:
+            settings = replace(settings, time_limit=min(self.short_limit, settings.time_limit or self.short_limit))
         if self.custom is not None:
-            return envs.prepare(self.custom(), **settings)
-        return envs.make(self.task, camera=self.camera, shadows=self.shadows, **settings)
+            return prepare(self.custom(), settings, seed=self.seed, index=index)
+        return make(self.task, settings, seed=self.seed, index=index)
 
 
 def import_module(name: str) -> None:
-    """Import a user's module, also from the current folder; raises `UserError` when that fails."""
+    """Import a user's module, also from the current folder. Raises UserError where that fails."""
     if "" not in sys.path and "." not in sys.path:
-        sys.path.append("")  # last, so that no file in the current folder stands in for a package
+        sys.path.append("")  # last, so that no file in the current folder replaces a package
     try:
         importlib.import_module(name)
     except ImportError as error:

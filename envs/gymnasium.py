@@ -17,14 +17,14 @@ DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", 
 
 
 def gym_ids() -> list[str]:
-    """Every registered id, whether or not it can be built here."""
+    """Every registered id, including those that cannot be built here."""
     return sorted(gymnasium.registry)
 
 
 def is_registered(name: str) -> bool:
-    """Whether `[module:]id` is registered, once the module, if any, has been imported.
+    """True if `[module:]id` is registered after the module, if any, has been imported.
 
-    Raises UserError when the module cannot be imported.
+    Raises UserError where the module cannot be imported.
     """
     module, _, env_id = name.rpartition(":")
     try:
@@ -36,9 +36,9 @@ def is_registered(name: str) -> bool:
 
 
 def make_gym(name: str) -> gymnasium.Env:
-    """Build a registered `[module:]id`, with frames on request where it can draw them.
+    """Build a registered `[module:]id`, in the render mode `rgb_array` where it has one.
 
-    Raises UserError where a package that it needs is missing.
+    Raises UserError where a package that the environment needs is missing.
     """
     spec = gymnasium.registry[name.rpartition(":")[2]]
     try:
@@ -48,13 +48,13 @@ def make_gym(name: str) -> gymnasium.Env:
 
 
 def drawn_by_mujoco(name: str) -> bool:
-    """Whether `[module:]id` is one of Gymnasium's own MuJoCo environments, whose frames need OpenGL."""
+    """True if `[module:]id` is one of Gymnasium's own MuJoCo environments, whose frames need OpenGL."""
     spec = gymnasium.registry.get(name.rpartition(":")[2])
     return spec is not None and str(spec.entry_point).startswith(MUJOCO)
 
 
 def buildable_gym_ids() -> list[str]:
-    """The newest version of every registered environment that builds here and has supported spaces."""
+    """Newest version of every registered environment that can be built here and has supported spaces."""
     return [env_id for env_id, spec in sorted(gymnasium.registry.items()) if _newest(spec) and _buildable(spec)]
 
 
@@ -63,7 +63,7 @@ def _cannot_build(name: str, error: Exception) -> UserError:
 
 
 def _drawing(spec: EnvSpec) -> dict[str, Any]:
-    """The argument that makes `render()` return frames, where the environment can; no render mode at all otherwise."""
+    """Argument that makes `render()` return frames; none where the environment cannot."""
     creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     modes = getattr(creator, "metadata", {}).get("render_modes", ())
     needs_pygame = str(spec.entry_point).startswith(DRAWN_BY_PYGAME)
@@ -79,12 +79,12 @@ def _newest(spec: EnvSpec) -> bool:
 def _buildable(spec: EnvSpec) -> bool:
     try:
         if isinstance(spec.entry_point, str) and spec.entry_point.startswith(MUJOCO):
-            # Their spaces are all supported, and building one can leave a MUJOCO_LOG.TXT in the working directory.
+            # All their spaces are supported, and building one can leave a MUJOCO_LOG.TXT in the working directory.
             load_env_creator(spec.entry_point)
             return True
         env = gymnasium.make(spec, disable_env_checker=True)
         observation_leaves(env.observation_space), action_codec(env.action_space)
         env.close()
-    except Exception:  # Whatever a third party's constructor raises, the answer is the same: not on the list.
+    except Exception:  # constructors of other packages may raise anything
         return False
     return True

@@ -1,56 +1,55 @@
-"""Whether environments are worth stepping in parallel: what a step takes here, and what processes add to it."""
+"""The choice between stepping environments in turn and in parallel, from the time of a step."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
 
-import gymnasium
-
 from envs.guarded import Guarded
+from envs.interface import MakeEnv
 
 PROCESS_SECONDS = 1e-4
 ANSWER_SECONDS = 4e-5
-"""What a parallel step adds for each process and for each environment: `toy:counting` with 2, 4 and 8 environments in 2
-processes took 0.32, 0.38 and 0.59 ms, and 0.06, 0.09 and 0.15 ms in this process (docs/performance.md)."""
+"""Seconds that a parallel step takes in addition, per process and per environment: `toy:counting` with 2, 4 and 8
+environments took 0.32, 0.38 and 0.59 ms in 2 processes, and 0.06, 0.09 and 0.15 ms in one (docs/performance.md)."""
 WINS_BY = 1.2
 WINS_SECONDS = 1e-3
-"""A parallel step is chosen when it is so many times faster and saves so much: processes take memory, and seconds to
+"""Speed-up and seconds saved per step from which parallel steps are chosen: processes take memory and seconds to
 start."""
 WARM_UP, STEPS = 5, 40
+"""Steps before the measurement, and steps measured."""
 LEAST_STEPS, LONGEST_SECONDS = 4, 1.0
-"""A slow environment is measured by as many steps as there is time for, and at least by these."""
+"""Least steps and longest time for slow environments, for which the measurement ends earlier."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step of several environments, from that of one."""
+    """Estimated seconds of a step of several environments, in turn and in parallel."""
 
     num_envs: int
-    """Environments."""
+    """Number of environments."""
     processes: int
-    """Processes that they would be dealt over."""
+    """Number of processes for parallel steps."""
     step: float
     """Seconds of a step of one environment."""
 
     @property
     def in_turn(self) -> float:
-        """Seconds of a step of all of them in this process."""
+        """Seconds of a step of all environments in this process."""
         return self.num_envs * self.step
 
     @property
     def in_parallel(self) -> float:
-        """Seconds of a step of all of them in processes."""
+        """Seconds of a step of all environments in parallel."""
         longest = -(-self.num_envs // self.processes) * self.step
         return longest + self.processes * PROCESS_SECONDS + self.num_envs * ANSWER_SECONDS
 
     @property
     def parallel(self) -> bool:
-        """Whether processes clearly win."""
+        """True if parallel steps are clearly faster."""
         saved = self.in_turn - self.in_parallel
         return self.processes > 1 and self.in_turn > WINS_BY * self.in_parallel and saved > WINS_SECONDS
 
@@ -62,18 +61,18 @@ class Pace:
         return f"environments are stepped {where}: a step of all {self.num_envs} takes about {times}"
 
 
-def measure_pace(make_env: Callable[[int], gymnasium.Env], num_envs: int, processes: int, timeout: float = 0.0) -> Pace:
-    """Time the steps of one environment, made and closed for it, if there is anything to choose.
+def measure_pace(make_env: MakeEnv, num_envs: int, processes: int, timeout: float = 0.0) -> Pace:
+    """Build one environment, time its steps and close it, if there is a choice.
 
-    `processes` may be had at most; `timeout` is the longest wait for a step in seconds, 0 waits for ever. Raises
-    UserError as the environment raises it; one that fails is measured until then.
+    `processes` is the largest number of processes; `timeout` is the longest wait for a step in seconds, 0 waits
+    forever. Raises UserError as the environment raises it. After a failure, the steps before it count.
     """
     processes = min(num_envs, processes)
     return Pace(num_envs, processes, _seconds_of_a_step(make_env, timeout) if processes > 1 else 0.0)
 
 
-def _seconds_of_a_step(make_env: Callable[[int], gymnasium.Env], timeout: float) -> float:
-    """Median over steps with random actions, the first ones aside; 0 when the first fails."""
+def _seconds_of_a_step(make_env: MakeEnv, timeout: float) -> float:
+    """Median over steps with random actions, without the first ones; 0 if the first step fails."""
     times: list[float] = []
     with closing(Guarded(functools.partial(make_env, 0), timeout)) as env:
         env.action_space.seed(0)

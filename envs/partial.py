@@ -1,8 +1,7 @@
-"""Partial observation: some of what the environment tells is hidden, blurred or lost; `prepare` applies it."""
+"""Partial observation: observations that are hidden, blanked, noisy or lost; `prepare` applies these wrappers."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,46 +9,40 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.errors import UserError
+from envs.errors import UserError, did_you_mean
+from envs.interface import Observation
+from envs.settings import EnvSettings
 from envs.velocities import velocity_masks
 
 VELOCITIES = "velocities"
-"""The word that stands for every observation known to be a velocity."""
-
-Named = dict[str, np.ndarray]
+"""Name that stands for all observations that are known to be velocities."""
 
 
-def partially_observed(
-    env: gymnasium.Env,
-    *,
-    hide: Sequence[str] = (),
-    blank: Sequence[str] = (),
-    flicker: float = 0.0,
-    obs_noise: float = 0.0,
-) -> gymnasium.Env:
-    """Wrap an environment with named observations in those of this module's wrappers that change anything.
+def partially_observed(env: gymnasium.Env, settings: EnvSettings) -> gymnasium.Env:
+    """Wrap an environment with named observations in the wrappers of this module that its settings ask for.
 
-    The noise comes first, so that what is blank is exactly 0. Raises UserError as the wrappers do.
+    The noise comes first, so that blanked values are exactly 0. Raises UserError as the wrappers do.
     """
-    if obs_noise:
-        env = ObservationNoise(env, obs_noise)
-    if hide or blank:
-        env = HideKeys(env, hide, blank)
-    return Flicker(env, flicker) if flicker else env
+    if settings.obs_noise:
+        env = ObservationNoise(env, settings.obs_noise)
+    if settings.hide or settings.blank:
+        env = HideKeys(env, settings.hide, settings.blank)
+    return Flicker(env, settings.flicker) if settings.flicker else env
 
 
 class HideKeys(gymnasium.ObservationWrapper):
     """Remove the observations named in `hide`, and replace those named in `blank` by zeros.
 
-    A name is a key of the observations, or `velocities` for all that is known to be a velocity, be it part of a vector.
-    Raises UserError for a name that there is not, for `velocities` where none is known, and when nothing is left.
+    A name is a key of the observations, or `velocities` for all values that are known to be velocities, also within a
+    vector. Raises UserError for a name that does not exist, for `velocities` where none is known, and where nothing is
+    left to observe.
     """
 
     def __init__(self, env: gymnasium.Env, hide: Sequence[str], blank: Sequence[str] = ()) -> None:
         super().__init__(env)
         boxes = _boxes(env)
         hidden, blanked = _named(env, hide), _named(env, blank)
-        # An image is hidden and blanked as a whole, so that its rows can stand for its numbers.
+        # An image is hidden and blanked as a whole, so a mask of its first axis is enough.
         self._kept = {key: np.flatnonzero(~hidden[key]) for key in boxes if not hidden[key].all()}
         self._shown = {key: ~blanked[key][kept] for key, kept in self._kept.items()}
         if not any(shown.any() for shown in self._shown.values()):
@@ -58,7 +51,7 @@ class HideKeys(gymnasium.ObservationWrapper):
             {key: _with_zeros(boxes[key], kept, ~self._shown[key]) for key, kept in self._kept.items()}
         )
 
-    def observation(self, observation: Named) -> Named:
+    def observation(self, observation: Observation) -> Observation:
         named = {key: observation[key][kept] for key, kept in self._kept.items()}
         for key, value in named.items():
             value[~self._shown[key]] = 0
@@ -66,10 +59,10 @@ class HideKeys(gymnasium.ObservationWrapper):
 
 
 class _Random(gymnasium.ObservationWrapper):
-    """Changes observations at random, but the same way whenever the episode's seed is the same."""
+    """Change observations at random, reproducibly for each seed of an episode."""
 
     STREAM = 0
-    """Sets the random numbers of one wrapper apart from those of others, and of the environment."""
+    """Key that makes the random stream of a wrapper independent of those of others and of the environment."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
@@ -82,17 +75,12 @@ class _Random(gymnasium.ObservationWrapper):
 
 
 class ObservationNoise(_Random):
-    """Add normal noise of standard deviation `sigma` to every number, and to images in units of their range 0 to 255.
-
-    Raises UserError unless it is finite and >= 0.
-    """
+    """Add Gaussian noise of standard deviation `sigma` to every value; for images `sigma` is in units of 255."""
 
     STREAM = 1
 
     def __init__(self, env: gymnasium.Env, sigma: float) -> None:
         super().__init__(env)
-        if not 0 <= sigma < np.inf:
-            raise UserError(f"observation noise must be a finite number of at least 0, got {sigma}")
         self._sigma = sigma
         self.observation_space = spaces.Dict(
             {
@@ -101,10 +89,10 @@ class ObservationNoise(_Random):
             }
         )
 
-    def observation(self, observation: Named) -> Named:
-        return {key: self._blurred(value) for key, value in observation.items()}
+    def observation(self, observation: Observation) -> Observation:
+        return {key: self._noisy(value) for key, value in observation.items()}
 
-    def _blurred(self, value: np.ndarray) -> np.ndarray:
+    def _noisy(self, value: np.ndarray) -> np.ndarray:
         noise = self._random.normal(0.0, self._sigma, value.shape)
         if value.dtype == np.uint8:
             return np.clip(np.rint(value + 255 * noise), 0, 255).astype(np.uint8)
@@ -112,23 +100,18 @@ class ObservationNoise(_Random):
 
 
 class Flicker(_Random):
-    """Lose a whole observation with a probability, the first of an episode too: all its numbers are zeros then.
-
-    Raises UserError unless the probability is at least 0 and below 1.
-    """
+    """Replace a whole observation by zeros with a probability, the first of an episode included."""
 
     STREAM = 2
 
     def __init__(self, env: gymnasium.Env, probability: float) -> None:
         super().__init__(env)
-        if not 0 <= probability < 1:
-            raise UserError(f"flicker must be at least 0 and below 1, got {probability}")
         self._probability = probability
         self.observation_space = spaces.Dict(
             {key: _with_zeros(box, np.arange(box.shape[0]), np.True_) for key, box in _boxes(env).items()}
         )
 
-    def observation(self, observation: Named) -> Named:
+    def observation(self, observation: Observation) -> Observation:
         lost = self._random.random() < self._probability
         return {key: np.zeros_like(value) for key, value in observation.items()} if lost else observation
 
@@ -139,7 +122,7 @@ def _boxes(env: gymnasium.Env) -> dict[str, spaces.Box]:
 
 
 def _named(env: gymnasium.Env, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which numbers of each vector, and rows of each image, the names stand for: masks by key."""
+    """Masks by key of the values that the names stand for; for an image, a mask of its first axis."""
     masks = {key: np.zeros(box.shape[0], bool) for key, box in _boxes(env).items()}
     for name in names:
         if name == VELOCITIES:
@@ -150,8 +133,7 @@ def _named(env: gymnasium.Env, names: Sequence[str]) -> dict[str, np.ndarray]:
         elif name in masks:
             found = {name: np.ones_like(masks[name])}
         else:
-            close = difflib.get_close_matches(name, [*masks, VELOCITIES], n=3)
-            hint = f"did you mean {', '.join(close)}? " if close else ""
+            hint = did_you_mean(name, [*masks, VELOCITIES])
             raise UserError(f"no observation {name!r} to hide; {hint}there are {', '.join(masks)}")
         for key, mask in found.items():
             masks[key] |= mask
@@ -159,7 +141,7 @@ def _named(env: gymnasium.Env, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _with_zeros(box: spaces.Box, kept: np.ndarray, where: np.ndarray | np.bool_) -> spaces.Box:
-    """The bounds of the numbers with the indices `kept`, of which those at the mask `where` may be zero, too."""
+    """Bounds of the values at the indices `kept`, extended to zero at the mask `where`."""
     low, high = box.low[kept], box.high[kept]
     if box.dtype != np.uint8:  # the bounds of images include 0
         low, high = np.where(where, np.minimum(low, 0), low), np.where(where, np.maximum(high, 0), high)

@@ -1,4 +1,4 @@
-"""Images as observations: frames of an environment beside its numbers or in their place, at one size."""
+"""Frames of an environment as observations, instead of or in addition to its own."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from gymnasium import spaces
 from PIL import Image
 
 from envs.errors import UserError
+from envs.settings import Size
 
 KEY = "image"
-"""The name of the frame among the observations."""
-Size = tuple[int, int]
-"""Height and width in pixels."""
+"""Name of the frame among the observations."""
 
 
 class Pixels(gymnasium.ObservationWrapper):
-    """Show the frame after every step as the uint8 observation `image` [height, width, 3], alone or with the others.
+    """Observe the frame after every step as `image` (uint8, [height, width, 3]), alone or with the other observations.
 
-    An environment with a method `draw(height, width)` draws at that size; frames of others are resized. It wraps
-    prepared observations, outside of the action repeat, so that nothing is drawn that nobody sees. Raises UserError
-    where the environment draws no frames and where it has an observation `image` of its own.
+    An environment with a method `draw(height, width)` draws at that size; frames of others are resized. This wrapper
+    is outside of the action repeat, so that only observed frames are drawn. Raises UserError where the environment
+    draws no frames and where it has an observation `image` of its own.
     """
 
     def __init__(self, env: gymnasium.Env, size: Size, keep: bool) -> None:
@@ -48,13 +47,13 @@ class Pixels(gymnasium.ObservationWrapper):
     def _frame(self) -> np.ndarray:
         frame: Any = self.env.render()
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise UserError(f"render() must return a uint8 array [height, width, 3] to be observed, got {what}")
+            found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise UserError(f"render() must return a uint8 array [height, width, 3] to be observed, got {found}")
         return frame
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """A uint8 image `[height, width, channel]` at another size, every pixel the mean of what it covers; a copy."""
+    """Copy of a uint8 image `[height, width, channel]` at another size; a pixel is the mean of the area it covers."""
     if image.shape[:2] == size:
         return image.copy()
     planes = [Image.fromarray(np.ascontiguousarray(image[..., i])) for i in range(image.shape[2])]

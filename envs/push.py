@@ -1,4 +1,4 @@
-"""A box that is pushed and sometimes stuck: the distribution of the next observation is known, and has two modes."""
+"""A box that is pushed and sometimes stuck, with a known, bimodal distribution of the next observation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.interface import Observation, ResetResult, StepResult
+
 MOVE_PROBABILITY = 0.7
+"""Probability that a push moves the box."""
 SIGMA = 0.1
+"""Standard deviation of the noise of observations."""
 
 
 class Push(gymnasium.Env):
-    """Push a box along an endless line; the reward is minus its distance from 0.
+    """Push a box along an infinite line; the reward is minus its distance from 0.
 
-    Action a moves the box by `displacement(a)` with probability `move_probability`, else it is stuck. The observation
-    `position` is the true position plus normal noise of standard deviation `sigma`; the true one is in
-    `info["position"]`. Episodes start uniformly in [-1, 1] and a time limit truncates them after `length` steps.
+    Action a moves the box by `displacement(a)` with probability `move_probability`; otherwise it is stuck. The
+    observation `position` is the true position plus Gaussian noise of standard deviation `sigma`; `info["position"]`
+    is the true position. Episodes start uniformly in [-1, 1] and are truncated after `length` steps.
     """
 
     def __init__(self, length: int = 16, move_probability: float = MOVE_PROBABILITY, sigma: float = SIGMA) -> None:
@@ -27,37 +31,36 @@ class Push(gymnasium.Env):
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._position, self._step = 0.0, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         super().reset(seed=seed)
         self._position, self._step = float(self.np_random.uniform(-1.0, 1.0)), 0
         return self._observation(), {"position": self._position}
 
-    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         self._step += 1
         if self.np_random.random() < self._move_probability:
             self._position += float(displacement(action[0]))
         over = self._step >= self._length
         return self._observation(), -abs(self._position), False, over, {"position": self._position}
 
-    def _observation(self) -> dict[str, np.ndarray]:
+    def _observation(self) -> Observation:
         return {"position": np.array([self.np_random.normal(self._position, self._sigma)], np.float32)}
 
 
 def displacement(action: Any) -> np.ndarray:
-    """How far an action in [-1, 1] moves a box that is not stuck: 0.5 to 1 either way, and 0.5 for action 0."""
+    """Displacement of a box that is not stuck by an action in [-1, 1]: 0.5 to 1 in its direction, 0.5 for action 0."""
     action = np.asarray(action, np.float64)
-    return np.where(action < 0, -1.0, 1.0) * (0.5 + 0.5 * np.abs(action))
+    distance: np.ndarray = np.where(action < 0, -1.0, 1.0) * (0.5 + 0.5 * np.abs(action))
+    return distance
 
 
 def next_observation_modes(
     position: Any, action: Any, move_probability: float = MOVE_PROBABILITY, sigma: float = SIGMA
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The distribution of the next observation where the true position is known: a mixture of two Gaussians.
+    """Distribution of the next observation given the true position: a mixture of two Gaussians.
 
-    `position` and `action` have the same shape `[...]`. Returns means `[..., 2]` and weights `[..., 2]` of moved and
-    stuck, in this order, and the standard deviation of both.
+    `position` and `action` have the same shape `[...]`. Returns the means `[..., 2]` and weights `[..., 2]` of the
+    moved and the stuck box, in this order, and the standard deviation of both.
     """
     position = np.asarray(position, np.float64)
     means = np.stack([position + displacement(action), position], -1)
@@ -71,18 +74,18 @@ def predictive_log_density(
     sigma: float = SIGMA,
     components: int = 32,
 ) -> np.ndarray:
-    """The best possible prediction without the true position: log p(o[t + 1] | o[0..t], a[0..t]) for each t.
+    """Log density of the best possible prediction without the true position: log p(o[t + 1] | o[0..t], a[0..t]).
 
-    Takes the observed positions `[time]` of an episode from its reset on and its actions `[time - 1]`, in nats of one
-    observation; returns `[time - 1]`. Bayes' rule is exact: each history of moved and stuck is a component, in which
-    the start given the observations is a Gaussian cut to [-1, 1]. Only the `components` most likely ones are kept.
-    Raises ValueError where the number of observations and actions does not fit.
+    Takes the observed positions `[time]` of an episode from its reset on and its actions `[time - 1]`; returns nats
+    per observation `[time - 1]`. Bayes' rule is exact: each history of moves is a component, for which the start
+    position given the observations is a Gaussian truncated to [-1, 1]. Only the `components` most likely are kept.
+    Raises ValueError where the numbers of observations and actions do not match.
     """
     seen = np.asarray(observations, np.float64).reshape(-1)
     pushes = displacement(actions).reshape(-1)
     with np.errstate(divide="ignore"):
         choices = np.log([move_probability, 1.0 - move_probability])
-    # Per component: how far the box has come, the uncut mean of its start, and the log weight without the cut.
+    # Per component: distance moved, mean of the start position, and log weight, the last two before truncation.
     travelled, start, weight, variance = np.zeros(1), seen[:1], -_log_inside(seen[:1], sigma), sigma**2
     densities = []
     for push, now in zip(pushes, seen[1:], strict=True):
@@ -99,8 +102,9 @@ def predictive_log_density(
 
 
 def _log_inside(mean: np.ndarray, sigma: float) -> np.ndarray:
-    """Log of the probability that N(mean, sigma^2) gives to [-1, 1], for means `[component]`."""
+    """Log probability of [-1, 1] under N(mean, sigma^2), for means `[component]`."""
     scale = math.sqrt(2) * sigma
     inside = [math.erfc((abs(m) - 1.0) / scale) - math.erfc((abs(m) + 1.0) / scale) for m in mean]
     with np.errstate(divide="ignore"):
-        return np.log(np.array(inside) / 2)
+        log: np.ndarray = np.log(np.array(inside) / 2)
+    return log

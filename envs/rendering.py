@@ -1,4 +1,4 @@
-"""Finding a way to draw MuJoCo scenes without a screen. Nothing here runs unless a frame is wanted."""
+"""Selection of an OpenGL backend that draws MuJoCo scenes without a screen; used only where frames are drawn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from envs.errors import UserError
 
 DISABLED = ("disable", "disabled", "off", "false", "0")
-"""The values of MUJOCO_GL that mean "no rendering"."""
+"""Values of MUJOCO_GL that disable rendering."""
 EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
+"""Environment variable that selects the device for EGL."""
 _PROBE = """
 import mujoco
 context = mujoco.GLContext(16, 16)
@@ -45,28 +46,28 @@ print(frames / (time.perf_counter() - begin))
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to draw."""
+    """A rendering backend and its device."""
 
     name: str
-    """What it is called here."""
+    """Name in reports."""
     gl: str
-    """Its value of MUJOCO_GL: "egl", "osmesa" or "glfw"."""
+    """Value of MUJOCO_GL: "egl", "osmesa" or "glfw"."""
     device: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables that choose its device, if any."""
+    """Environment variables that select the device, if any."""
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables that choose it."""
+        """Environment variables that select the backend and its device."""
         return {"MUJOCO_GL": self.gl, **self.device}
 
 
 @functools.cache
 def select_backend() -> str | None:
-    """The OpenGL backend that draws on this machine ("egl", "osmesa" or "glfw"), or None when there is none.
+    """OpenGL backend that works on this machine ("egl", "osmesa" or "glfw"), or None if there is none.
 
-    The first call tries the candidates in processes of their own (about a second each) and writes the answer into
-    MUJOCO_GL, where child processes and Gymnasium's own MuJoCo environments find it. A MUJOCO_GL that the user set is
-    the only candidate and is never changed. Call it before the first frame is drawn, and only when one will be.
+    The first call tries the candidates in separate processes (about a second each) and writes the result to MUJOCO_GL,
+    where child processes and Gymnasium's own MuJoCo environments find it. A MUJOCO_GL that the user has set is the only
+    candidate and is never changed. Call this before the first frame is drawn, and only if one will be.
     """
     if _chosen() in DISABLED:
         return None
@@ -80,7 +81,7 @@ def select_backend() -> str | None:
 
 
 def require_backend() -> str:
-    """The same; raises UserError where nothing draws."""
+    """OpenGL backend that works on this machine. Raises UserError if there is none."""
     backend = select_backend()
     if backend is None:
         raise UserError(missing_gl_message())
@@ -88,9 +89,9 @@ def require_backend() -> str:
 
 
 def candidates() -> Iterator[Backend]:
-    """Ways to draw in the order in which they are tried: EGL on a CUDA device, EGL on any, OSMesa, or the user's own.
+    """Backends in the order in which they are tried: EGL on a CUDA device, EGL on any, OSMesa; or the user's choice.
 
-    Which devices are CUDA's is asked in a process of its own. A device that MUJOCO_EGL_DEVICE_ID names stays.
+    CUDA devices are listed in a separate process. MUJOCO_EGL_DEVICE_ID, if set, is kept.
     """
     chosen = _chosen()
     kinds = (chosen,) if chosen else ("egl", "osmesa") if sys.platform.startswith("linux") else ("glfw",)
@@ -102,21 +103,21 @@ def candidates() -> Iterator[Backend]:
 
 
 def frames_per_second(backend: Backend, shadows: bool) -> float | None:
-    """How many 64x64 frames of `dmc:walker_walk` a process draws with this backend; None where it draws none."""
+    """64x64 frames of `dmc:walker_walk` per second that a process draws with this backend; None if it draws none."""
     answer = _run(_FRAMES.format(shadows=shadows), backend)
     return None if answer is None else float(answer)
 
 
 def missing_gl_message() -> str:
-    """One sentence for the user of a machine on which `select_backend` found nothing."""
+    """Message for the user of a machine on which `select_backend` found no backend."""
     chosen = os.environ.get("MUJOCO_GL", "")
     if chosen and chosen not in DISABLED:
         return (
-            f"MUJOCO_GL={chosen} cannot draw on this machine: unset it to let a backend be chosen, "
+            f"MUJOCO_GL={chosen} cannot draw on this machine: unset it to have a backend selected, "
             "or install its library (Debian packages libegl1 for egl, libosmesa6 for osmesa)"
         )
     return (
-        "nothing can be drawn because no OpenGL library for off-screen rendering works here: "
+        "no frames can be drawn because no OpenGL library for off-screen rendering works here: "
         "install libosmesa6 or libegl1 (`apt-get install libosmesa6`) and unset MUJOCO_GL"
     )
 
@@ -126,7 +127,7 @@ def _chosen() -> str:
 
 
 def _run(code: str, backend: Backend) -> str | None:
-    """What Python code prints where that backend is chosen; None where it fails."""
+    """Output of Python code under a backend; None if the code fails."""
     environment = {**os.environ, **backend.variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""How the spaces of any supported environment become an agent's: named vectors and images in, one action out."""
+"""Conversion of the spaces of any supported environment to those of an agent: named vectors and images, one action."""
 
 from __future__ import annotations
 
@@ -9,45 +9,53 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.errors import UserError
-from envs.pixels import Size, resize
+from envs.pixels import resize
+from envs.settings import Size
 
 SUPPORTED_OBSERVATIONS = "supported observations: Box, Discrete, and Dict of those"
 SUPPORTED_ACTIONS = "supported actions: Box of floats, and Discrete"
 UNBOUNDED = 1e9
-"""A bound of this magnitude stands for "no bound" (MuJoCo writes 1e10), so nothing is scaled to it."""
+"""Bounds of this magnitude count as none (MuJoCo writes 1e10), so nothing is scaled to them."""
 
 
 class Leaf(NamedTuple):
-    """One entry of an observation: where it lies, its space for the agent, and how it becomes an element of that."""
+    """One entry of an observation."""
 
     path: tuple[str, ...]
+    """Keys that lead to the entry."""
     space: spaces.Box
+    """Its space for the agent."""
     read: Callable[[Any], np.ndarray]
+    """Conversion of the native value to an element of that space; always a copy."""
+
+    def extract(self, observation: Any) -> np.ndarray:
+        """Value of this entry in a native observation, converted."""
+        for key in self.path:
+            observation = observation[key]
+        return self.read(observation)
 
 
-def observation_leaves(space: spaces.Space, image_size: Size = (64, 64)) -> dict[str, Leaf]:
-    """The non-empty entries of an observation space by "/"-joined key, sorted; a lone Box or Discrete is "observation".
+def observation_leaves(space: spaces.Space[Any], image_size: Size = (64, 64)) -> dict[str, Leaf]:
+    """Non-empty entries of an observation space by "/"-joined key, sorted; a lone Box or Discrete is "observation".
 
     A uint8 Box with three axes is an image, which is resized to `image_size`; all others become float32 vectors.
-    Raises UserError for spaces that are not supported, and when nothing is left to observe.
+    Raises UserError for spaces that are not supported, and where there is nothing to observe.
     """
     leaves: dict[str, Leaf] = {}
     for path, leaf_space in _walk(space, ()):
         leaf = _leaf(path, leaf_space, image_size)
         key = "/".join(path) or "observation"
         if key in leaves:
-            raise UserError(
-                f"two observations share the name '{key}' after nested keys are joined with '/'; rename one"
-            )
+            raise UserError(f"two observations have the name '{key}' after nested keys are joined with '/'; rename one")
         if leaf.space.shape != (0,):
             leaves[key] = leaf
     if not leaves:
-        raise UserError(f"the observation space {space} has no numbers in it; {SUPPORTED_OBSERVATIONS}")
+        raise UserError(f"the observation space {space} has no values; {SUPPORTED_OBSERVATIONS}")
     return dict(sorted(leaves.items()))
 
 
-def action_codec(space: spaces.Space) -> tuple[spaces.Box | spaces.Discrete, Callable[[Any], Any]]:
-    """The normalized action space, Box(-1, 1, [n]) or Discrete(n) from 0, and the map from it to the native action.
+def action_codec(space: spaces.Space[Any]) -> tuple[spaces.Box | spaces.Discrete, Callable[[Any], Any]]:
+    """Normalised action space, Box(-1, 1, [n]) or Discrete(n) from 0, and the map from its actions to native ones.
 
     Raises UserError for action spaces that are not supported.
     """
@@ -59,7 +67,7 @@ def action_codec(space: spaces.Space) -> tuple[spaces.Box | spaces.Discrete, Cal
     return spaces.Box(-1.0, 1.0, (space.low.size,), np.float32), _box_decoder(space)
 
 
-def _walk(space: spaces.Space, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], spaces.Space]]:
+def _walk(space: spaces.Space[Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], spaces.Space[Any]]]:
     if isinstance(space, spaces.Dict):
         for key, inner in space.spaces.items():
             yield from _walk(inner, (*path, str(key)))
@@ -67,7 +75,7 @@ def _walk(space: spaces.Space, path: tuple[str, ...]) -> Iterator[tuple[tuple[st
         yield path, space
 
 
-def _leaf(path: tuple[str, ...], space: spaces.Space, image_size: Size) -> Leaf:
+def _leaf(path: tuple[str, ...], space: spaces.Space[Any], image_size: Size) -> Leaf:
     where = f"observation '{'/'.join(path)}'" if path else "the observation"
     if isinstance(space, spaces.Discrete):
         count, start = int(space.n), int(space.start)
@@ -85,7 +93,7 @@ def _leaf(path: tuple[str, ...], space: spaces.Space, image_size: Size) -> Leaf:
 
 
 def _read_vector(value: Any) -> np.ndarray:
-    """Always a copy: environments may hand out one buffer again and again."""
+    """A float32 vector; always a copy, because environments may reuse one buffer."""
     return np.array(value, dtype=np.float32).reshape(-1)
 
 
@@ -104,9 +112,9 @@ def _box_decoder(space: spaces.Box) -> Callable[[Any], np.ndarray]:
     shape, dtype = space.shape, space.dtype
 
     def decode(action: Any) -> np.ndarray:
-        # np.clip costs several times as much as these two calls on short vectors.
-        normalized = np.minimum(np.maximum(np.asarray(action, np.float64), -1.0), 1.0)
-        native = np.minimum(np.maximum(normalized * scale + offset, low), high)
+        # np.clip takes several times as long as these two calls on short vectors.
+        normalised = np.minimum(np.maximum(np.asarray(action, np.float64), -1.0), 1.0)
+        native = np.minimum(np.maximum(normalised * scale + offset, low), high)
         return native.astype(dtype).reshape(shape)
 
     return decode

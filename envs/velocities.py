@@ -1,4 +1,4 @@
-"""Which observations are velocities: by their names, and by tables where one vector has velocities among others."""
+"""Observations that are velocities, by name, and by tables for vectors of which only some values are velocities."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from envs.dmc import DMC
 
 NAME = re.compile(r"veloci|(?<![a-z])(q|lin|ang)?vel(?![a-z])")
-"""Keys such as `velocity`, `joint_velocities` and `arm_vel` (one of dm_control's is spelled `joint_velocites`)."""
+"""Keys such as `velocity`, `joint_velocities` and `arm_vel` (dm_control spells one `joint_velocites`)."""
 IN_DMC = {
     "ball_state": ("...vvv", "...vvvvvv"),
     "egocentric_state": ("." * 16 + "v" * 16 + "." * 12,),
     "imu": ("...vvv",),
     "inertial_sensors": ("...vvvvvv",),
 }
-"""Velocities (v) in other observations of dog and quadruped; gyroscopes and velocimeters measure some of them."""
+"""Velocities (v) in other observations of dog and quadruped, some of them from gyroscopes and velocimeters."""
 IN_GYM = {
     "Acrobot-v1": "....vv",
     "CartPole-v0": ".v.v",
@@ -27,13 +27,13 @@ IN_GYM = {
     "MountainCarContinuous-v0": ".v",
     "Pendulum-v1": "..v",
 }
-"""Velocities (v) in the one observation vector of a registered environment."""
+"""Velocities (v) in the observation vector of a registered environment."""
 
 
 def velocity_masks(env: gymnasium.Env, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Which numbers of the observation vectors with these sizes are velocities: masks `[size]` by key, none empty.
+    """Masks `[size]` of the velocities in observation vectors of these sizes, by key; vectors without any are left out.
 
-    `env` is the unwrapped environment that they come from.
+    `env` is the unwrapped environment that the observations come from.
     """
     patterns: dict[str, tuple[str, ...]] = {
         key: ("v" * size,) for key, size in sizes.items() if NAME.search(key.lower())

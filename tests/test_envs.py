@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_gym_observations_keep_their_values():
         (spaces.Box(0, 255, (3, 64, 64), np.uint8), "an image of shape (3, 64, 64); images must be [height, width, ch"),
         (spaces.Tuple([spaces.Discrete(2)]), "Tuple(Discrete(2))"),
         (spaces.Dict({"b": spaces.MultiBinary(3)}), "observation 'b' has the space MultiBinary(3)"),
-        (spaces.Box(0.0, 1.0, (0,)), "no numbers"),
+        (spaces.Box(0.0, 1.0, (0,)), "has no values"),
         (spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})}), "'a/b'"),
     ],
 )
@@ -396,8 +397,9 @@ def test_unknown_gym_ids_get_the_closest_names():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repeat": 0}, "action repeat must be at least 1, got 0"),
-        ({"time_limit": 0}, "time_limit must be at least 1"),
+        ({"repeat": 0}, "^repeat must be at least 1, got 0$"),
+        ({"time_limit": -1}, "^time_limit must be at least 0, got -1$"),
+        ({"repeat": "2"}, "^repeat must be a number and at least 1, got '2'$"),
         ({"seed": -1}, "must not be negative"),
         ({"index": -1}, "must not be negative"),
     ],
@@ -405,6 +407,41 @@ def test_unknown_gym_ids_get_the_closest_names():
 def test_values_out_of_range_are_named(settings, message):
     with pytest.raises(envs.UserError, match=message):
         envs.make("toy:chain", **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("repaet", "did you mean repeat? "), ("Flicker", "did you mean flicker? "), ("zzz", "")],
+)
+def test_unknown_settings_get_the_closest_names(name, hint):
+    names = ", ".join(field.name for field in dataclasses.fields(envs.EnvSettings))
+    for build in (lambda **s: envs.make("toy:chain", **s), lambda **s: envs.prepare(Chain(), seed=0, index=0, **s)):
+        with pytest.raises(envs.UserError) as error:
+            build(**{name: 2})
+        assert str(error.value) == f"no environment setting '{name}'; {hint}settings are {names}"
+
+
+def test_settings_may_be_given_at_once_by_name_and_through_a_factory():
+    settings = envs.EnvSettings(repeat=3, time_limit=8, obs_noise=0.5)
+    actions = [0, 1] * 2
+    by_name = rollout(envs.make("toy:chain", seed=2, index=1, repeat=3, time_limit=8, obs_noise=0.5), actions)
+    assert equal(by_name, rollout(envs.make("toy:chain", settings, seed=2, index=1), actions))
+    assert equal(by_name, rollout(envs.prepare(Chain(), settings, seed=2, index=1), actions))
+    assert equal(by_name, rollout(envs.EnvFactory("toy:chain", 2, settings)(1), actions))
+    changed = envs.make("toy:chain", dataclasses.replace(settings, repeat=1), seed=2, index=1, repeat=3)
+    assert equal(by_name, rollout(changed, actions))
+    assert not equal(by_name, rollout(envs.make("toy:chain", settings, seed=2, index=1, obs_noise=0.0), actions))
+
+
+def test_a_short_limit_holds_only_where_it_is_shorter():
+    def length(index, **settings):
+        factory = envs.EnvFactory("toy:copy", 0, envs.EnvSettings(**settings), short_limit=5, short_envs=1)
+        env = factory(index)
+        env.reset()
+        return 1 + [env.step(np.zeros(1, np.float32))[3] for _ in range(32)].index(True)
+
+    assert (length(0), length(0, time_limit=3), length(0, time_limit=9)) == (5, 3, 5)
+    assert (length(1), length(1, time_limit=9)) == (32, 9)
 
 
 def test_only_gymnasium_environments_are_prepared():
@@ -459,7 +496,7 @@ def test_frames_need_no_preparation():
     assert frame.shape == (120, 900, 3)
     assert frame.dtype == np.uint8
     assert frame.std() > 10
-    assert env.unwrapped._camera == 2
+    assert env.unwrapped.camera == 2
     assert env.metadata["render_fps"] == 50 / 4
     env.close()
 

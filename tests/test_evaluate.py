@@ -216,7 +216,7 @@ def test_a_run_goes_on_without_a_film_where_nothing_can_be_drawn(run_dir, capsys
 def test_a_film_of_the_control_suite(tmp_path):
     if select_backend() is None:
         pytest.skip("nothing can be drawn on this machine: no OpenGL library for off-screen rendering")
-    factory = envs.EnvFactory("dmc:cartpole_balance", seed=0, repeat=10, time_limit=200)
+    factory = envs.EnvFactory("dmc:cartpole_balance", 0, envs.EnvSettings(repeat=10, time_limit=200))
     path = film(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
     frames = imageio.mimread(path)
     assert len(frames) == 20 and frames[0].shape == (256, 256, 3)
@@ -227,6 +227,6 @@ def test_a_film_of_the_control_suite(tmp_path):
 def test_a_film_of_a_gymnasium_mujoco_environment(tmp_path):
     if select_backend() is None:
         pytest.skip("nothing can be drawn on this machine: no OpenGL library for off-screen rendering")
-    factory = envs.EnvFactory("gym:InvertedPendulum-v5", seed=0, time_limit=4)
+    factory = envs.EnvFactory("gym:InvertedPendulum-v5", 0, envs.EnvSettings(time_limit=4))
     path = film(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
     assert np.array(imageio.mimread(path)).std() > 10

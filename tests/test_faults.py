@@ -53,8 +53,8 @@ ENVIRONMENTS = {
     "raises": (raises, False, "RuntimeError: the robot fell over"),
     "exits": (exits, False, "SystemExit: 3"),
     "hangs": (hangs, False, "TimeoutError: no answer within 0.2 seconds"),
-    "NaN": (nan, False, "ValueError: observation 'row' holds a number that is not finite"),
-    "shape": (long, False, "ValueError: observation 'row' has (2,) numbers where its space has (1,)"),
+    "NaN": (nan, False, "ValueError: observation 'row' has a value that is not finite"),
+    "shape": (long, False, "ValueError: observation 'row' has shape (2,), but its space has (1,)"),
     "dies": (dies, True, "the process of the environment died with exit code -9"),
 }
 

@@ -147,7 +147,7 @@ def test_others_in_a_process_go_on_as_if_nothing_had_been(place, error):
         *row, info = vector.step(actions_of(step))
         assert_same(row, twin.step(actions_of(step)), others)
         if step == 1:
-            says = "died with exit code -9" if error is die else "gave no answer within 2 seconds and was ended"
+            says = "died with exit code -9" if error is die else "gave no answer within 2 seconds and was terminated"
             failures = envs.failures(info)
             assert list(failures) == [place] and f"the process of the environment {says}" in failures[place]
             assert not any(value[place].any() for value in row[0].values())
@@ -191,7 +191,7 @@ def test_one_that_does_not_come_back_to_what_it_showed_has_failed(place):
     vector.step(actions_of(0)), twin.step(actions_of(0))
     *row, info = vector.step(actions_of(1))
     failures = envs.failures(info)
-    assert set(failures) == {1, place} and "it did not come back to where it was" in failures[place]
+    assert set(failures) == {1, place} and "it did not repeat its episode" in failures[place]
     assert_same(row, twin.step(actions_of(1)), [i for i in range(NUM_ENVS) if i not in failures])
     answers = envs.restart_vector(vector, {1: 1, place: 1})
     assert {i: text for i, (_, text) in answers.items()} == {1: "", place: ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import warnings
@@ -16,7 +17,7 @@ from running import differences, newest, timeless, tiny_config, tiny_flags
 import dreamer
 import envs
 from dreamer.cli.main import main
-from dreamer.config import from_json, to_json
+from dreamer.config import compose, from_json, to_json
 from dreamer.training import launch
 from envs.dmc import dmc_tasks
 from envs.toy import Chain
@@ -183,9 +184,9 @@ def test_what_is_left_of_every_dmc_task_does_not_depend_on_velocities(task):
         ({"hide": ("first",), "blank": ("second",)}, "nothing left to observe: all of first, second would be hidden"),
         ({"flicker": 1.0}, "flicker must be at least 0 and below 1, got 1.0"),
         ({"flicker": -0.1}, "flicker must be at least 0 and below 1, got -0.1"),
-        ({"flicker": np.nan}, "flicker must be at least 0 and below 1, got nan"),
-        ({"obs_noise": -0.1}, "observation noise must be a finite number of at least 0, got -0.1"),
-        ({"obs_noise": np.inf}, "observation noise must be a finite number of at least 0, got inf"),
+        ({"flicker": np.nan}, "flicker must be finite and at least 0 and below 1, got nan"),
+        ({"obs_noise": -0.1}, "obs_noise must be at least 0, got -0.1"),
+        ({"obs_noise": np.inf}, "obs_noise must be finite and at least 0, got inf"),
     ],
 )
 def test_mistakes_are_one_line(settings, message):
@@ -298,6 +299,17 @@ def test_gymnasium_finds_no_fault():
 # From the configuration and the command line
 
 
+def test_every_setting_of_a_task_reaches_the_factory_from_the_configuration():
+    changes = {"repeat": 3, "time_limit": 9, "obs": "both", "image_size": (32, 16), "camera": 1, "shadows": False}
+    changes |= {"hide": ("second",), "flicker": 0.5, "obs_noise": 0.1}
+    assert changes.keys() == {field.name for field in dataclasses.fields(envs.TaskSettings)}
+    defaults, config = compose().env, compose(**{f"env.{name}": value for name, value in changes.items()})
+    assert all(getattr(defaults, name) != value for name, value in changes.items())
+    assert launch.make_factory(config).settings == envs.EnvSettings(**changes)
+    others = {"num_envs", "train_time_limit", "parallel", "timeout", "restarts", "imports"}
+    assert dataclasses.asdict(defaults).keys() == changes.keys() | others, "older runs have these keys"
+
+
 def test_the_recipe_passes_them_on_to_any_environment():
     changes = {"hide": ("second",), "flicker": 0.5, "obs_noise": 0.1}
     config = tiny_config("anything", **{f"env.{name}": value for name, value in changes.items()})
@@ -363,7 +375,7 @@ def test_an_agent_gets_zeros_for_what_it_was_trained_on(tmp_path, capsys):
         (["--hide", "position"], "nothing left to observe: all of position, velocity would be hidden"),
         (["--hide", "velocity,postion"], "no observation 'postion' to hide; did you mean position? there are"),
         (["--flicker", "1"], "flicker must be at least 0 and below 1, got 1.0"),
-        (["--obs-noise", "-1"], "observation noise must be a finite number of at least 0, got -1.0"),
+        (["--obs-noise", "-1"], "obs_noise must be at least 0, got -1.0"),
     ],
 )
 def test_mistakes_at_evaluation_are_one_line(partial_run, capsys, words, message):

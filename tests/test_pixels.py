@@ -219,8 +219,8 @@ def test_what_cannot_be_seen_is_told(env, settings, message):
 def test_cameras_and_shadows_that_there_are_not(task, settings, message):
     with pytest.raises(envs.UserError, match=message):
         envs.make(task, **settings)
-    with pytest.raises(envs.UserError, match="of dmc tasks only, not of one's own environment"):
-        envs.EnvFactory("mine", 0, camera=0, custom=Painted)(0)
+    with pytest.raises(envs.UserError, match="of dmc tasks only, not of your own environment"):
+        envs.EnvFactory("mine", 0, envs.EnvSettings(camera=0), custom=Painted)(0)
 
 
 # What draws
@@ -261,17 +261,17 @@ def test_frames_are_refused_in_one_line_before_anything_is_built_where_nothing_d
     flags = tiny_flags(task="dmc:cartpole_balance")
     done = dreamer_command("train", *flags, "--obs", "pixels", cwd=tmp_path, MUJOCO_GL="disable")
     assert (done.returncode, done.stdout) == (2, "") and list(tmp_path.iterdir()) == []
-    assert done.stderr.startswith("dreamer: nothing can be drawn") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("dreamer: no frames can be drawn") and done.stderr.count("\n") == 1
     assert "apt-get install libosmesa6" in done.stderr
 
 
 def test_the_backend_is_found_before_dm_control_is_imported():
     code = """
-import sys, envs, envs.rendering
+import sys, envs
 def select():
     assert not [name for name in sys.modules if name.startswith("dm_control")]
     raise SystemExit(7)
-envs.require_backend = select
+envs.catalog.require_backend = select
 envs.make("dmc:cartpole_balance", obs="pixels")
 """
     path = os.pathsep.join(filter(None, sys.path))
@@ -353,7 +353,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_pixels_arrive_from_processes_as_they_are(parallel):
-    factory = envs.EnvFactory("toy:push", 0, obs="both", image_size=(16, 16))
+    factory = envs.EnvFactory("toy:push", 0, envs.EnvSettings(obs="both", image_size=(16, 16)))
     vector = envs.make_vector(factory, [3, 4], parallel=parallel)
     obs, _ = vector.reset()
     kept = obs["image"].copy()

@@ -13,8 +13,8 @@ import pytest
 from gymnasium import spaces
 
 import envs
-from envs.guarded import WATCHDOG
 from envs.toy import Counting
+from envs.watchdog import WATCHDOG
 
 LENGTH = 4
 MODES = pytest.mark.parametrize("parallel", [False, True], ids=["sync", "async"])
@@ -209,7 +209,11 @@ FAILURES = {
     "hangs": (fall_asleep, False, "TimeoutError: no answer within 1 seconds"),
     "raises apart": (raise_unpicklable, True, "Unpicklable: spring broke"),
     "dies apart": (die, True, "the process of the environment died with exit code -9; it was killed"),
-    "hangs apart": (fall_asleep, True, "the process of the environment gave no answer within 5 seconds and was ended"),
+    "hangs apart": (
+        fall_asleep,
+        True,
+        "the process of the environment gave no answer within 5 seconds and was terminated",
+    ),
 }
 
 
@@ -294,9 +298,9 @@ def spoiled(key, value):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoiled("row", [np.nan]), "observation 'row' holds a number that is not finite"),
-        (spoiled("action", [0.0, -np.inf]), "observation 'action' holds a number that is not finite"),
-        (spoiled("action", [0.0, 0.0, 0.0]), r"observation 'action' has (3,) numbers where its space has (2,)"),
+        (spoiled("row", [np.nan]), "observation 'row' has a value that is not finite"),
+        (spoiled("action", [0.0, -np.inf]), "observation 'action' has a value that is not finite"),
+        (spoiled("action", [0.0, 0.0, 0.0]), "observation 'action' has shape (3,), but its space has (2,)"),
         (lambda obs, *rest: ({"row": obs["row"]}, *rest), "KeyError"),
         (lambda obs, reward, *rest: (obs, float("nan"), *rest), "the reward is nan"),
         (lambda obs, reward, *rest: (obs, None, *rest), "TypeError"),

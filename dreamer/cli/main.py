@@ -113,9 +113,9 @@ def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
     from dreamer.training import launch
 
     own = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
-    flicker = own.flicker if args.flicker is None else args.flicker
-    obs_noise = own.obs_noise if args.obs_noise is None else args.obs_noise
-    return replace(own, seed=args.seed, blank=words(args.hide), flicker=flicker, obs_noise=obs_noise)
+    noise = {"flicker": args.flicker, "obs_noise": args.obs_noise}
+    given = {name: value for name, value in noise.items() if value is not None}
+    return replace(own, seed=args.seed, settings=own.settings.changed({"blank": words(args.hide), **given}))
 
 
 def tasks_command(argv: Sequence[str]) -> int:

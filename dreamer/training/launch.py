@@ -149,22 +149,7 @@ def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
 
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
     """The recipe for this run's environments."""
-    env = config.env
-    return envs.EnvFactory(
-        config.task,
-        config.seed,
-        env.repeat,
-        env.time_limit,
-        hide=env.hide,
-        flicker=env.flicker,
-        obs_noise=env.obs_noise,
-        obs=env.obs,
-        image_size=env.image_size,
-        camera=env.camera,
-        shadows=env.shadows,
-        imports=env.imports,
-        custom=make_env,
-    )
+    return envs.EnvFactory(config.task, config.seed, envs.EnvSettings.of(config.env), config.env.imports, make_env)
 
 
 def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""The settings of an environment: its time scale, what the agent observes, and how frames are drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Annotated, Any, Literal, get_type_hints
+
+from annotated_types import Ge, Lt
+
+from envs.errors import UserError, did_you_mean
+
+Observations = Literal["state", "pixels", "both"]
+Size = tuple[int, int]
+"""Height and width in pixels."""
+Probability = Annotated[float, Ge(0), Lt(1)]
+StandardDeviation = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Settings that belong to the task that an agent learns; a run keeps them in its configuration."""
+
+    repeat: Annotated[int, Ge(1)] = 1
+    """Environment steps per agent step (action repeat); rewards are summed."""
+    time_limit: Annotated[int, Ge(0)] = 0
+    """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
+    obs: Observations = "state"
+    """Observations of the agent: the environment's own, the frame that it draws, or both."""
+    image_size: Size = (64, 64)
+    """Height and width of observed images; other sizes are resized."""
+    camera: int | None = None
+    """Camera for frames of dmc tasks, -1 for the free camera; None takes the task's default."""
+    shadows: bool = True
+    """Draw dmc tasks with shadows and reflections, which take most of the time without a graphics card."""
+    hide: tuple[str, ...] = ()
+    """Observations to remove: keys, or `velocities` for all that are known to be velocities."""
+    flicker: Probability = 0.0
+    """Probability that a whole observation is replaced by zeros, the first of an episode included."""
+    obs_noise: StandardDeviation = 0.0
+    """Standard deviation of the Gaussian noise added to every observed value; images are in units of 255."""
+
+
+@dataclass(frozen=True)
+class EnvSettings(TaskSettings):
+    """All settings of an environment: those of its task, and those for evaluation and videos."""
+
+    blank: tuple[str, ...] = ()
+    """Observations to replace by zeros, for an agent that was trained on them; names as for `hide`."""
+    render_size: Size = (256, 256)
+    """Height and width of the frames of dmc tasks that `render()` returns."""
+
+    @classmethod
+    def of(cls, task: TaskSettings) -> EnvSettings:
+        """The settings of a task, which may be part of a larger configuration."""
+        return cls(**{field.name: getattr(task, field.name) for field in dataclasses.fields(TaskSettings)})
+
+    def changed(self, changes: Mapping[str, Any]) -> EnvSettings:
+        """A copy with other values, all of them in range.
+
+        Raises UserError for a name that is not a setting (with the closest names) and for a value out of range.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise UserError(f"no environment setting '{name}'; {hint}settings are {', '.join(names)}")
+        settings = dataclasses.replace(self, **changes)
+        for name, limits in _limits().items():
+            _require(name, getattr(settings, name), limits)
+        return settings
+
+
+DEFAULTS = EnvSettings()
+
+
+@functools.cache
+def _limits() -> dict[str, list[Ge | Lt]]:
+    """Limits of every setting that has any."""
+    limits = {}
+    for name, hint in get_type_hints(EnvSettings, include_extras=True).items():
+        found = [entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Ge | Lt)]
+        if found:
+            limits[name] = found
+    return limits
+
+
+def _require(name: str, value: Any, limits: list[Ge | Lt]) -> None:
+    """Raise UserError unless a value is a finite number within its limits."""
+    words = [f"at least {limit.ge}" if isinstance(limit, Ge) else f"below {limit.lt}" for limit in limits]
+    if not isinstance(value, Real):
+        words.insert(0, "a number")
+    elif not math.isfinite(value):
+        words.insert(0, "finite")
+    elif all(_within(value, limit) for limit in limits):
+        return
+    raise UserError(f"{name} must be {' and '.join(words)}, got {value!r}")
+
+
+def _within(value: Any, limit: Ge | Lt) -> bool:
+    return bool(value >= limit.ge if isinstance(limit, Ge) else value < limit.lt)
