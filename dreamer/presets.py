@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,
         "agent.world_model.discount_horizon": 333.0,
-        "agent.behavior.saturation": 0.1,
+        "agent.behavior.tanh_penalty": 0.1,
         "agent.behavior.entropy": 3e-3,
         "agent.behavior.entropy_decay": 39_000,
         "agent.optimizer.decay": 39_000,

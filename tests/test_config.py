@@ -111,7 +111,7 @@ def test_impossible_values_in_json_are_refused():
         ("agent.behavior.entropy", -1e-3),
         ("agent.behavior.actor_gradient", "straight-through"),
         ("agent.behavior.mix", 1.5),
-        ("agent.behavior.slow_rate", 0.0),
+        ("agent.behavior.slow_critic_tau", 0.0),
         ("agent.optimizer.learning_rate", 0.0),
         ("agent.optimizer.learning_rate", "fast"),
         ("agent.optimizer.momentum", 1.0),
@@ -244,7 +244,7 @@ def test_dmc_proprio_is_the_current_published_configuration():
     assert dataclasses.asdict(behavior.scales) == {"actor": 1.0, "critic": 1.0, "replay_critic": 0.3}
     assert (behavior.actor_gradient, behavior.entropy, behavior.lambda_) == ("reinforce", 3e-4, 0.95)
     assert (behavior.min_std, behavior.max_std, behavior.action_unimix) == (0.1, 1.0, 0.0)
-    assert (behavior.slow_rate, behavior.slow_scale, behavior.return_rate) == (0.02, 1.0, 0.01)
+    assert (behavior.slow_critic_tau, behavior.slow_scale, behavior.return_ema_rate) == (0.02, 1.0, 0.01)
     assert agent.world_model.discount_horizon == 333
     optimizer = agent.optimizer
     assert (optimizer.learning_rate, optimizer.warmup, optimizer.clip, optimizer.clip_floor) == (4e-5, 1000, 0.3, 1e-3)
