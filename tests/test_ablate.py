@@ -21,7 +21,8 @@ from wandb.sdk.launch.sweeps import utils as sweeps
 
 import dreamer
 import envs
-from dreamer.cli.main import main, train_arguments
+from dreamer.cli.main import main
+from dreamer.cli.train import arguments as train_arguments
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import ablate, grid, jobs
 from dreamer.experiments.ablation.grid import Cell, cells
