@@ -1,4 +1,4 @@
-"""Sizes and presets: named settings, as diffs of the defaults, which are those of Dreamer V3."""
+"""Sizes and presets, as changes of the defaults. The defaults are the settings of Dreamer V3."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Size:
-    """The five numbers that a size sets (algorithm of V3: S = 32 groups and 8 blocks at every size)."""
+    """Widths of the networks at one size. As in V3, there are 32 latent groups and 8 blocks at every size."""
 
     deter: int
-    """Deterministic state."""
+    """Dimension of the deterministic state."""
     hidden: int
-    """RSSM projections."""
+    """Width of the projections, the prior and the posterior of the core."""
     classes: int
-    """Classes per categorical group."""
+    """Classes per categorical latent group."""
     depth: int
-    """Channel multiplier of image networks."""
+    """Channel multiplier of the image networks."""
     units: int
-    """Width of every MLP."""
+    """Width of the MLPs."""
 
 
 SIZES: dict[str, Size] = {
@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
     "agent.optimizer.learning_rate": 7e-4,
     "agent.optimizer.warmup": 100,
 }
-"""What lets a small model learn from few updates on two CPU cores; docs/log.md tells what was tried."""
+"""Settings with which a small model learns from few updates on two CPU cores; docs/log.md has the experiments."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": SMALL
