@@ -38,12 +38,15 @@ def from_json(text: str) -> Config:
     `UserError` for settings that are unknown here and for impossible values.
     """
     written = _as_object(text)
+    missing = [name for name in FROM_THE_START if name not in written]
     _rename(written)
     absent: dict[str, Any] = {}
     unknown: list[str] = []
     complete = _completed(written, Config(), "", absent, unknown)
     if unknown:
         raise UserError(f"the configuration was written by another version: unknown setting {_with_closest(unknown)}")
+    if missing:
+        raise UserError(f"the configuration has no {', '.join(missing)}, which every version writes")
     config = parsed(complete)
     if absent:
         _say_once(_filled(absent))
@@ -57,9 +60,6 @@ def _as_object(text: str) -> dict[str, Any]:
         raise UserError(f"the configuration is not JSON: {error}") from None
     if not isinstance(written, dict):
         raise UserError("the configuration is not a JSON object")
-    missing = [name for name in FROM_THE_START if name not in written]
-    if missing:
-        raise UserError(f"the configuration has no {', '.join(missing)}, which every version writes")
     return written
 
 
