@@ -199,7 +199,10 @@ DAMAGES = {
     "not JSON": (lambda text: text[:40], r"ablation\.json does not describe an ablation: JSONDecodeError"),
     "a list": (lambda text: "[]", r"ablation\.json does not describe an ablation: TypeError"),
     "other format": (lambda text: text.replace('"format": 2', '"format": 3'), r"json: it has format 3, this version"),
-    "other version": (lambda text: text.replace('"steps"', '"stages"'), r"written by another version: unknown setting stages"),
+    "other version": (
+        lambda text: text.replace('"steps"', '"stages"'),
+        r"written by another version: unknown setting stages",
+    ),
 }
 
 

@@ -21,7 +21,7 @@ from dreamer.config.settings import (
     SizeName,
     words,
 )
-from dreamer.config.validation import validated
+from dreamer.config.validation import leaves, validated
 from dreamer.presets import PRESETS, SIZES
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "compose",
     "current_name",
     "from_json",
+    "leaves",
     "override",
     "resized",
     "to_json",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,20 +32,19 @@ def parsed(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{_flag(map(str, first['loc']))}: {message} (got {first['input']!r})") from None
-    for path, value in _leaves(dataclasses.asdict(config)):
+        raise UserError(f"{_flag('.'.join(map(str, first['loc'])))}: {message} (got {first['input']!r})") from None
+    for path, value in leaves(dataclasses.asdict(config)):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{_flag(path)}: must be a finite number (got {value})")
     return config
 
 
-def _flag(path: Iterable[str]) -> str:
-    return "--" + ".".join(path).replace("_", "-")
+def leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return dotted path and value of every setting in nested dicts."""
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in leaves(value, f"{prefix}.{key}" if prefix else key)]
 
 
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, (*path, key))
-    else:
-        yield path, tree
+def _flag(path: str) -> str:
+    return "--" + path.replace("_", "-")
