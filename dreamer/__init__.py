@@ -1,4 +1,4 @@
-"""A Dreamer-style reinforcement-learning agent: learn a world model, act on what it imagines.
+"""A Dreamer-style reinforcement-learning agent: it learns a world model and acts by what it learns in imagination.
 
 config = dreamer.compose("quick", task="gym:Pendulum-v1")
 result = dreamer.train(config, run_dir="runs/pendulum")

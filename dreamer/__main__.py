@@ -1,4 +1,4 @@
-"""`python -m dreamer`."""
+"""Entry point of `python -m dreamer`."""
 
 import sys
 

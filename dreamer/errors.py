@@ -1,4 +1,4 @@
-"""The error a user can fix, shown on the command line as one clear sentence, and the gist of any other."""
+"""Errors that users can fix, which the command line shows as one line, and the first line of any other."""
 
 from envs.errors import UserError, first_line
 
@@ -6,4 +6,4 @@ __all__ = ["NotFinite", "UserError", "first_line"]
 
 
 class NotFinite(UserError):
-    """The run cannot go on from where it is, since a number is not finite that must be; its newest checkpoint is."""
+    """A parameter or state of the run is not finite; its newest checkpoint still is, so the run can return to that."""

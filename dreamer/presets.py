@@ -1,4 +1,4 @@
-"""Sizes and presets: named settings, as diffs of the defaults, which are those of Dreamer V3."""
+"""Sizes and presets, as changes of the defaults. The defaults are the settings of Dreamer V3."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Size:
-    """The five numbers that a size sets (algorithm of V3: S = 32 groups and 8 blocks at every size)."""
+    """Widths of the networks at one size. As in V3, there are 32 latent groups and 8 blocks at every size."""
 
     deter: int
-    """Deterministic state."""
+    """Dimension of the deterministic state."""
     hidden: int
-    """RSSM projections."""
+    """Width of the projections, the prior and the posterior of the core."""
     classes: int
-    """Classes per categorical group."""
+    """Classes per categorical latent group."""
     depth: int
-    """Channel multiplier of image networks."""
+    """Channel multiplier of the image networks."""
     units: int
-    """Width of every MLP."""
+    """Width of the MLPs."""
 
 
 SIZES: dict[str, Size] = {
@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
     "agent.optimizer.learning_rate": 7e-4,
     "agent.optimizer.warmup": 100,
 }
-"""What lets a small model learn from few updates on two CPU cores; docs/log.md tells what was tried."""
+"""Settings with which a small model learns from few updates on two CPU cores; docs/log.md has the experiments."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": SMALL
@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,
         "agent.world_model.discount_horizon": 333.0,
-        "agent.behavior.saturation": 0.1,
+        "agent.behavior.tanh_penalty": 0.1,
         "agent.behavior.entropy": 3e-3,
         "agent.behavior.entropy_decay": 39_000,
         "agent.optimizer.decay": 39_000,
@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env.repeat": 8,
         "loop.replay_ratio": 256.0,
         "loop.learning_starts": 200,
-        "loop.film": "never",
+        "loop.video": "never",
         "agent.behavior.entropy": 1e-3,
         "agent.world_model.discount_horizon": 40.0,
         "agent.optimizer.decay": 5_000,
@@ -145,7 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.eval_every": 500,
         "loop.eval_episodes": 2,
         "loop.checkpoint_every": 500,
-        "loop.film": "never",
+        "loop.video": "never",
         "loop.imagine_every": 1_000,
         "agent.imagination_horizon": 5,
     },

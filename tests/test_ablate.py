@@ -21,7 +21,8 @@ from wandb.sdk.launch.sweeps import utils as sweeps
 
 import dreamer
 import envs
-from dreamer.cli.main import main, train_arguments
+from dreamer.cli.main import main
+from dreamer.cli.train import arguments as train_arguments
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import ablate, grid, jobs
 from dreamer.experiments.ablation.grid import Cell, cells
@@ -198,7 +199,10 @@ DAMAGES = {
     "not JSON": (lambda text: text[:40], r"ablation\.json does not describe an ablation: JSONDecodeError"),
     "a list": (lambda text: "[]", r"ablation\.json does not describe an ablation: TypeError"),
     "other format": (lambda text: text.replace('"format": 2', '"format": 3'), r"json: it has format 3, this version"),
-    "other version": (lambda text: text.replace('"steps"', '"stages"'), r"written by another version: stages, steps"),
+    "other version": (
+        lambda text: text.replace('"steps"', '"stages"'),
+        r"written by another version: unknown setting stages",
+    ),
 }
 
 

@@ -86,7 +86,7 @@ def test_discrete_policies_can_be_mixed_with_a_uniform_one():
 @pytest.mark.parametrize("action", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 def test_losses_match_their_definition(action):
     """Pitfalls 3, 28, 32 and 36: every factor of both losses, written out."""
-    actor_critic = make(action, return_rate=1.0)
+    actor_critic = make(action, return_ema_rate=1.0)
     awaken(actor_critic)
     trajectory = make_trajectory(actor_critic)
     terms, target, _ = actor_critic.losses(trajectory)
@@ -123,7 +123,7 @@ def test_each_term_trains_its_own_network(gradient):
 
 def test_policy_gradient_is_the_score_function():
     """Pitfall 28: weight * advantage * (a - mean) / std^2 and no path-wise term, in one dimension."""
-    actor_critic = make(ActionSpec(1, discrete=False), entropy=0.0, return_rate=1.0)
+    actor_critic = make(ActionSpec(1, discrete=False), entropy=0.0, return_ema_rate=1.0)
     trajectory = make_trajectory(actor_critic)
     terms, target, _ = actor_critic.losses(trajectory)
     found = gradients(terms["actor"].mean(), actor_critic.actor)["output.bias"]
@@ -138,7 +138,7 @@ def test_entropy_is_rewarded_in_units_of_normalized_return():
     """The entropy's weight is not divided by the scale of returns."""
     results = []
     for scale in (1.0, 1000.0):
-        actor_critic = make(return_rate=1.0)
+        actor_critic = make(return_ema_rate=1.0)
         trajectory = make_trajectory(actor_critic)
         trajectory = dataclasses.replace(trajectory, reward=trajectory.reward * scale)
         config = actor_critic.config
@@ -152,7 +152,7 @@ def test_entropy_is_rewarded_in_units_of_normalized_return():
 
 def test_the_entropys_weight_falls_with_the_updates_to_a_tenth():
     """Linearly, in the loss as in the metric."""
-    decaying, constant = (make(entropy=0.5, entropy_decay=decay, return_rate=1.0) for decay in (50, 0))
+    decaying, constant = (make(entropy=0.5, entropy_decay=decay, return_ema_rate=1.0) for decay in (50, 0))
     trajectory = make_trajectory(constant)
     weights = []
     for updates in (0.0, 10.0, 25.0, 40.0, 100.0):
@@ -167,7 +167,7 @@ def test_the_entropys_weight_falls_with_the_updates_to_a_tenth():
 
 def test_saturated_means_are_pulled_back_to_where_tanh_has_a_slope():
     """0.1 (|m| - 2)^2 beyond 2, summed over action dimensions and weighted as the state is; nothing below; 0 is V3."""
-    plain, bounded = make(return_rate=1.0), make(return_rate=1.0, saturation=0.1)
+    plain, bounded = make(return_ema_rate=1.0), make(return_ema_rate=1.0, tanh_penalty=0.1)
     trajectory = make_trajectory(plain)
     for bias, beyond in ([1.0, -1.0], 0.0), ([5.0, -4.0], 0.1 * (3.0**2 + 2.0**2)), ([5.0, 0.0], 0.1 * 3.0**2):
         terms = []
@@ -186,7 +186,7 @@ def test_saturated_means_are_pulled_back_to_where_tanh_has_a_slope():
     )
     torch.testing.assert_close(with_it[1:], without[1:])
     assert with_it[0] - without[0] == pytest.approx(0.2 * 3.0 * weight.mean().item(), rel=1e-4)
-    discrete = make(DISCRETE, saturation=0.1)
+    discrete = make(DISCRETE, tanh_penalty=0.1)
     same, _, _ = make(DISCRETE).losses(make_trajectory(discrete))
     torch.testing.assert_close(discrete.losses(make_trajectory(discrete))[0], same)
 
@@ -196,7 +196,7 @@ def test_scale_of_rewards_does_not_matter_once_returns_are_large(gradient):
     """Pitfall 29: both kinds of actor loss are divided by the scale of returns."""
     found = []
     for scale in (10.0, 1000.0):
-        actor_critic = make(actor_gradient=gradient, entropy=0.0, return_rate=1.0)
+        actor_critic = make(actor_gradient=gradient, entropy=0.0, return_ema_rate=1.0)
         base = make_trajectory(actor_critic, discount=torch.ones(STARTS, HORIZON + 1) * 0.9)
         action = actor_critic.policy(sample=True)(base.features[:, :-1]) if gradient == "dynamics" else base.action
         reward = torch.cat([torch.zeros(STARTS, 1), scale * action.sum(-1)], 1)
@@ -222,7 +222,7 @@ def test_both_gradients_are_a_weighted_sum():
     """V2: rho of the score function, and 1 - rho by way of the dynamics."""
     found = {}
     for gradient in ("reinforce", "dynamics", "both"):
-        actor_critic = make(actor_gradient=gradient, mix=0.3, entropy=0.0, return_rate=1.0)
+        actor_critic = make(actor_gradient=gradient, mix=0.3, entropy=0.0, return_ema_rate=1.0)
         base = make_trajectory(actor_critic)
         torch.manual_seed(1)
         action = actor_critic.policy(sample=True)(base.features[:, :-1])

@@ -47,7 +47,7 @@ LINES = {
     "track missing --wandb": r"no run folder at missing",
     "track file --tensorboard": r"file is not a run folder",
     "track empty --tensorbord": r"unrecognized options: --tensorbord; did you mean --tensorboard\?",
-    "evaluate missing --film x.mp4": r"no run folder at missing",
+    "evaluate missing --video x.mp4": r"no run folder at missing",
     "evaluate empty --flicker much": r"error parsing --flicker: .*'much'",
     "evaluate empty --seed -1.5": r"error parsing --seed: .*'-1\.5'",
     "evaluate empty --device gpu": r"invalid choice 'gpu' .*'auto', 'cpu', 'cuda', 'mps'",
@@ -206,7 +206,7 @@ DAMAGES = {
     "names that steer a terminal": (
         text("config.json", json.dumps(json.loads(to_json(tiny_config())) | {"\x1b[2J\n": 1})),
         "diagnose run",
-        r"written by another version: \?\[2J  differ",
+        r"written by another version: unknown setting \?\[2J ",
     ),
     "config a pipe": (pipe("config.json"), "diagnose run", r"run/config\.json is neither a file nor a folder"),
     "metrics a pipe": (

@@ -15,7 +15,9 @@ import pytest
 from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
-from dreamer.cli.main import COMMANDS, main, train_arguments
+from dreamer.cli.configuration import with_current_names
+from dreamer.cli.main import COMMANDS, main
+from dreamer.cli.train import arguments as train_arguments
 from dreamer.runs import checkpoint
 from dreamer.training import launch, loop
 
@@ -105,6 +107,7 @@ MISTAKES = {
     "evaluate": r"missing from dreamer evaluate: PATH Run folder",
     "evaluate missing": r"no run folder at missing",
     "evaluate full --mode greedy": r"invalid choice 'greedy' .*'sample', 'mode', 'both'",
+    "evaluate full --film x.mp4 --episodes 0": r"--episodes: must be at least 1 \(got 0\)",
     "evaluate full --episodes 0": r"--episodes: must be at least 1 \(got 0\)",
     "tasks zzz": r"no task contains 'zzz'",
     "bench --updates 0": r"--updates and --agent-steps must be at least 1",
@@ -137,7 +140,7 @@ def edit_config(**changes):
         for name, value in changes.items():
             section, _, field = name.partition("__")
             if value is None:
-                del config[section][field]
+                del config[section]
             elif field:
                 config[section][field] = value
             else:
@@ -175,8 +178,8 @@ DAMAGES = {
     "config not text": (write("config.json", b"\xff\xfe\x00"), r"run is not a run folder: .*decode"),
     "config too deep": (write("config.json", b"[" * 100_000), r"config\.json: .*recursion"),
     "config a list": (write("config.json", b"[]"), r"config\.json: .*not a JSON object"),
-    "config with more": (edit_config(loop__new=1), r"config\.json: .*written by another version: loop\.new differ"),
-    "config with less": (edit_config(loop__film=None), r"config\.json: .*another version: loop\.film differ"),
+    "config with more": (edit_config(loop__new=1), r"config\.json: .*written by another version: unknown .* loop\.new"),
+    "config with less": (edit_config(steps=None), r"config\.json: the configuration has no steps, which every"),
     "config impossible": (edit_config(loop__batch_size=0), r"config\.json: --loop\.batch-size: .* 1 \(got 0\)"),
     "config of other type": (edit_config(steps="lots"), r"config\.json: --steps: .*valid integer.*'lots'"),
     "config a folder": (folder_instead("config.json"), r"run is not a run folder: .*Is a directory"),
@@ -204,7 +207,7 @@ def test_a_damaged_run_folder_is_refused_in_one_line(small_run, tmp_path, capsys
 
 def test_resume_does_not_mix_with_flags_of_new_runs(small_run, tmp_path, capsys):
     message = refused(capsys, "train", "--resume", small_run, "--run-dir", tmp_path / "other")
-    assert message == "--resume goes on as it was, without --run-dir, --from, --load or --match-params"
+    assert message == "--resume keeps the run as it is and takes no --run-dir, --from, --load or --match-params"
     assert refused(capsys, "train", "--resume", small_run, "--load", "world_model") == message
 
 
@@ -310,7 +313,7 @@ def test_tasks_are_listed_and_searched(capsys):
     assert capsys.readouterr().out.split() == ["dmc:cartpole_balance", "dmc:cartpole_balance_sparse"]
 
 
-def test_doctor_says_what_the_machine_offers(capsys):
+def test_doctor_prints_environment_information(capsys):
     assert main(["doctor"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["python"].startswith(".".join(map(str, sys.version_info[:3])))
@@ -354,6 +357,43 @@ def test_options_have_their_place_in_the_configuration_as_a_name_too():
     assert short.config == long.config != dreamer.compose("quick")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--agent.behavior.saturation", "0.25"], ["--agent.behavior.tanh-penalty", "0.25"]),
+        (["--agent.behavior.slow-rate=0.25"], ["--agent.behavior.slow-critic-tau=0.25"]),
+        (["--agent.behavior.return_rate", "0.25"], ["--agent.behavior.return-ema-rate", "0.25"]),
+        (["--loop.film", "never"], ["--loop.video", "never"]),
+    ],
+)
+def test_renamed_options_are_accepted_under_their_old_names(capsys, old, new):
+    assert train_arguments(old).config == train_arguments(new).config != dreamer.compose("quick")
+    assert with_current_names(old) == new and capsys.readouterr() == ("", "")
+
+
+def test_renamed_switches_and_sections_keep_their_negations_and_settings():
+    renamed = {"tracking.console": "tracking.progress_bar", "quiet": "silent", "world": "model.world_model"}
+    old = ["--tracking.no-console", "--no-quiet", "--tracking.no_console=x", "--world.units=3", "--worlds", "quiet"]
+    new = ["--tracking.no-progress-bar", "--no-silent", "--tracking.no-progress-bar=x", "--model.world-model.units=3"]
+    assert with_current_names(old, renamed) == [*new, "--worlds", "quiet"]
+
+
+def test_an_older_run_evaluates_and_resumes_with_one_line_about_what_it_lacks(small_run, tmp_path):
+    path = shutil.copytree(small_run, tmp_path / "run")
+    config = json.loads((path / "config.json").read_text())
+    config["loop"]["film"] = config["loop"].pop("video")
+    config["agent"]["behavior"]["slow_rate"] = config["agent"]["behavior"].pop("slow_critic_tau")
+    del config["loop"]["compile"]
+    (path / "config.json").write_text(json.dumps(config))
+    line = 'the run\'s configuration has no loop.compile: using "off", as before it existed\n'
+    evaluated = dreamer_command("evaluate", path, "--episodes", "1")
+    assert (evaluated.returncode, evaluated.stderr) == (0, line)
+    resumed = dreamer_command("train", "--resume", path, "--steps", "8")
+    assert resumed.returncode == 0 and resumed.stderr.count(line) == 1, resumed.stderr
+    written = json.loads((path / "config.json").read_text())
+    assert (written["loop"]["compile"], written["loop"]["video"]) == ("off", "never")
+
+
 def test_a_run_of_another_version_names_the_commit_that_opens_it(small_run, tmp_path, capsys):
     path = tmp_path / "run"
     shutil.copytree(small_run, path)
@@ -365,7 +405,7 @@ def test_a_run_of_another_version_names_the_commit_that_opens_it(small_run, tmp_
     ):
         (path / "run.json").write_text(json.dumps(info | {"commit": commit}))
         assert main(["evaluate", str(path)]) == 2
-        assert capsys.readouterr().err.endswith(f"written by another version: loop.new differ{ending}\n")
+        assert capsys.readouterr().err.endswith(f"unknown setting loop.new{ending}\n")
 
 
 def test_evaluate_prints_both_kinds_of_actions_or_one_json_object(small_run, capsys):

@@ -1,13 +1,25 @@
 """The configuration: presets and sizes, overrides, ranges, and JSON that is read back exactly or refused."""
 
 import dataclasses
+import functools
 import json
 import math
 
 import pytest
 from tiny import unchecked
 
-from dreamer.config import PRESETS, SIZES, Config, compose, from_json, override, to_json, validated
+from dreamer.config import (
+    PRESETS,
+    RENAMED,
+    SIZES,
+    Config,
+    compose,
+    from_json,
+    override,
+    serialization,
+    to_json,
+    validated,
+)
 from dreamer.errors import UserError
 
 
@@ -60,15 +72,107 @@ def edited(path, value=None, *, remove=False):
     return json.dumps(tree)
 
 
-@pytest.mark.parametrize("path", ["seed", "loop.batch_size", "agent.dynamics.rssm.deter", "agent"])
-def test_missing_settings_are_refused(path):
-    """Nothing is filled in: a default that changed since would silently change the run."""
-    refused(lambda: from_json(edited(path, remove=True)), path.split(".")[-1], "version")
+@pytest.mark.parametrize("path", ["seed", "task", "loop", "agent"])
+def test_entries_that_every_version_writes_must_be_there(path):
+    refused(lambda: from_json(edited(path, remove=True)), f"has no {path}, which every version writes")
 
 
-@pytest.mark.parametrize("path", ["sede", "loop.batch_sise", "agent.dynamics.rssm.depth"])
-def test_unknown_settings_are_refused(path):
-    refused(lambda: from_json(edited(path, 1)), path.split(".")[-1], "version")
+@pytest.mark.parametrize(
+    ("path", "closest"),
+    [
+        ("sede", "seed"),
+        ("loop.batch_sise", "loop.batch_size"),
+        ("agent.dynamics.rssm.blcks", "agent.dynamics.rssm.blocks"),
+        ("Q", ""),
+    ],
+)
+def test_unknown_settings_are_refused_with_the_closest_names(path, closest):
+    hint = f"unknown setting {path} (closest: {closest}" if closest else f"unknown setting {path}"
+    refused(lambda: from_json(edited(path, 1)), "written by another version", hint)
+    refused(lambda: from_json(edited(path, {})), "written by another version", hint)
+
+
+# Older runs
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """Lines that reading configurations printed."""
+    lines = []
+    monkeypatch.setattr(serialization, "tell", lines.append)
+    monkeypatch.setattr(serialization, "_said", set())
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "shown"),
+    [
+        ("loop.compile", "off", '"off"'),  # what the code did before the option existed, not the default
+        ("loop.imagine_every", 0, "0"),
+        ("loop.eval_every", 10_000, "10000"),
+        ("agent.dynamics.ssm.unimix", 0.01, "0.01"),
+    ],
+)
+def test_an_absent_setting_takes_its_value_from_before_it_existed(warnings, path, value, shown):
+    for _ in range(2):
+        config = from_json(edited(path, remove=True))
+        assert config == override(compose(), {path: value})
+    assert warnings == [f"the run's configuration has no {path}: using {shown}, as before it existed"]
+
+
+def test_absent_sections_are_filled_and_counted(warnings):
+    tree = json.loads(edited("guard", remove=True))
+    del tree["loop"]["compile"], tree["agent"]["dynamics"]["gru"]
+    config = from_json(json.dumps(tree))
+    assert config == dataclasses.replace(
+        override(compose(), {"loop.compile": "off"}),
+        agent=override(compose().agent, {"dynamics.gru": Config().agent.dynamics.gru}),
+    )
+    names = "loop.compile, guard.skips, guard.rollbacks, agent.dynamics.gru.deter and 6 more"
+    values = '"off", 10, 2, 512, ...'
+    assert warnings == [f"the run's configuration has no {names}: using {values}, as before they existed"]
+
+
+def test_complete_configurations_are_read_without_a_word(warnings):
+    assert from_json(to_json(compose())) == compose() and not warnings
+
+
+def test_refused_configurations_are_not_reported_as_filled(warnings):
+    tree = json.loads(edited("loop.compile", remove=True))
+    tree["steps"] = 0
+    refused(lambda: from_json(json.dumps(tree)), "--steps")
+    assert not warnings
+
+
+def written_with_old_names(config):
+    """The JSON of a configuration as versions before the renames wrote it."""
+    tree = json.loads(to_json(config))
+    for old, new in RENAMED.items():
+        *parents, name = new.split(".")
+        inner = functools.reduce(dict.__getitem__, parents, tree)
+        *old_parents, old_name = old.split(".")
+        functools.reduce(dict.__getitem__, old_parents, tree)[old_name] = inner.pop(name)
+    return tree
+
+
+def test_configurations_with_old_names_are_read(warnings):
+    config = compose("dmc_fast", **{"loop.video": "every", "agent.behavior.slow_critic_tau": 0.5})
+    tree = written_with_old_names(config)
+    assert tree["agent"]["behavior"]["saturation"] == 0.1 and tree["loop"]["film"] == "every"
+    assert from_json(json.dumps(tree)) == config and not warnings
+    tree["loop"]["video"] = "never"
+    refused(lambda: from_json(json.dumps(tree)), "unknown setting loop.film")
+
+
+def test_old_names_change_settings_by_dotted_path():
+    assert compose(**{"loop.film": "every"}) == compose(**{"loop.video": "every"}) != compose()
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_old_names_name_nothing_else(old):
+    known = set(leaves(json.loads(to_json(compose()))))
+    sections = {path.rsplit(".", n)[0] for path in known for n in range(1, path.count(".") + 1)}
+    assert old not in known | sections and RENAMED[old] in known | sections
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"quick"', "{}"])
@@ -97,7 +201,7 @@ def test_impossible_values_in_json_are_refused():
         ("loop.replay_ratio", 0.0),
         ("loop.replay_ratio", math.nan),
         ("loop.batch_length", 1),
-        ("loop.film", "sometimes"),
+        ("loop.video", "sometimes"),
         ("replay.capacity", 10),
         ("agent.imagination_horizon", 0),
         ("agent.imagination_starts", -1),
@@ -111,7 +215,7 @@ def test_impossible_values_in_json_are_refused():
         ("agent.behavior.entropy", -1e-3),
         ("agent.behavior.actor_gradient", "straight-through"),
         ("agent.behavior.mix", 1.5),
-        ("agent.behavior.slow_rate", 0.0),
+        ("agent.behavior.slow_critic_tau", 0.0),
         ("agent.optimizer.learning_rate", 0.0),
         ("agent.optimizer.learning_rate", "fast"),
         ("agent.optimizer.momentum", 1.0),
@@ -244,7 +348,7 @@ def test_dmc_proprio_is_the_current_published_configuration():
     assert dataclasses.asdict(behavior.scales) == {"actor": 1.0, "critic": 1.0, "replay_critic": 0.3}
     assert (behavior.actor_gradient, behavior.entropy, behavior.lambda_) == ("reinforce", 3e-4, 0.95)
     assert (behavior.min_std, behavior.max_std, behavior.action_unimix) == (0.1, 1.0, 0.0)
-    assert (behavior.slow_rate, behavior.slow_scale, behavior.return_rate) == (0.02, 1.0, 0.01)
+    assert (behavior.slow_critic_tau, behavior.slow_scale, behavior.return_ema_rate) == (0.02, 1.0, 0.01)
     assert agent.world_model.discount_horizon == 333
     optimizer = agent.optimizer
     assert (optimizer.learning_rate, optimizer.warmup, optimizer.clip, optimizer.clip_floor) == (4e-5, 1000, 0.3, 1e-3)

@@ -147,7 +147,7 @@ def test_a_critic_that_believes_itself(tmp_path, capsys):
     path = recorded(tmp_path / "run", UNHEALTHY["overvalued"], RECORDED / "overvalued.jsonl")
     found = findings(path, capsys)["value"]
     assert "too high against Monte-Carlo returns: eval/value_bias is 0.681" in found["says"]
-    assert found["advice"].startswith("--agent.behavior.slow-rate 0.01 (now 0.02)")
+    assert found["advice"].startswith("--agent.behavior.slow-critic-tau 0.01 (now 0.02)")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

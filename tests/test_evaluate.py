@@ -200,13 +200,13 @@ def test_filming_leaves_the_random_state_as_it_was(tmp_path):
 
 @pytest.mark.parametrize(("wanted", "films"), [("end", [20]), ("every", [10, 20])])
 def test_a_run_films_when_asked(run_dir, wanted, films):
-    config = tiny_config(steps=20, **{"loop.eval_every": 10, "loop.film": wanted, "loop.learning_starts": 100})
+    config = tiny_config(steps=20, **{"loop.eval_every": 10, "loop.video": wanted, "loop.learning_starts": 100})
     dreamer.train(config, run_dir=run_dir, make_env=Striped)
     assert sorted(path.name for path in (run_dir / "videos").iterdir()) == [f"eval_{step:09d}.mp4" for step in films]
 
 
 def test_a_run_goes_on_without_a_film_where_nothing_can_be_drawn(run_dir, capsys):
-    config = tiny_config(steps=20, **{"loop.film": "end"})
+    config = tiny_config(steps=20, **{"loop.video": "end"})
     assert dreamer.train(config, run_dir=run_dir, make_env=Copy).status == "finished"
     assert "no film: the environment renders no RGB frames" in capsys.readouterr().err
     assert timeless(run_dir)[-1]["eval/episodes"] == 2

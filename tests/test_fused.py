@@ -114,7 +114,7 @@ def test_block_gru_without_gradients(blocks):
 @pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 @pytest.mark.parametrize("action", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 def test_fast_imagination(latent, action):
-    agent = make_agent({"dynamics.latent": latent, "behavior.return_rate": 1.0}, action)
+    agent = make_agent({"dynamics.latent": latent, "behavior.return_ema_rate": 1.0}, action)
     awaken(agent)
     batch = make_batch(agent)
     world_model, actor_critic = agent.world_model, agent.actor_critic

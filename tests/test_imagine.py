@@ -392,7 +392,7 @@ def small_run(tmp_path_factory):
 def test_the_command_writes_what_it_says(small_run, capsys):
     assert main(["imagine", str(small_run), "--horizon", "6", "--samples", "9", "--episodes", "3"]) == 0
     text = capsys.readouterr().out
-    assert "3 held-out episodes, 5 rows observed, 6 predicted from actions alone, 9 samples each, step 4" in text
+    assert "3 held-out episodes, 5 steps observed, 6 predicted from actions alone, 9 samples each, step 4" in text
     assert "cue: better than repeating at" in text
     place = small_run / "imagination" / "step_000000004"
     for name in ("predictions", "dreams", "errors"):

@@ -287,7 +287,7 @@ def run(tmp_path_factory):
     """A run of 160 steps from pixels alone, filmed, and what it saw at each step."""
     path = tmp_path_factory.mktemp("pixels") / "run"
     with unchecked():
-        dreamer.train(tiny_config("toy:push", **PIXELS, **{"loop.film": "end"}), run_dir=path)
+        dreamer.train(tiny_config("toy:push", **PIXELS, **{"loop.video": "end"}), run_dir=path)
     return path
 
 

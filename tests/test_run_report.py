@@ -112,8 +112,8 @@ def test_settings_are_those_changed_from_the_preset(trained):
     changed, everything = run_sections.settings(open_run(trained).config)
     assert changed.table is not None and everything.table is not None
     rows = {row[0]: row[1:] for row in changed.table.rows}
-    assert rows["loop.batch_size"] == ["2", "4"] and rows["task"][0] == "toy:copy" and "loop.film" not in rows
-    assert dict(everything.table.rows)["loop.film"] == "never" and len(everything.table.rows) > 80
+    assert rows["loop.batch_size"] == ["2", "4"] and rows["task"][0] == "toy:copy" and "loop.video" not in rows
+    assert dict(everything.table.rows)["loop.video"] == "never" and len(everything.table.rows) > 80
 
 
 def test_a_run_that_has_not_ended_or_begun_has_a_page(tmp_path):

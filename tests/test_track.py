@@ -64,7 +64,7 @@ def expected(run):
 
 def test_tensorboard_has_every_record_once_however_often_it_is_written(run, capsys):
     for _ in range(2):
-        assert "22 records, films: 2" in track(run, capsys, "--tensorboard")
+        assert "22 records, videos: 2" in track(run, capsys, "--tensorboard")
         events, found = scalars(run)
         assert found == expected(run) and len(found) > 30
         assert len(list((run / "tensorboard").iterdir())) == 1
@@ -78,7 +78,7 @@ def test_tensorboard_has_every_record_once_however_often_it_is_written(run, caps
 
 def test_wandb_has_every_record_once_however_often_it_is_logged(run, capsys):
     told = track(run, capsys, "--wandb")
-    run_id = re.match(r"W&B run ([0-9a-f]{8}): 22 new records, films: 2; logs offline", told)[1]
+    run_id = re.match(r"W&B run ([0-9a-f]{8}): 22 new records, videos: 2; logs offline", told)[1]
     (folder,) = (run / "wandb").glob("offline-run-*")
     records = inspect(folder)
     history = [record["item"] for record in find(records, "history")]
@@ -91,7 +91,7 @@ def test_wandb_has_every_record_once_however_often_it_is_logged(run, capsys):
     assert [record["exit_code"] for record in find(records, "exit")] == [0]
     assert not any(path.read_bytes() == b"mine" for path in folder.rglob("*") if path.is_file())
 
-    assert track(run, capsys, "--wandb") == f"W&B run {run_id}: nothing new, it has all 22 records; films: 2\n"
+    assert track(run, capsys, "--wandb") == f"W&B run {run_id}: nothing new, it has all 22 records; videos: 2\n"
     assert list((run / "wandb").glob("offline-run-*")) == [folder]
 
 

@@ -51,7 +51,7 @@ class ActorCriticConfig:
     """Weight of the policy's entropy, in units of normalized return per nat."""
     entropy_decay: Annotated[int, Ge(0)] = 0
     """Updates over which this weight falls linearly to 0, down to 10 % at least; 0 keeps it constant."""
-    saturation: Annotated[float, Ge(0)] = 0.0
+    tanh_penalty: Annotated[float, Ge(0)] = 0.0
     """Weight of max(|m| - 2, 0)^2, which keeps means tanh(m) of continuous actions where they can move; 0 is V3."""
     lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
     """Mixing of multi-step returns."""
@@ -61,11 +61,11 @@ class ActorCriticConfig:
     """Largest standard deviation of continuous actions."""
     action_unimix: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of a uniform distribution mixed into discrete policies (0.01 in the paper-era release)."""
-    slow_rate: Annotated[float, Gt(0), Le(1)] = 0.02
+    slow_critic_tau: Annotated[float, Gt(0), Le(1)] = 0.02
     """Step of the slow critic toward the critic after every update."""
     slow_scale: Annotated[float, Ge(0)] = 1.0
     """Weight of the critic's pull toward the slow critic."""
-    return_rate: Annotated[float, Gt(0), Le(1)] = 0.01
+    return_ema_rate: Annotated[float, Gt(0), Le(1)] = 0.01
     """Step of the running return percentiles."""
     scales: BehaviorScales = field(default_factory=BehaviorScales)
     """Weights of the loss terms."""
@@ -106,7 +106,7 @@ class ActorCritic(nn.Module):
         self.actor = Actor(config, feature_dim, action)
         self.critic = ScalarHead(config.critic, feature_dim)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
-        self.normalizer = ReturnNormalizer(config.return_rate)
+        self.normalizer = ReturnNormalizer(config.return_ema_rate)
 
     @property
     def scales(self) -> dict[str, float]:
@@ -137,9 +137,9 @@ class ActorCritic(nn.Module):
         self.normalizer.update(target)
         advantage = (target - value[:, :-1]) / self.normalizer.scale
         gain = self._gain(policy[:, :-1], trajectory.action.detach(), advantage, returns / self.normalizer.scale)
-        if self.config.saturation and isinstance(policy, BoundedNormal):
+        if self.config.tanh_penalty and isinstance(policy, BoundedNormal):
             excess = (policy.raw_mean[:, :-1].abs() - SATURATED).clamp(min=0)
-            gain = gain - self.config.saturation * excess.square().sum(-1)
+            gain = gain - self.config.tanh_penalty * excess.square().sum(-1)
         entropy_weight = self._entropy_weight(updates)
         actor_loss = -(weight * (gain + entropy_weight * entropy)).mean(1)
         errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
@@ -214,7 +214,9 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def update_slow_critic(self) -> None:
         """Move the slow critic toward the critic."""
-        torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), self.config.slow_rate)
+        torch._foreach_lerp_(
+            list(self.slow_critic.parameters()), list(self.critic.parameters()), self.config.slow_critic_tau
+        )
 
     def policy(self, sample: bool) -> Policy:
         """Features to actions, drawn from the policy or its mode."""

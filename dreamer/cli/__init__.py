@@ -1,1 +1,1 @@
-"""The command line: one module per command."""
+"""The command line: `main` finds the subcommand, and every subcommand is a module of its name."""

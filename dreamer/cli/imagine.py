@@ -1,9 +1,10 @@
-"""`dreamer imagine`: what a run's world model imagines, beside what happens."""
+"""`dreamer imagine`: compares what a run's world model predicts with what happens."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,48 +12,48 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from dreamer.cli.parsing import parse
 from dreamer.config import SEEDS, DeviceName
 from dreamer.errors import UserError
+from dreamer.openloop import folder
 from dreamer.openloop.study import Signal, Study, StudySettings, study
 from dreamer.runs.folder import open_run
 from dreamer.training import launch
 
 HORIZONS = (1, 5, 25, 50)
-"""Steps ahead whose errors are printed."""
+"""Steps ahead for which errors are printed."""
 
 
 @dataclass(frozen=True)
 class ImagineArguments:
-    """Let a trained model predict held-out episodes from their actions alone, and dream with its policy."""
+    """Predict held-out episodes from their actions alone and compare; also roll out the policy in the model."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     settings: Annotated[StudySettings, tyro.conf.arg(name="")] = field(default_factory=StudySettings)
-    """What is observed and what is predicted."""
+    """Lengths and numbers of the predictions."""
     folder: Path | None = None
-    """Where figures, films and numbers go; default RUN/imagination/step_STEP."""
+    """Folder for figures, videos and errors; the default is RUN/imagination/step_STEP."""
     device: DeviceName = "auto"
-    """Where the networks run."""
+    """Device of the networks; auto takes the first available of cuda, mps and cpu."""
     env_import: tuple[str, ...] = ()
-    """Modules that the run imports to register its environments, and that you trust to run here."""
+    """Modules, trusted by you, that the run imports to register its environments."""
     json: bool = False
     """Print the errors as one JSON object."""
 
 
+def run(argv: Sequence[str]) -> int:
+    """Evaluate open loop, write figures and videos, and print the errors."""
+    print(imagine(parse(ImagineArguments, "imagine", argv)))
+    return 0
+
+
 def imagine(args: ImagineArguments) -> str:
-    """Study the newest checkpoint, write what it shows and return the errors as text, or as JSON.
+    """Evaluate the newest checkpoint open loop, write figures and videos, and return the errors as text or JSON.
 
-    Raises `UserError` for a run without a decoder, and for all that is no usable run.
+    Raises `UserError` for a run without a decoder, and for a folder that is no usable run.
     """
-    from dreamer.openloop import folder
-
-    for name in ("context", "horizon", "episodes", "shown"):
-        if getattr(args.settings, name) < 1:
-            raise UserError(f"--{name}: must be at least 1 (got {getattr(args.settings, name)})")
-    if min(args.settings.samples, args.settings.skip, args.settings.seed) < 0:
-        raise UserError("--samples, --skip and --seed must be at least 0")
-    if args.settings.seed >= SEEDS:
-        raise UserError(f"--seed: must be less than {SEEDS} (got {args.settings.seed})")
+    _check(args.settings)
     agent, step = launch.load_with_step(args.run, args.device)
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
     seen = study(agent, factory, args.settings)
@@ -68,12 +69,22 @@ def imagine(args: ImagineArguments) -> str:
     return "\n".join([*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())])
 
 
+def _check(settings: StudySettings) -> None:
+    for name in ("context", "horizon", "episodes", "shown"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"--{name}: must be at least 1 (got {getattr(settings, name)})")
+    if min(settings.samples, settings.skip, settings.seed) < 0:
+        raise UserError("--samples, --skip and --seed must be at least 0")
+    if settings.seed >= SEEDS:
+        raise UserError(f"--seed: must be less than {SEEDS} (got {settings.seed})")
+
+
 def _table(seen: Study, step: int) -> list[str]:
     settings, length = seen.settings, len(seen.alive)
     shown = [horizon for horizon in HORIZONS if horizon < length] + [length]
-    head = f"{settings.episodes} held-out episodes, {settings.context} rows observed, {length} predicted from actions "
+    head = f"{settings.episodes} held-out episodes, {settings.context} steps observed, {length} predicted from actions "
     lines = [f"{head}alone, {settings.samples} samples each, step {step:,}", ""]
-    lines.append(f"{'CRPS (repeating the last observed row)':<40}" + "".join(f"{f'{h} ahead':>20}" for h in shown))
+    lines.append(f"{'CRPS (of repeating the last observation)':<40}" + "".join(f"{f'{h} ahead':>20}" for h in shown))
     for key, signal in seen.signals.items():
         model, copied = signal.errors["crps"], signal.errors["copy_crps"]
         cells = "".join(f"{f'{model[h - 1]:.3g} ({copied[h - 1]:.3g})':>20}" for h in shown)
@@ -84,4 +95,6 @@ def _table(seen: Study, step: int) -> list[str]:
 def _verdict(key: str, signal: Signal) -> str:
     better = np.less(signal.errors["crps"], signal.errors["copy_crps"])
     inside = float(np.mean(signal.errors["coverage_90"]))
-    return f"{key}: better than repeating at {better.sum()} of {len(better)} steps; {inside:.0%} inside the 90 % band"
+    return (
+        f"{key}: better than repeating at {better.sum()} of {len(better)} steps; {inside:.0%} inside the 90 % interval"
+    )

@@ -1,280 +1,38 @@
-"""The `dreamer` command: one verb per thing to do.
+"""The `dreamer` command: finds the module of a subcommand and turns users' mistakes into one line.
 
-What a verb needs is imported when it is called, so that no command waits for torch without using it.
+A subcommand's module is imported when it is called, so that no command waits for torch without using it.
 """
 
 from __future__ import annotations
 
-import json
+import importlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
-from dreamer.cli.parsing import option_of, parse, words_of
 from dreamer.errors import UserError
 from dreamer.system.redaction import redact_command, tell
 
-if TYPE_CHECKING:
-    import envs
-    from dreamer.cli.arguments import EvaluateArguments, TrainArguments
-    from dreamer.training.loop import Result
-
-REQUEUE = os.EX_TEMPFAIL
-"""Exit status 75 of a run that was asked to stop by SIGTERM and has saved: a scheduler should start it again."""
-
-
-def train_arguments(argv: Sequence[str]) -> TrainArguments:
-    """What the words after `dreamer train` say; raises `UserError` when they say nothing possible."""
-    from dreamer.cli.arguments import TrainArguments
-    from dreamer.config import compose
-    from dreamer.runs.folder import open_run
-
-    resumed = option_of(argv, "--resume")
-    if resumed is not None:
-        base = open_run(Path(resumed)).config
-    else:
-        base = compose(option_of(argv, "--preset") or "quick", option_of(argv, "--size"))
-    return parse(TrainArguments, "dreamer train", argv, default=TrainArguments(base))
-
-
-def train_command(argv: Sequence[str]) -> int:
-    """`dreamer train`."""
-    from dreamer.runs.trust import agreement
-    from dreamer.training import launch
-
-    args = train_arguments(argv)
-    try:
-        if args.resume is not None:
-            if args.run_dir or args.start_from or args.load != "all" or args.match_params:
-                refused = "--run-dir, --from, --load or --match-params"
-                raise UserError(f"--resume goes on as it was, without {refused}")
-            trusted = words_of(argv, "--env-import")
-            result = launch.resume(args.resume, config=args.config, trusted=trusted)
-        else:
-            result = launch.train(
-                args.config,
-                run_dir=args.run_dir,
-                start_from=args.start_from,
-                load=args.load,
-                match=args.match_params,
-            )
-    except KeyboardInterrupt:
-        return 130
-    if result.status == "interrupted":
-        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{agreement(args.config)}")
-        return REQUEUE if result.stopped_by == signal.SIGTERM else 130
-    _print_result(result, agreement(args.config))
-    return 0
-
-
-def evaluate_command(argv: Sequence[str]) -> int:
-    """`dreamer evaluate`."""
-    from dreamer.cli.arguments import EvaluateArguments
-    from dreamer.config import SEEDS
-    from dreamer.training import launch
-    from dreamer.training.evaluate import Evaluator, film
-
-    args = parse(EvaluateArguments, "dreamer evaluate", argv)
-    if args.episodes < 1:
-        raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
-    if not 0 <= args.seed < SEEDS:
-        raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
-    agent = launch.load(args.run, args.device)
-    factory = _evaluation_factory(args)
-    evaluator = Evaluator(factory, args.episodes, args.seed)
-    report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
-    modes: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
-    for mode in modes:
-        if args.mode in (mode, "both"):
-            returns = evaluator.run(agent, mode).returns
-            report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
-            if not args.json:
-                spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
-                print(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
-    evaluator.close()
-    if args.json:
-        print(json.dumps(report))
-    if args.film is not None:
-        tell(f"film: {film(agent, factory, args.film, args.seed)}")
-    return 0
-
-
-def _evaluation_factory(args: EvaluateArguments) -> envs.EnvFactory:
-    """The run's own environments, with the changes that the arguments ask for."""
-    from dreamer.config import words
-    from dreamer.runs.folder import open_run
-    from dreamer.training import launch
-
-    own = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
-    noise = {"flicker": args.flicker, "obs_noise": args.obs_noise}
-    given = {name: value for name, value in noise.items() if value is not None}
-    return replace(own, seed=args.seed, settings=own.settings.changed({"blank": words(args.hide), **given}))
-
-
-def tasks_command(argv: Sequence[str]) -> int:
-    """`dreamer tasks`: list what can be trained."""
-    import envs
-
-    @dataclass(frozen=True)
-    class TasksArguments:
-        """List what can be trained here."""
-
-        contains: tyro.conf.Positional[str] = ""
-        """Show only names that contain this."""
-
-    args = parse(TasksArguments, "dreamer tasks", argv)
-    names = [name for family in envs.tasks().values() for name in family if args.contains in name]
-    if not names:
-        raise UserError(f"no task contains {args.contains!r}; `dreamer tasks` lists all")
-    print("\n".join(names))
-    return 0
-
-
-def bench_command(argv: Sequence[str]) -> int:
-    """`dreamer bench`."""
-    from dreamer.config import compose
-    from dreamer.experiments.bench.bench import BenchArguments, bench
-
-    base = compose(option_of(argv, "--preset") or "dmc_proprio", option_of(argv, "--size"), task="dmc:walker_walk")
-    if "--against" in argv[:-1]:  # its value may begin with dashes
-        place = argv.index("--against")
-        argv = [*argv[:place], f"--against={argv[place + 1]}", *argv[place + 2 :]]
-    args = parse(BenchArguments, "dreamer bench", argv, default=BenchArguments(base))
-    other = None
-    if args.against:
-        changed = [*argv, *shlex.split(args.against)]
-        size = compose(args.config.preset, option_of(changed, "--size"), task="dmc:walker_walk")
-        other = parse(BenchArguments, "dreamer bench", changed, default=BenchArguments(size)).config
-    print(bench(args, other))
-    return 0
-
-
-def doctor_command(argv: Sequence[str]) -> int:
-    """`dreamer doctor`."""
-    from dreamer.experiments.bench.doctor import doctor
-
-    @dataclass(frozen=True)
-    class DoctorArguments:
-        """Say what this machine offers: versions, devices, rendering, W&B login, disk space."""
-
-    parse(DoctorArguments, "dreamer doctor", argv)
-    print(doctor())
-    return 0
-
-
-def debug_batch_command(argv: Sequence[str]) -> int:
-    """`dreamer debug-batch`."""
-
-    @dataclass(frozen=True)
-    class DebugBatchArguments:
-        """Repeat an update whose loss or gradient was not finite, and say where that began."""
-
-        file: tyro.conf.Positional[Path]
-        """A batch that a run has kept: RUN/faults/batch_<update>.pt."""
-
-    from dreamer.experiments.diagnosis.debug_batch import debug_batch
-
-    print(debug_batch(parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
-    return 0
-
-
-def exam_command(argv: Sequence[str]) -> int:
-    """`dreamer exam`."""
-    from dreamer.experiments.exam import ExamArguments, exam
-
-    print(exam(parse(ExamArguments, "dreamer exam", argv)))
-    return 0
-
-
-def imagine_command(argv: Sequence[str]) -> int:
-    """`dreamer imagine`."""
-    from dreamer.cli.imagine import ImagineArguments, imagine
-
-    print(imagine(parse(ImagineArguments, "dreamer imagine", argv)))
-    return 0
-
-
-def ablate_command(argv: Sequence[str]) -> int:
-    """`dreamer ablate`."""
-    from dreamer.config import compose
-    from dreamer.experiments.ablation.ablate import AblateArguments, ablate, arguments_of
-    from dreamer.runs.trust import check_imports
-
-    for flags, instead in ONE_OF_SEVERAL.items():
-        for flag in flags:
-            if option_of(argv, flag) is not None:
-                raise UserError(f"{flag}: an ablation has several; use {instead}")
-    folder = option_of(argv, "--folder")
-    if folder is not None and option_of(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
-        base = arguments_of(Path(folder))
-        check_imports(base.config, words_of(argv, "--env-import"), Path(folder), base.tasks)
-    else:
-        base = AblateArguments(compose(option_of(argv, "--preset") or "quick", option_of(argv, "--size")))
-    try:
-        return ablate(parse(AblateArguments, "dreamer ablate", argv, default=base))
-    except KeyboardInterrupt:
-        return 130
-
-
-def report_command(argv: Sequence[str]) -> int:
-    """`dreamer report`."""
-    from dreamer.experiments.report.report import ReportArguments, report
-
-    print(report(parse(ReportArguments, "dreamer report", argv)))
-    return 0
-
-
-def diagnose_command(argv: Sequence[str]) -> int:
-    """`dreamer diagnose`."""
-    from dreamer.experiments.diagnosis.diagnose import DiagnoseArguments, diagnose
-
-    text, sick = diagnose(parse(DiagnoseArguments, "dreamer diagnose", argv))
-    print(text)
-    return 1 if sick else 0
-
-
-def track_command(argv: Sequence[str]) -> int:
-    """`dreamer track`."""
-    from dreamer.cli.track import TrackArguments, track
-
-    print(track(parse(TrackArguments, "dreamer track", argv)))
-    return 0
-
-
-ONE_OF_SEVERAL = {
-    ("--task",): "--tasks TASK,TASK",
-    ("--core", "--agent.dynamics.core"): "--cores CORE,CORE",
-    ("--latent", "--agent.dynamics.latent"): "--cores CORE:LATENT",
-    ("--objective", "--agent.world-model.representation.objective"): "--objectives NAME,NAME",
-    ("--seed",): "--seeds NUMBER",
+COMMANDS = {
+    "train": "train an agent, or resume a run",
+    "evaluate": "run episodes without learning; record a video",
+    "imagine": "compare open-loop predictions with held-out episodes; figures, videos, errors",
+    "tasks": "list the tasks",
+    "diagnose": "check a run for signs of trouble, with advice",
+    "track": "send a run to W&B or TensorBoard afterwards",
+    "bench": "measure the cost of updates and of acting",
+    "doctor": "print environment information",
+    "debug-batch": "repeat a skipped update and locate the first value that is not finite",
+    "exam": "measure what each dynamics core can represent",
+    "ablate": "train every combination of task, core and seed",
+    "report": "write a page about a run, or a comparison of the cores of an ablation",
 }
-"""Options of a single run that an ablation does not take, and what takes their place."""
-
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "train": (train_command, "train an agent, or resume a run"),
-    "evaluate": (evaluate_command, "run episodes without learning, film one"),
-    "imagine": (imagine_command, "predict held-out episodes, dream freely; traces, films, errors"),
-    "tasks": (tasks_command, "list what can be trained"),
-    "diagnose": (diagnose_command, "say what is unhealthy about a run, and what to try"),
-    "track": (track_command, "show a run in W&B or TensorBoard after the fact"),
-    "bench": (bench_command, "measure the cost of an update against the machine's peak"),
-    "doctor": (doctor_command, "say what this machine offers"),
-    "debug-batch": (debug_batch_command, "repeat an update that was skipped, and say what was not finite"),
-    "exam": (exam_command, "measure what each dynamics core can represent, against ground truth"),
-    "ablate": (ablate_command, "train for every task, core and seed"),
-    "report": (report_command, "a page about a run, or one that compares the cores of an ablation"),
-}
+"""Subcommands and their descriptions; each is the function `run` of the module of its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; users' mistakes become one line on stderr and exit status 2."""
+    """Run a command and return its exit status; a user's mistake is one line on standard error and status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -283,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell("dreamer: a word of this command looks like a secret; leave it in the environment")
         return 2
     try:
-        if argv[0] not in COMMANDS:
-            raise UserError(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}")
-        return COMMANDS[argv[0]][0](argv[1:])
+        return _command(argv[0])(argv[1:])
     except UserError as error:
         tell(f"dreamer: {error}")
         return 2
@@ -294,36 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; choose from {', '.join(COMMANDS)}")
+    run: Callable[[Sequence[str]], int] = importlib.import_module(f"dreamer.cli.{name.replace('-', '_')}").run
+    return run
+
+
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
     )
-
-
-def _print_result(result: Result, agreed: str) -> None:
-    from dreamer.tracking.video import evaluation_films
-
-    values, path = result.evaluation, result.path
-    films = evaluation_films(path)
-    print(
-        f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
-        f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "
-        f"(worst {values['eval/return_min']:.1f}, best {values['eval/return_max']:.1f}), "
-        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode"
-    )
-    print(f"run folder  {path}\ncurve       {path / 'curve.png'}")
-    if films:
-        print(f"film        {films[-1]}")
-    quoted = shlex.quote(str(path))
-    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{agreed}")
-    print(f"            dreamer imagine {quoted}{agreed}")
-    print(f"            dreamer report {quoted}")
-    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreed}")
-
-
-def _last_step(path: Path) -> int:
-    from dreamer.tracking import read
-
-    return int(read(path / "metrics.jsonl")[-1]["step"])

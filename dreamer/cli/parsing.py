@@ -1,4 +1,4 @@
-"""Words of a command line to values, and every mistake to one line."""
+"""Parsing of command lines; every mistake becomes one line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from dreamer.errors import UserError
 T = TypeVar("T")
 
 
-def parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = None) -> T:
-    """What the words say, read by tyro; raises `UserError` with one line in place of its framed messages."""
-    errors = io.StringIO()
+def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = None) -> T:
+    """Return the arguments of `dreamer COMMAND`, parsed by tyro into the dataclass `kind`.
+
+    Raises `UserError` with one line in place of tyro's framed messages.
+    """
+    prog, errors = f"dreamer {command}", io.StringIO()
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
@@ -30,7 +33,7 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = Non
 
 
 def _one_line(framed: str, prog: str) -> str:
-    """The message and the suggestions of a titled text in paragraphs, with rules between them and perhaps a frame."""
+    """Return the message and the suggestions of a text that has a title, paragraphs, rules and perhaps a frame."""
     lines = [line.strip("│ ") for line in framed.splitlines()[1:]]
     paragraphs = [list(group) for words, group in groupby(lines, lambda line: bool(line.strip("─-╰╯"))) if words]
     message = " ".join(paragraphs[0]) if paragraphs else "cannot parse the command line"
@@ -42,7 +45,7 @@ def _one_line(framed: str, prog: str) -> str:
 
 
 def option_of(argv: Sequence[str], name: str) -> str | None:
-    """The value of an option that decides what the other options' defaults are."""
+    """Return the last value of an option that the defaults of others depend on, or None where it is not given."""
     value = None
     for i, word in enumerate(argv):
         if word == name and i + 1 < len(argv):
@@ -53,7 +56,7 @@ def option_of(argv: Sequence[str], name: str) -> str | None:
 
 
 def words_of(argv: Sequence[str], name: str) -> list[str]:
-    """The values of an option that takes several."""
+    """Return the values of an option that takes several."""
     words: list[str] = []
     taking = False
     for word in argv:

@@ -1,4 +1,4 @@
-"""`dreamer track`: shows a run in a tracker after the fact, from metrics.jsonl and the films, each record once."""
+"""`dreamer track`: sends the metrics and videos of a run to W&B or TensorBoard afterwards, each record once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import tyro
 
+from dreamer.cli.parsing import parse
 from dreamer.errors import UserError, first_line
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.system.files import write_atomically
@@ -26,51 +27,57 @@ from dreamer.tracking import View, read
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.wandb import WandbView
 from dreamer.tracking.wandb_session import RUN_ID
+from dreamer.training.evaluate import FILM_FPS
 
 STATE = "wandb_track.json"
-"""What W&B has been given: run id, length and SHA-256 of that part of metrics.jsonl, and the films."""
-FILM = re.compile(r"eval_(\d{1,18})\.mp4")
-FILM_FPS = 25
+"""File of what W&B has: run id, length and SHA-256 of that part of metrics.jsonl, and names of the videos."""
+VIDEO = re.compile(r"eval_(\d{1,18})\.mp4")
 UPLOAD_SECONDS = 3600.0
-"""Longest wait for W&B: a run in training waits seconds, but here there is nothing else to do."""
+"""Longest wait for W&B; here, unlike in training, there is nothing else to do."""
 
 
 @dataclass(frozen=True)
 class TrackArguments:
-    """Show a run in W&B or TensorBoard after the fact; what an earlier call has shown is not shown twice."""
+    """Send the metrics and videos of a run to W&B or TensorBoard; what an earlier call has sent is not sent again."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     wandb: bool = False
-    """Log to W&B, as a W&B run of its own beside one that training may have made."""
+    """Send to W&B, as a separate W&B run from one that training may have made."""
     tensorboard: bool = False
-    """Write RUN/tensorboard anew."""
+    """Rewrite RUN/tensorboard."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Send the run to the trackers named and print what was sent."""
+    print(track(parse(TrackArguments, "track", argv)))
+    return 0
 
 
 def track(args: TrackArguments) -> str:
-    """Do what the arguments ask for and say what was shown; raises `UserError` when a tracker cannot be written."""
+    """Return one line for each tracker; raises `UserError` when one cannot be written."""
     if not (args.wandb or args.tensorboard):
         raise UserError("name the tracker: --wandb, --tensorboard or both")
-    run = open_run(args.run)
+    folder = open_run(args.run)
     lines = []
-    with run.locked():
+    with folder.locked():
         if args.tensorboard:
-            lines.append(_to_tensorboard(run))
+            lines.append(_to_tensorboard(folder))
         if args.wandb:
-            lines.append(_to_wandb(run))
+            lines.append(_to_wandb(folder))
     return "\n".join(lines)
 
 
 def _to_tensorboard(run: RunFolder) -> str:
-    """Events are written aside and take the place of the old ones when they are complete."""
-    records, films = read(run.metrics), _films(run)
+    """Write events to a temporary folder; when they are complete, they replace the old ones."""
+    records, videos = read(run.metrics), _videos(run)
     folder, aside = run.path / "tensorboard", run.path / "tensorboard.new"
-    with _told("TensorBoard"):
+    with _one_line_errors("TensorBoard"):
         if aside.exists():
             shutil.rmtree(aside)
         view = TensorBoardView(aside, began=_began(run))
         view.start()
-        _show(view, records, films)
+        _show(view, records, videos)
         view.close("finished")
         folder.mkdir(exist_ok=True)
         for old in folder.glob("events.out.tfevents.*"):
@@ -78,21 +85,21 @@ def _to_tensorboard(run: RunFolder) -> str:
         for new in aside.iterdir():
             os.replace(new, folder / new.name)
         aside.rmdir()
-    look = f"tensorboard --logdir {shlex.quote(str(folder))}"
-    return f"TensorBoard: {len(records)} records, films: {len(films)}; look with: {look}"
+    show = f"tensorboard --logdir {shlex.quote(str(folder))}"
+    return f"TensorBoard: {len(records)} records, videos: {len(videos)}; show with: {show}"
 
 
 def _to_wandb(run: RunFolder) -> str:
-    """A call that died while it logged leaves no state, so that the next one starts a W&B run of its own."""
-    data, films = run.metrics.read_bytes() if run.metrics.is_file() else b"", _films(run)
+    """Log what W&B lacks. An interrupted call leaves no state, so that the next one starts another W&B run."""
+    data, videos = run.metrics.read_bytes() if run.metrics.is_file() else b"", _videos(run)
     data = data[: data.rfind(b"\n") + 1]
     state = _state(run.path / STATE, data)
     records = read(run.metrics)
     new = records[data[: state["bytes"]].count(b"\n") : data.count(b"\n")]
-    unseen = [film for film in films if film[1].name not in state["films"]]
+    unseen = [video for video in videos if video[1].name not in state["films"]]
     if not new and not unseen:
-        return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; films: {len(films)}"
-    with _told("W&B"):
+        return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; videos: {len(videos)}"
+    with _one_line_errors("W&B"):
         (run.path / STATE).unlink(missing_ok=True)
         config = dataclasses.replace(run.config.tracking, wandb="auto", close_seconds=UPLOAD_SECONDS)
         view = WandbView(config, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
@@ -102,15 +109,15 @@ def _to_wandb(run: RunFolder) -> str:
         _show(view, new, unseen)
         view.summary({name: value for record in new for name, value in record.items() if name.startswith("eval/")})
         view.close("finished")
-        names = [path.name for _, path in films]
+        names = [path.name for _, path in videos]
         shown = {"id": state["id"], "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "films": names}
         write_atomically(run.path / STATE, json.dumps(shown).encode())
-    return f"W&B run {state['id']}: {len(new)} new records, films: {len(unseen)}; {view.notice}"
+    return f"W&B run {state['id']}: {len(new)} new records, videos: {len(unseen)}; {view.notice}"
 
 
-def _show(view: View, records: Sequence[dict[str, Any]], films: Sequence[tuple[int, Path]]) -> None:
-    """Records and films in the order of their steps."""
-    waiting = list(films)
+def _show(view: View, records: Sequence[dict[str, Any]], videos: Sequence[tuple[int, Path]]) -> None:
+    """Log records and videos in the order of their steps."""
+    waiting = list(videos)
     for record in records:
         while waiting and waiting[0][0] < record["step"]:
             view.video(waiting[0][0], "eval/film", waiting.pop(0)[1], FILM_FPS)
@@ -119,9 +126,9 @@ def _show(view: View, records: Sequence[dict[str, Any]], films: Sequence[tuple[i
         view.video(step, "eval/film", path, FILM_FPS)
 
 
-def _films(run: RunFolder) -> list[tuple[int, Path]]:
-    """Step and path of every film; links are left out, since they may lead to what is nobody else's business."""
-    named = [(FILM.fullmatch(path.name), path) for path in run.videos.glob("*.mp4") if not path.is_symlink()]
+def _videos(run: RunFolder) -> list[tuple[int, Path]]:
+    """Return step and path of every video; links are left out, since they may lead to private files."""
+    named = [(VIDEO.fullmatch(path.name), path) for path in run.videos.glob("*.mp4") if not path.is_symlink()]
     return sorted((int(match[1]), path) for match, path in named if match)
 
 
@@ -133,7 +140,7 @@ def _began(run: RunFolder) -> float:
 
 
 def _state(path: Path, data: bytes) -> dict[str, Any]:
-    """What W&B has been given, or a fresh start where that is unknown or no longer what metrics.jsonl begins with."""
+    """Return what W&B has, or a new W&B run where that is unknown or no longer the start of metrics.jsonl."""
     try:
         state = json.loads(path.read_text())
         seen = data[: state["bytes"]]
@@ -141,13 +148,13 @@ def _state(path: Path, data: bytes) -> dict[str, Any]:
         if same and RUN_ID.fullmatch(state["id"]) and isinstance(state["films"], list):
             return state
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # a fresh W&B run repeats nothing in the old one
+        pass  # a new W&B run repeats nothing in the old one
     return {"id": secrets.token_hex(4), "bytes": 0, "films": []}
 
 
 @contextlib.contextmanager
-def _told(tracker: str) -> Iterator[None]:
-    """Whatever a tracker's library raises becomes one line."""
+def _one_line_errors(tracker: str) -> Iterator[None]:
+    """Turn whatever a tracker's library raises into one line."""
     try:
         yield
     except UserError:

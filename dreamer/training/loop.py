@@ -138,7 +138,7 @@ class Trainer(Session):
             self.evaluation = summarize(sampled, mode)
             self.evaluated_at, self.evaluation_due = self.step, False
             self.tracker.log(self.step, self.evaluation | {"loop/updates": float(self.updates)})
-            if self.config.loop.film == "every" or (last and self.config.loop.film == "end"):
+            if self.config.loop.video == "every" or (last and self.config.loop.video == "end"):
                 self.film()
 
     def film(self) -> None:

@@ -110,7 +110,7 @@ def value(course: Course) -> Verdict:
     behavior, ratio = course.config.agent.behavior, course.config.loop.replay_ratio
     if share[-1] > 0:
         says = f"values are too high against Monte-Carlo returns: {numbers}; the critic believes itself"
-        advice = f"--agent.behavior.slow-rate {behavior.slow_rate / 2:g} (now {behavior.slow_rate:g})"
+        advice = f"--agent.behavior.slow-critic-tau {behavior.slow_critic_tau / 2:g} (now {behavior.slow_critic_tau:g})"
     else:
         says = f"values are too low against Monte-Carlo returns: {numbers}; the critic does not keep up"
         advice = f"--loop.replay-ratio {2 * ratio:g} (now {ratio:g})"

@@ -177,7 +177,7 @@ METRICS = (
         "behavior/saturation",
         "Share of policy means, tanh(m), with abs(m) > 2 at imagined states: there they hardly move any more.",
         "fraction",
-        "below 0.3; above a half try --agent.behavior.saturation 0.1",
+        "below 0.3; above a half try --agent.behavior.tanh-penalty 0.1",
     ),
     Metric("behavior/action_abs", "Mean size of imagined actions.", healthy="below 1; far above means saturation"),
     Metric(

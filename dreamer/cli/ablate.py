@@ -1,0 +1,46 @@
+"""`dreamer ablate`: trains every combination of task, core and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreamer.cli.configuration import defaults, with_current_names
+from dreamer.cli.parsing import option_of, parse, words_of
+from dreamer.errors import UserError
+from dreamer.experiments.ablation.ablate import AblateArguments, ablate, arguments_of
+from dreamer.runs.trust import check_imports
+
+INSTEAD = {
+    "--task": "--tasks TASK,TASK",
+    "--core": "--cores CORE,CORE",
+    "--agent.dynamics.core": "--cores CORE,CORE",
+    "--latent": "--cores CORE:LATENT",
+    "--agent.dynamics.latent": "--cores CORE:LATENT",
+    "--objective": "--objectives NAME,NAME",
+    "--agent.world-model.representation.objective": "--objectives NAME,NAME",
+    "--seed": "--seeds NUMBER",
+}
+"""Options of a single run that an ablation does not take -> the options that take their place."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do all runs that are not finished; returns 1 when some failed and 130 after an interrupt."""
+    argv = with_current_names(argv)
+    for option, instead in INSTEAD.items():
+        if option_of(argv, option) is not None:
+            raise UserError(f"{option}: an ablation has several; use {instead}")
+    try:
+        return ablate(parse(AblateArguments, "ablate", argv, default=_base(argv)))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _base(argv: Sequence[str]) -> AblateArguments:
+    """Return the default arguments: those of the ablation in `--folder` where the options name no tasks."""
+    folder = option_of(argv, "--folder")
+    if folder is None or option_of(argv, "--tasks") is not None or {"-h", "--help"} & set(argv):
+        return AblateArguments(defaults(argv, "quick"))
+    base = arguments_of(Path(folder))
+    check_imports(base.config, words_of(argv, "--env-import"), Path(folder), base.tasks)
+    return base

@@ -1,0 +1,87 @@
+"""`dreamer evaluate`: runs episodes without learning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+import envs
+from dreamer.cli.configuration import with_current_names
+from dreamer.cli.parsing import parse
+from dreamer.config import SEEDS, DeviceName, words
+from dreamer.errors import UserError
+from dreamer.runs.folder import open_run
+from dreamer.system.redaction import tell
+from dreamer.training import launch
+from dreamer.training.evaluate import Evaluator, film
+
+MODES: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
+RENAMED_OPTIONS = {"film": "video"}
+"""Old name of an option -> its present name."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Run episodes of a trained agent without learning, and print their returns."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    episodes: int = 10
+    """Number of episodes, at least 1."""
+    mode: Literal["sample", "mode", "both"] = "both"
+    """Actions: samples of the policy, its mode, or one evaluation with each."""
+    seed: int = 0
+    """Random seed of the environments; training never uses the same ones."""
+    video: Path | None = None
+    """File to record an MP4 video of one episode to."""
+    device: DeviceName = "auto"
+    """Device of the networks; auto takes the first available of cuda, mps and cpu."""
+    hide: tuple[str, ...] = ()
+    """Observations to replace by zeros (keys, or `velocities`), in addition to those hidden during training."""
+    flicker: float | None = None
+    """Probability that an observation is replaced by zeros; the default is the run's own."""
+    obs_noise: float | None = None
+    """Standard deviation of Gaussian noise added to every observed value; the default is the run's own."""
+    env_import: tuple[str, ...] = ()
+    """Modules, trusted by you, that the run imports to register its environments."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate with each kind of action, and record a video when asked to."""
+    args = parse(EvaluateArguments, "evaluate", with_current_names(argv, RENAMED_OPTIONS))
+    if args.episodes < 1:
+        raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
+    if not 0 <= args.seed < SEEDS:
+        raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
+    agent = launch.load(args.run, args.device)
+    factory = _factory(args)
+    evaluator = Evaluator(factory, args.episodes, args.seed)
+    report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
+    for mode in MODES:
+        if args.mode in (mode, "both"):
+            returns = evaluator.run(agent, mode).returns
+            report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
+            if not args.json:
+                spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
+                print(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
+    evaluator.close()
+    if args.json:
+        print(json.dumps(report))
+    if args.video is not None:
+        tell(f"video: {film(agent, factory, args.video, args.seed)}")
+    return 0
+
+
+def _factory(args: EvaluateArguments) -> envs.EnvFactory:
+    """Return the constructor of the run's environments, with the changes that the arguments ask for."""
+    own = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
+    noise = {"flicker": args.flicker, "obs_noise": args.obs_noise}
+    given = {name: value for name, value in noise.items() if value is not None}
+    return replace(own, seed=args.seed, settings=own.settings.changed({"blank": words(args.hide), **given}))

@@ -1,0 +1,14 @@
+"""`dreamer exam`: measures what each dynamics core can represent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dreamer.cli.parsing import parse
+from dreamer.experiments.exam import ExamArguments, exam
+
+
+def run(argv: Sequence[str]) -> int:
+    """Take the exam and print the table and the verdict."""
+    print(exam(parse(ExamArguments, "exam", argv)))
+    return 0

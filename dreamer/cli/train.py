@@ -1,0 +1,106 @@
+"""`dreamer train`: trains a new agent, or resumes a run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dreamer.cli.configuration import defaults, with_current_names
+from dreamer.cli.parsing import option_of, parse, words_of
+from dreamer.config import Config
+from dreamer.errors import UserError
+from dreamer.runs.folder import open_run
+from dreamer.runs.trust import agreement
+from dreamer.tracking import read
+from dreamer.tracking.video import evaluation_films
+from dreamer.training import launch
+from dreamer.training.loop import Result
+
+REQUEUE = os.EX_TEMPFAIL
+"""Exit status 75 of a run that saved and stopped on SIGTERM: a scheduler should start it again."""
+INTERRUPTED = 130
+"""Exit status of a run that was interrupted from the keyboard."""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a Dreamer agent: it learns a world model, and its policy learns from imagined rollouts."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    """Configuration of the run."""
+    run_dir: Path | None = None
+    """Folder of the new run; the default is runs/<task>_<core>_<size>_seed<seed>_<time>."""
+    resume: Path | None = None
+    """Folder of a run to resume from its newest checkpoint. With --steps N, a finished run is extended."""
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Folder of a run whose newest checkpoint gives the new run its initial weights."""
+    load: launch.Load = "all"
+    """Weights to take from --from: all, or those of the world model."""
+    match_params: bool = False
+    """Change the core's width until the agent has as many parameters as with the rssm core, within 2 %."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train and print the results; returns 0, 75 after SIGTERM or 130 after an interrupt."""
+    args = arguments(argv)
+    try:
+        result = _resume(args, argv) if args.resume is not None else _start(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    trusted = agreement(args.config)
+    if result.status == "interrupted":
+        print(f"stopped; resume with: dreamer train --resume {shlex.quote(str(result.path))}{trusted}")
+        return REQUEUE if result.stopped_by == signal.SIGTERM else INTERRUPTED
+    _print_result(result, trusted)
+    return 0
+
+
+def arguments(argv: Sequence[str]) -> TrainArguments:
+    """Return the arguments of `dreamer train`; raises `UserError` for impossible ones."""
+    argv = with_current_names(argv)
+    resumed = option_of(argv, "--resume")
+    base = open_run(Path(resumed)).config if resumed is not None else defaults(argv, "quick")
+    return parse(TrainArguments, "train", argv, default=TrainArguments(base))
+
+
+def _start(args: TrainArguments) -> Result:
+    return launch.train(
+        args.config, run_dir=args.run_dir, start_from=args.start_from, load=args.load, match=args.match_params
+    )
+
+
+def _resume(args: TrainArguments, argv: Sequence[str]) -> Result:
+    assert args.resume is not None
+    if args.run_dir or args.start_from or args.load != "all" or args.match_params:
+        raise UserError("--resume keeps the run as it is and takes no --run-dir, --from, --load or --match-params")
+    return launch.resume(args.resume, config=args.config, trusted=words_of(argv, "--env-import"))
+
+
+def _print_result(result: Result, trusted: str) -> None:
+    values, path = result.evaluation, result.path
+    videos = evaluation_films(path)
+    print(
+        f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
+        f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "
+        f"(worst {values['eval/return_min']:.1f}, best {values['eval/return_max']:.1f}), "
+        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode"
+    )
+    print(f"run folder  {path}\ncurve       {path / 'curve.png'}")
+    if videos:
+        print(f"video       {videos[-1]}")
+    quoted = shlex.quote(str(path))
+    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{trusted}")
+    print(f"            dreamer imagine {quoted}{trusted}")
+    print(f"            dreamer report {quoted}")
+    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{trusted}")
+
+
+def _last_step(path: Path) -> int:
+    return int(read(path / "metrics.jsonl")[-1]["step"])

@@ -1,0 +1,48 @@
+"""The full configuration of a run, as a package.
+
+settings      the settings that belong to no lower package, and `Config`, which composes all of them
+composition   configurations from a preset, a size and changes by dotted path
+validation    types and ranges, with one clear line for what is out of them
+serialization JSON in the run folder, and what older versions wrote
+renamed       old names of settings
+"""
+
+from dreamer.config.composition import compose, override, resized
+from dreamer.config.renamed import RENAMED, current_name
+from dreamer.config.serialization import from_json, to_json
+from dreamer.config.settings import (
+    SEEDS,
+    Config,
+    DeviceName,
+    EnvironmentConfig,
+    GuardConfig,
+    LoopConfig,
+    PresetName,
+    SizeName,
+    words,
+)
+from dreamer.config.validation import leaves, validated
+from dreamer.presets import PRESETS, SIZES
+
+__all__ = [
+    "PRESETS",
+    "RENAMED",
+    "SEEDS",
+    "SIZES",
+    "Config",
+    "DeviceName",
+    "EnvironmentConfig",
+    "GuardConfig",
+    "LoopConfig",
+    "PresetName",
+    "SizeName",
+    "compose",
+    "current_name",
+    "from_json",
+    "leaves",
+    "override",
+    "resized",
+    "to_json",
+    "validated",
+    "words",
+]

@@ -1,0 +1,160 @@
+"""Settings of a run: those of the environments, the training loop and the guard, and `Config`, which holds them all.
+
+The parts below this package keep their settings beside their code. The training loop and the guard stand above it and
+the environments know nothing of it, so theirs are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator
+
+from dreamer.agent import AgentConfig
+from dreamer.experience.replay import ReplayConfig
+from dreamer.tracking import TrackingConfig
+from envs.settings import Observations, Probability, StandardDeviation, TaskSettings
+
+PresetName = Literal[
+    "quick",
+    "pixels_quick",
+    "dmc_fast",
+    "ablation",
+    "dmc_proprio",
+    "dmc_proprio_2024",
+    "dmc_vision",
+    "dmc_vision_2024",
+    "debug",
+]
+SEEDS = 2**63
+"""Upper bound of seeds, exclusive."""
+SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def words(given: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of an option that takes several, separated by spaces or commas, without duplicates."""
+    return tuple(dict.fromkeys(word for several in given for word in several.split(",") if word))
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig(TaskSettings):
+    """Environments."""
+
+    # The settings of the task are those of `envs`; here some get a range of the agent or a short flag.
+    obs: Annotated[Observations, tyro.conf.arg(aliases=("--obs",))] = TaskSettings.obs
+    image_size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] = TaskSettings.image_size
+    """Height and width of observed images in pixels, multiples of 16. Images of another size are resized."""
+    hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = TaskSettings.hide
+    """Observations to remove, separated by spaces or commas: keys, or `velocities` for all velocities."""
+    flicker: Annotated[Probability, tyro.conf.arg(aliases=("--flicker",))] = TaskSettings.flicker
+    obs_noise: Annotated[StandardDeviation, tyro.conf.arg(aliases=("--obs-noise",))] = TaskSettings.obs_noise
+    num_envs: Annotated[int, Ge(1)] = 4
+    """Training environments stepped together."""
+    train_time_limit: Annotated[int, Ge(0)] = 0
+    """Time limit of training episodes in half of the environments, in environment steps; 0 is none. More episodes
+    start, and the other environments still reach the late states of the task. Evaluation is not affected."""
+    parallel: Literal["auto", "on", "off"] = "auto"
+    """Step environments in parallel processes, one per processor core. auto times an environment at the start and uses
+    processes where they are clearly faster and the run has several threads; a resumed run keeps the choice. Results
+    do not depend on it."""
+
+    timeout: Annotated[float, Ge(0)] = 60.0
+    """Seconds to wait for one step of an environment before it counts as failed; 0 waits forever. A hang outside
+    Python is detected only where environments step in parallel."""
+    restarts: Annotated[int, Ge(0)] = 3
+    """Times in a row that an environment is recreated after a failure (an exception, a hang, a crash, NaN, a wrong
+    shape) without finishing an episode; the next failure stops the run."""
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
+    """Python modules to import first, which register environments with Gymnasium."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Training loop. Intervals are in environment steps."""
+
+    replay_ratio: Annotated[float, Gt(0)] = 512.0
+    """Replayed steps per collected step (train ratio), both in agent steps."""
+    batch_size: Annotated[int, Ge(1)] = 16
+    """Sequences per update."""
+    batch_length: Annotated[int, Ge(2)] = 64
+    """Training steps per sequence."""
+    learning_starts: Annotated[int, Ge(1)] = 1024
+    """Sequences that replay must offer before the first update."""
+    epsilon: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Probability per agent step that a training environment starts to repeat one random action (temporally extended
+    epsilon-greedy); 0 is off. Evaluation and imagination follow the policy alone."""
+    epsilon_hold: Annotated[int, Ge(1)] = 20
+    """Longest duration of a random action, in agent steps; durations are uniform from 1."""
+    log_every: Annotated[int, Ge(1)] = 1000
+    """Interval of metric records."""
+    eval_every: Annotated[int, Ge(1)] = 10_000
+    """Interval of evaluations."""
+    eval_episodes: Annotated[int, Ge(1)] = 10
+    """Episodes per evaluation, once with sampled actions and once with the policy's mode."""
+    eval_limit: Annotated[int, Ge(1)] = 50_000
+    """Longest evaluation episode, in agent steps; a longer one is cut."""
+    checkpoint_every: Annotated[int, Ge(1)] = 10_000
+    """Interval of checkpoints."""
+    keep_checkpoints: Annotated[int, Ge(1)] = 2
+    """Number of newest checkpoints to keep."""
+    compile: Annotated[Literal["auto", "on", "off"], tyro.conf.arg(aliases=("--compile",))] = field(
+        default="auto", metadata={"before": "off"}
+    )
+    """Compile the steps of the loops over time with torch.compile. auto compiles for runs of at least 10,000 updates
+    on a CPU with a C++ compiler."""
+    video: Literal["never", "end", "every"] = "end"
+    """Record a video of an evaluation episode: never, at the end of the run, or at every evaluation."""
+    imagine_every: Annotated[int, Ge(0)] = field(default=50_000, metadata={"before": 0})
+    """Interval of open-loop evaluations (predictions of held-out episodes, imagined rollouts, errors); one more follows
+    at the end of the run, 0 is never. From state, one takes about 3.5 s of a processor core, mostly for drawing."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Response to losses and gradients that are not finite: skip the update, save its batch for `debug-batch`."""
+
+    skips: Annotated[int, Ge(1)] = 10
+    """Consecutive skipped updates after which the run returns to its newest checkpoint, with other random numbers."""
+    rollbacks: Annotated[int, Ge(0)] = 2
+    """Returns to the same checkpoint before the run stops."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run."""
+
+    task: str = "dmc:cartpole_balance"
+    """Task: dmc:<domain>_<task>, gym:<registered id> or toy:<name>; `dreamer tasks` lists them."""
+    preset: PresetName = "quick"
+    """Named set of defaults; other options override single settings of it."""
+    size: SizeName = "1m"
+    """Model size, by approximate number of parameters; the default is the preset's."""
+    seed: Annotated[int, Ge(0), Lt(SEEDS)] = 0
+    """Random seed of networks, replay, policy and environments."""
+    steps: Annotated[int, Ge(1)] = 100_000
+    """Environment steps to train for, action repeats included."""
+    device: DeviceName = "auto"
+    """Device of the networks; auto takes the first available of cuda, mps and cpu. A resumed run keeps its device."""
+    env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """Environments."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """Training loop."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Response to losses and gradients that are not finite."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Replay buffer."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """Agent."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Metric trackers."""
+
+    @property
+    def planned_updates(self) -> int:
+        """Updates in the whole run; the steps before the first update are neglected."""
+        rows_per_update = self.loop.batch_size * self.loop.batch_length
+        return int(self.steps / self.env.repeat * self.loop.replay_ratio / rows_per_update)
