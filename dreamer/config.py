@@ -238,7 +238,7 @@ def _parse(read: Callable[[TypeAdapter[Config]], Config]) -> Config:
         first = error.errors()[0]
         message = first["msg"][0].lower() + first["msg"][1:]
         raise UserError(f"{_flag(map(str, first['loc']))}: {message} (got {first['input']!r})") from None
-    for path, value in _leaves(dataclasses.asdict(config)):
+    for path, value in leaves(dataclasses.asdict(config)):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{_flag(path.split('.'))}: must be a finite number (got {value})")
     return config
@@ -286,10 +286,11 @@ def _known(kind: str, name: str, table: dict[str, Any]) -> str:
 
 
 def _paths(tree: Any) -> list[str]:
-    return [path for path, _ in _leaves(tree)]
+    return [path for path, _ in leaves(tree)]
 
 
-def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return dotted path and value of every setting in nested dicts."""
     if not isinstance(tree, dict):
         return [(prefix, tree)]
-    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else key)]
+    return [leaf for key, value in tree.items() for leaf in leaves(value, f"{prefix}.{key}" if prefix else key)]

@@ -25,7 +25,7 @@ from dreamer.cli.main import main, train_arguments
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import ablate, grid, jobs
 from dreamer.experiments.ablation.grid import Cell, cells
-from dreamer.experiments.report.runs import find_runs
+from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs.folder import RunFolder, create_run, open_run
 from dreamer.runs.provenance import command_line
 from dreamer.tracking import read

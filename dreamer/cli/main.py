@@ -303,10 +303,10 @@ def _usage() -> str:
 
 
 def _print_result(result: Result, agreed: str) -> None:
-    from dreamer.tracking.video import evaluation_films
+    from dreamer.tracking.video import evaluation_videos
 
     values, path = result.evaluation, result.path
-    films = evaluation_films(path)
+    films = evaluation_videos(path)
     print(
         f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
         f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "

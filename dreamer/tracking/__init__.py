@@ -2,7 +2,7 @@
 
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.jsonl import JsonlWriter, read
-from dreamer.tracking.metrics import METRICS, Metric, describe
+from dreamer.tracking.metrics import METRICS, Metric, describe, is_registered
 from dreamer.tracking.tracker import Tracker, open_tracker
 from dreamer.tracking.views import Status, View
 
@@ -15,6 +15,7 @@ __all__ = [
     "TrackingConfig",
     "View",
     "describe",
+    "is_registered",
     "open_tracker",
     "read",
 ]

@@ -223,7 +223,6 @@ METRICS = (
     ),
     Metric("replay/rows", "Rows that replay holds.", "rows", "grows up to the capacity"),
     Metric("replay/bytes_per_row", "Size of a replay row on disk, both slots for its core state included.", "bytes"),
-    Metric("replay/episodes", "Episodes that replay holds at least in part.", "episodes"),
     Metric(
         "replay/ratio",
         "Measured replay ratio: rows trained on for each row collected, since the beginning of the run.",
@@ -267,14 +266,18 @@ _FAMILIES = tuple((metric.name.partition("<")[0], metric) for metric in METRICS 
 
 @cache
 def describe(name: str) -> Metric:
-    """Return the definition of one metric, its own name filled in where a family defines it.
+    """Return the definition of a metric; one that is not registered has no description.
 
-    Raises:
-        KeyError: no metric and no family of metrics has this name.
+    A member of a family gets the definition of the family under its own name.
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
     for prefix, family in _FAMILIES:
         if name.startswith(prefix) and name != prefix and name.isprintable():
             return replace(family, name=name)
-    raise KeyError(name)
+    return Metric(name, "")
+
+
+def is_registered(name: str) -> bool:
+    """Return True when a metric is defined here, itself or as a member of a family."""
+    return bool(describe(name).description)
