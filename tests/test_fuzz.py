@@ -29,8 +29,8 @@ from dreamer.cli.track import _state
 from dreamer.config import from_json, to_json
 from dreamer.errors import UserError
 from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
-from dreamer.experiments.diagnosis.course import Course
-from dreamer.experiments.diagnosis.health import CHECKS
+from dreamer.experiments.diagnosis.checks import CHECKS
+from dreamer.experiments.diagnosis.history import RunHistory
 from dreamer.experiments.report.document import Document, Section, Table, TableCell, html, markdown
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import checkpoint
@@ -141,7 +141,7 @@ def test_a_changed_run_folder_is_read_or_refused(config, info, metrics, seed, wh
         (path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
         try:
             run = open_run(path)
-            course = Course(run.config, read(run.metrics))
+            course = RunHistory(run.config, read(run.metrics))
             assert all(check(course).says for check in CHECKS)
         except UserError as error:
             assert one_line(error)

@@ -13,7 +13,7 @@ import tyro
 
 from dreamer.config import SEEDS, DeviceName
 from dreamer.errors import UserError
-from dreamer.openloop.study import Signal, Study, StudySettings, study
+from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.runs.folder import open_run
 from dreamer.training import launch
 
@@ -27,7 +27,7 @@ class ImagineArguments:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    settings: Annotated[StudySettings, tyro.conf.arg(name="")] = field(default_factory=StudySettings)
+    settings: Annotated[OpenLoopSettings, tyro.conf.arg(name="")] = field(default_factory=OpenLoopSettings)
     """What is observed and what is predicted."""
     folder: Path | None = None
     """Where figures, films and numbers go; default RUN/imagination/step_STEP."""
@@ -55,7 +55,7 @@ def imagine(args: ImagineArguments) -> str:
         raise UserError(f"--seed: must be less than {SEEDS} (got {args.settings.seed})")
     agent, step = launch.load_with_step(args.run, args.device)
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
-    seen = study(agent, factory, args.settings)
+    seen = evaluate(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)
     try:
         media = folder.write(seen, target)
@@ -68,7 +68,7 @@ def imagine(args: ImagineArguments) -> str:
     return "\n".join([*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())])
 
 
-def _table(seen: Study, step: int) -> list[str]:
+def _table(seen: OpenLoopEvaluation, step: int) -> list[str]:
     settings, length = seen.settings, len(seen.alive)
     shown = [horizon for horizon in HORIZONS if horizon < length] + [length]
     head = f"{settings.episodes} held-out episodes, {settings.context} rows observed, {length} predicted from actions "

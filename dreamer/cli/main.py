@@ -187,7 +187,7 @@ def debug_batch_command(argv: Sequence[str]) -> int:
 
 def exam_command(argv: Sequence[str]) -> int:
     """`dreamer exam`."""
-    from dreamer.experiments.exam import ExamArguments, exam
+    from dreamer.experiments.exam.exam import ExamArguments, exam
 
     print(exam(parse(ExamArguments, "dreamer exam", argv)))
     return 0
@@ -204,7 +204,8 @@ def imagine_command(argv: Sequence[str]) -> int:
 def ablate_command(argv: Sequence[str]) -> int:
     """`dreamer ablate`."""
     from dreamer.config import compose
-    from dreamer.experiments.ablation.ablate import AblateArguments, ablate, arguments_of
+    from dreamer.experiments.ablation.ablate import ablate
+    from dreamer.experiments.ablation.manifest import AblateArguments, arguments_of
     from dreamer.runs.trust import check_imports
 
     for flags, instead in ONE_OF_SEVERAL.items():
