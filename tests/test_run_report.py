@@ -99,7 +99,7 @@ def test_the_page_of_a_run_shows_what_it_did(trained, capsys):
     assert "Open-loop skill over 28 steps ahead" in page.text, "an episode has 33 rows, 5 of them observed"
     page_text = (trained / "report.html").read_text()
     assert page_text.count("<svg") == 4 + 3, "returns, three of the imagination, three groups of metrics"
-    assert "Loss that pulls the prior towards the posterior" in page.text, "what a metric means"
+    assert "Loss that trains the prior towards the posterior" in page.text, "what a metric means"
 
 
 def test_videos_are_carried_by_the_page_as_far_as_there_is_room(trained, monkeypatch):

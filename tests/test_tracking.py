@@ -237,8 +237,8 @@ class Recording(View):
     def log(self, step, values):
         self.calls.append(("log", step, dict(values)))
 
-    def video(self, step, name, path, fps):
-        self.calls.append(("video", step, name, path, fps))
+    def video(self, step, name, path):
+        self.calls.append(("video", step, name, path))
 
     def image(self, step, name, path):
         self.calls.append(("image", step, name, path))
@@ -281,13 +281,13 @@ def test_views_get_everything_in_order(tmp_path):
     view = Recording()
     tracker = Tracker(TrackingConfig(), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
     tracker.log(1, {"train/return": 2})
-    tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.video(1, "eval/film", tmp_path / "film.mp4")
     tracker.image(1, "imagination/errors", tmp_path / "errors.png")
     tracker.summary({"eval/return_mean": 3})
     tracker.close("interrupted")
     assert view.calls == [
         ("log", 1, {"train/return": 2.0}),
-        ("video", 1, "eval/film", tmp_path / "film.mp4", 25),
+        ("video", 1, "eval/film", tmp_path / "film.mp4"),
         ("image", 1, "imagination/errors", tmp_path / "errors.png"),
         ("summary", {"eval/return_mean": 3.0}),
         ("close", "interrupted"),
@@ -404,7 +404,7 @@ def test_tensorboard_keeps_pictures(tmp_path):
 def test_films_and_pictures_stay_where_they_are_when_not_wanted(tmp_path):
     view = Recording()
     tracker = Tracker(TrackingConfig(video=False), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
-    tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.video(1, "eval/film", tmp_path / "film.mp4")
     tracker.image(1, "imagination/errors", tmp_path / "errors.png")
     tracker.close("finished")
     assert view.calls == [("close", "finished")]
@@ -463,7 +463,7 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, wandb_home, capfd)
     tracker = open_tracker(config, run_dir, info, {"seed": 3, "agent": {"size": "1m"}}, 100, None)
     tracker.log(0, {"train/return": 1.5, "loss/actor": math.nan})
     tracker.log(10, {"train/return": 2.5})
-    tracker.video(10, "eval/film", film, 8)
+    tracker.video(10, "eval/film", film)
     picture = run_dir / "errors.png"
     imageio.imwrite(picture, np.zeros((7, 9, 3), np.uint8))
     tracker.image(10, "imagination/errors", picture)

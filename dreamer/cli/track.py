@@ -23,6 +23,7 @@ from dreamer.errors import UserError, first_line
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.system.files import write_atomically
 from dreamer.tracking import View, read
+from dreamer.tracking.jsonl import COUNTERS
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.wandb import WandbView
 from dreamer.tracking.wandb_session import RUN_ID
@@ -30,7 +31,6 @@ from dreamer.tracking.wandb_session import RUN_ID
 STATE = "wandb_track.json"
 """What W&B has been given: run id, length and SHA-256 of that part of metrics.jsonl, and the films."""
 FILM = re.compile(r"eval_(\d{1,18})\.mp4")
-FILM_FPS = 25
 UPLOAD_SECONDS = 3600.0
 """Longest wait for W&B: a run in training waits seconds, but here there is nothing else to do."""
 
@@ -113,10 +113,10 @@ def _show(view: View, records: Sequence[dict[str, Any]], films: Sequence[tuple[i
     waiting = list(films)
     for record in records:
         while waiting and waiting[0][0] < record["step"]:
-            view.video(waiting[0][0], "eval/film", waiting.pop(0)[1], FILM_FPS)
-        view.log(int(record["step"]), {name: value for name, value in record.items() if "/" in name})
+            view.video(waiting[0][0], "eval/film", waiting.pop(0)[1])
+        view.log(int(record["step"]), {name: value for name, value in record.items() if name not in COUNTERS})
     for step, path in waiting:
-        view.video(step, "eval/film", path, FILM_FPS)
+        view.video(step, "eval/film", path)
 
 
 def _films(run: RunFolder) -> list[tuple[int, Path]]:

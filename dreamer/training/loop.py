@@ -149,7 +149,7 @@ class Trainer(Session):
         except Exception as error:  # a film is never worth a run
             tell(f"no film: {error}")
         else:
-            self.tracker.video(self.step, "eval/film", path, fps=25)
+            self.tracker.video(self.step, "eval/film", path)
 
     def imagine(self) -> None:
         """Compare what the model imagines with held-out episodes; what goes wrong gets one line.
@@ -173,7 +173,7 @@ class Trainer(Session):
                 return
         for name, path in media.items():
             if path.suffix == ".mp4":
-                self.tracker.video(self.step, f"imagination/{name}", path, fps=folder.FPS)
+                self.tracker.video(self.step, f"imagination/{name}", path)
             else:
                 self.tracker.image(self.step, f"imagination/{name}", path)
 

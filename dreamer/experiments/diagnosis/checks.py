@@ -44,8 +44,9 @@ def entropy(history: RunHistory) -> Finding:
             "entropy", False, f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of 1,000"
         )
     since = history.since(name, lambda values: values <= limit)
-    best_and_last = f"; evaluation returns: best {returns.max():,.1f}, last {returns[-1]:,.1f}" if len(returns) else ""
-    says = f"the policy's entropy has collapsed: {name} is {late[-1]:.3g} (floor {floor:g}) since step {since:,}{best_and_last}"
+    says = f"the policy's entropy has collapsed: {name} is {late[-1]:.3g} (floor {floor:g}) since step {since:,}"
+    if len(returns):
+        says += f"; evaluation returns: best {returns.max():,.1f}, last {returns[-1]:,.1f}"
     advice = f"--agent.behavior.entropy {10 * behavior.entropy or 3e-4:.1g} (now {behavior.entropy:g})"
     if not continuous and behavior.action_unimix == 0:
         advice += " or --agent.behavior.action-unimix 0.01 (now 0)"
