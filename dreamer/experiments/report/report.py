@@ -14,7 +14,7 @@ class ReportArguments:
     """Write a page about one run, or compare the dynamics cores of all finished runs below a folder."""
 
     folder: tyro.conf.Positional[Path]
-    """Run folder, or a folder that holds run folders at any depth. The report is written into it."""
+    """Run folder, or folder of run folders at any depth. The report is written into it."""
 
 
 def report(args: ReportArguments) -> str:
