@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from running import HOSTILE, make_run
+from running import HOSTILE, ROOT, make_run
 
 from dreamer.errors import UserError
 from dreamer.experiments.report.ablation_report import write_ablation_report
@@ -131,6 +132,16 @@ def test_the_page_needs_nothing_else(ablation):
         assert (ablation / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     for text in (*CORES, *TASKS, "0.85 [", "1,234", "250 ms", "Probability of improvement", commit()):
         assert text in page
+
+
+def test_the_wheel_has_the_templates():
+    """A package holds only the files that pyproject names, apart from modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = project["tool"]["setuptools"]["package-data"]
+    globs = [f"{package.replace('.', '/')}/{pattern}" for package, patterns in named.items() for pattern in patterns]
+    packaged = {path for pattern in globs for path in ROOT.glob(pattern)}
+    others = {path for path in (ROOT / "dreamer").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert others == packaged and len(packaged) == 3
 
 
 def test_markdown_has_the_same_tables(ablation):
