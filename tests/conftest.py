@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import settings
 # A shared machine makes single examples slow at random, and a test must say the same thing every time.
 settings.register_profile("repository", deadline=None, derandomize=True, database=None)
 settings.load_profile("repository")
+
+# A metric without a definition is an error in the tests, in their child processes too. Users get a warning.
+os.environ["DREAMER_STRICT_METRICS"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

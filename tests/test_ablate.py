@@ -25,8 +25,8 @@ from dreamer.cli.main import main
 from dreamer.cli.train import arguments as train_arguments
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import ablate, grid, jobs
-from dreamer.experiments.ablation.grid import Cell, cells
-from dreamer.experiments.report.runs import find_runs
+from dreamer.experiments.ablation.grid import Trial, trials
+from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs.folder import RunFolder, create_run, open_run
 from dreamer.runs.provenance import command_line
 from dreamer.tracking import read
@@ -106,8 +106,8 @@ MISTAKES = {
     "--tasks toy:copy --env-import no_such_module": r"--env-import no_such_module: No module named",
     "--tasks toy:copy --folder file": r"cannot use file as a folder: Not a directory",
     "--tasks toy:copy --folder file/f": r"cannot use file/f as a folder: Not a directory",
-    "--tasks toy:copy --folder full": r"full already exists and is not an ablation; pick another --folder",
-    "--folder full": r"no ablation at full: full/ablation\.json is missing; to begin one, name its --tasks",
+    "--tasks toy:copy --folder full": r"full already exists and is not an ablation; choose another --folder",
+    "--folder full": r"no ablation at full: full/ablation\.json is missing; to start one, name its --tasks",
     "--folder missing": r"no ablation at missing",
     "--tasks toy:copy --match-params --size 100k --cores mdn_rnn --agent.dynamics.mdn-rnn.components 999": (
         r"toy:copy mdn_rnn: --match-params: no width of the mdn_rnn core gives about [\d,]+ parameters"
@@ -130,8 +130,8 @@ def test_words_may_be_separated_by_commas_and_spaces_and_cores_have_one_name_eac
     given = ["--tasks", "toy:copy,toy:chain", "toy:counting", "--cores", "rssm:categorical,rssm:auto", "rssm:gaussian"]
     assert main(flags(tmp_path / "f", *given, "--seeds", "2")) == 130
     tasks, cores = ["toy:copy", "toy:chain", "toy:counting"], ["rssm", "rssm:gaussian"]
-    wanted = [Cell(task, core, seed) for seed, task, core in product((0, 1), tasks, cores)]
-    assert [job.cell for job in planned] == wanted == cells(tasks, cores, 2)
+    wanted = [Trial(task, core, seed) for seed, task, core in product((0, 1), tasks, cores)]
+    assert [job.trial for job in planned] == wanted == trials(tasks, cores, 2)
     written = json.loads((tmp_path / "f" / "ablation.json").read_text())
     assert (written["format"], written["tasks"], written["cores"], written["seeds"]) == (2, tasks, cores, 2)
     assert written["match_params"] is False and written["config"]["steps"] == 160
@@ -141,22 +141,22 @@ def test_words_may_be_separated_by_commas_and_spaces_and_cores_have_one_name_eac
 def test_all_cores_and_three_seeds_unless_told_otherwise(tmp_path, planned):
     assert main(flags(tmp_path / "f", "--tasks", "toy:copy")) == 130
     wanted = product((0, 1, 2), ("rssm", "ssm", "rnn", "gru", "mdn_rnn"))
-    assert [(job.cell.seed, job.cell.core) for job in planned] == list(wanted)
+    assert [(job.trial.seed, job.trial.core) for job in planned] == list(wanted)
 
 
-def test_a_run_differs_from_the_shared_settings_in_its_cell_and_its_names_in_wandb(tmp_path, planned):
+def test_a_run_differs_from_the_shared_settings_in_its_trial_and_its_names_in_wandb(tmp_path, planned):
     words = ["--tasks", "toy:copy", "--cores", "rssm:gaussian,rnn", "--seeds", "2", "--tracking.wandb-tags", "mine"]
     assert main(flags(tmp_path / "my folder", *words)) == 130
     job = planned[2]
     assert job.run_dir == tmp_path / "my folder" / "toy_copy" / "rssm_gaussian" / "seed1"
     names = {
-        "wandb_name": str(job.cell),
+        "wandb_name": str(job.trial),
         "wandb_group": "my folder",
         "wandb_tags": ("mine", "rssm", "gaussian", "toy:copy"),
     }
     changes = {f"tracking.{name}": value for name, value in names.items()}
-    cell = {"agent.dynamics.latent": "gaussian", "seed": 1}
-    assert job.config == tiny_config("toy:copy", **changes, **cell)
+    own = {"agent.dynamics.latent": "gaussian", "seed": 1}
+    assert job.config == tiny_config("toy:copy", **changes, **own)
     assert planned[3].config.tracking.wandb_tags == ("mine", "rnn", "toy:copy")
 
 
@@ -169,7 +169,7 @@ def test_matched_agents_are_tabled_and_planned(tmp_path, planned, capsys):
         assert [row[0] for row in rows] == ["rssm", "gru"]
         total, other = (int(row[-4].replace(",", "")) for row in rows)
         assert abs(total - other) <= 0.02 * total
-        job = next(job for job in planned if job.cell == Cell(task, "gru", 0))
+        job = next(job for job in planned if job.trial == Trial(task, "gru", 0))
         assert str(job.config.agent.dynamics.gru.deter) == rows[1][-1] and job.config.task == task
 
 
@@ -188,7 +188,7 @@ def test_an_ablation_goes_on_with_its_own_settings_alone(tmp_path, planned, caps
         "--loop.batch-size is 3 there and 2 here",
         "--seeds is 2 there and 3 here",
     ]
-    assert other.endswith(f"was begun with other settings: {', '.join(told)}\n")
+    assert other.endswith(f"was started with other settings: {', '.join(told)}\n")
     assert "--steps is 160 there and 8 here" in refused(capsys, "ablate", "--folder", folder, "--steps", "8")
     assert "--cores is rssm rnn there and rnn" in refused(capsys, "ablate", "--folder", folder, "--cores", "rnn")
     assert "--match-params is False there and" in refused(capsys, "ablate", "--folder", folder, "--match-params")
@@ -233,7 +233,7 @@ def test_a_run_without_a_checkpoint_is_started_over(tmp_path):
     create_run(path, config, "cpu")
     (path / "metrics.jsonl").write_text('{"step": 2}\n')
     (path / "replay").mkdir()
-    assert jobs._begin_or_go_on(path, config).status == "finished"
+    assert jobs._start_or_resume(path, config).status == "finished"
     assert [record["step"] for record in read(path / "metrics.jsonl")] == [4]
 
 
@@ -241,15 +241,15 @@ def test_a_folder_with_work_of_others_is_not_deleted(tmp_path):
     path = tmp_path / "run"
     create_run(path, tiny_config(), "cpu")
     (path / "thesis.tex").write_text("mine")
-    with pytest.raises(dreamer.UserError, match="run holds thesis.tex but no checkpoint; delete it to begin"):
-        jobs._begin_or_go_on(path, tiny_config())
+    with pytest.raises(dreamer.UserError, match="run holds thesis.tex but no checkpoint; delete it to start"):
+        jobs._start_or_resume(path, tiny_config())
     assert (path / "thesis.tex").read_text() == "mine"
 
 
 def test_a_run_that_another_process_has_begun_is_not_deleted(tmp_path):
     folder = create_run(tmp_path / "run", tiny_config(), "cpu")
     with folder.locked(), pytest.raises(dreamer.UserError, match="in use by another process"):
-        jobs._begin_or_go_on(folder.path, tiny_config())
+        jobs._start_or_resume(folder.path, tiny_config())
     assert (folder.path / "config.json").exists()
 
 
@@ -260,7 +260,7 @@ def test_an_error_is_one_line(tmp_path):
     assert jobs._error(2, log, 0) == "new"
     assert jobs._error(1, log, log.read_text().index("left")) == "left behind"
     assert jobs._error(1, log, log.stat().st_size) == "exit status 1"
-    assert jobs._error(-9, log, 0) == "ended by SIGKILL, perhaps for want of memory"
+    assert jobs._error(-9, log, 0) == "ended by SIGKILL, perhaps out of memory"
 
 
 # Real processes
@@ -315,7 +315,7 @@ def test_an_ablation_that_is_stopped_and_killed_goes_on_as_if_nothing_had_happen
     eventually(lambda: checkpoints(first))
     parent.send_signal(signal.SIGTERM)
     output, _ = parent.communicate(timeout=60)
-    assert parent.returncode == 130 and f"stopped; go on with: dreamer ablate --folder {folder}" in output
+    assert parent.returncode == 130 and f"stopped; resume with: dreamer ablate --folder {folder}" in output
     assert "SIGTERM received: saving a checkpoint" in (folder / "logs" / "toy_copy_rssm_seed0.log").read_text()
     assert not second.exists() and json.loads((folder / "failures.json").read_text()) == []
 
@@ -410,8 +410,8 @@ def test_objectives_are_variants_of_every_core():
     """Reconstruction goes without saying; the place of a run has no sign that a file system could refuse."""
     names = grid.with_objectives(["rssm", "rssm:gaussian"], grid.objectives(["reconstruction", "r2"]))
     assert names == ["rssm", "rssm+r2", "rssm:gaussian", "rssm:gaussian+r2"]
-    runs = grid.cells(["toy:copy"], names, 1)
-    assert [cell.place.parts[1] for cell in runs] == ["rssm", "rssm_r2", "rssm_gaussian", "rssm_gaussian_r2"]
+    runs = grid.trials(["toy:copy"], names, 1)
+    assert [trial.place.parts[1] for trial in runs] == ["rssm", "rssm_r2", "rssm_gaussian", "rssm_gaussian_r2"]
     found = grid.configurations(tiny_config("toy:copy"), runs, "group", match=False)
     dynamics = [(c.agent.dynamics.latent, c.agent.world_model.representation.objective) for c in found.values()]
     assert dynamics == [("auto", "reconstruction"), ("auto", "r2"), ("gaussian", "reconstruction"), ("gaussian", "r2")]

@@ -57,7 +57,7 @@ LINES = {
     "report missing": r"no folder missing",
     "report file": r"no folder file",
     "report empty": r"no finished run below empty: 0 finished",
-    "ablate --folder empty": r"no ablation at empty: empty/ablation\.json is missing; to begin one, name its --tasks",
+    "ablate --folder empty": r"no ablation at empty: empty/ablation\.json is missing; to start one, name its --tasks",
     "ablate --folder file": r"file/ablation\.json does not describe an ablation: NotADirectoryError",
     "ablate --tasks toy:copy --cores rsm": r"--cores: unknown core 'rsm'; choose from rssm, .*, or all",
     "ablate --tasks toy:copy --seeds 0": r"--seeds",
@@ -363,11 +363,11 @@ def test_the_last_lines_of_a_training_name_its_modules_in_commands_that_take_the
 
 def an_ablation(folder, **changes):
     """A folder as somebody else's ablation may be."""
-    from dreamer.experiments.ablation.ablate import AblateArguments, _manifest
+    from dreamer.experiments.ablation.manifest import AblateArguments, manifest
 
     folder.mkdir()
     settings = {"config": tiny_config(), "tasks": ("toy:copy",), "seeds": 1} | changes
-    (folder / "ablation.json").write_text(_manifest(AblateArguments(**settings)))
+    (folder / "ablation.json").write_text(manifest(AblateArguments(**settings)))
     return folder
 
 

@@ -15,8 +15,8 @@ from tiny import unchecked
 import dreamer
 from dreamer.cli.main import main
 from dreamer.config import to_json
-from dreamer.experiments.diagnosis.course import Course
-from dreamer.experiments.diagnosis.health import CHECKS
+from dreamer.experiments.diagnosis.checks import CHECKS
+from dreamer.experiments.diagnosis.history import RunHistory
 from dreamer.tracking import JsonlWriter, read
 
 RESULTS = ROOT / "docs" / "results"
@@ -102,9 +102,9 @@ def test_values_below_the_monte_carlo_returns(barely_trained, capsys):
     assert found["advice"].startswith("--loop.replay-ratio 4 (now 2)")
 
 
-def test_a_pinned_return_scale(barely_trained, capsys):
+def test_a_stuck_return_scale(barely_trained, capsys):
     found = findings(barely_trained, capsys)["return scale"]
-    assert "pinned at its floor 1" in found["says"] and "while episodes return 55" in found["says"]
+    assert "stuck at its floor of 1" in found["says"] and "while episodes return 55" in found["says"]
     assert found["advice"] == "--agent.behavior.entropy 3e-05 (now 0.0003)"
 
 
@@ -127,7 +127,7 @@ def test_updates_that_do_not_keep_up():
     records = [{"step": 100 * i, "loop/updates": 5 * i} for i in range(1, 9)]
     verdict = verdicts(tiny_config(steps=800), records)["replay ratio"]
     assert verdict.unhealthy and verdict.says.endswith(
-        "0.4 of 1 rows are learned from for each one collected; updates do not keep up"
+        "0.4 of 1 rows are trained on for each row collected; updates lag behind"
     )
     assert verdict.advice == "--loop.replay-ratio 0.4 (now 1)"
 
@@ -143,7 +143,7 @@ def test_a_model_that_gets_worse(tmp_path, capsys):
     assert verdict.says.endswith("it overfits") and verdict.advice.startswith("--loop.replay-ratio 8 (now 16)")
 
 
-def test_a_critic_that_believes_itself(tmp_path, capsys):
+def test_a_critic_that_overestimates(tmp_path, capsys):
     path = recorded(tmp_path / "run", UNHEALTHY["overvalued"], RECORDED / "overvalued.jsonl")
     found = findings(path, capsys)["value"]
     assert "too high against Monte-Carlo returns: eval/value_bias is 0.681" in found["says"]
@@ -167,7 +167,7 @@ def test_every_flag_that_is_advised_exists(barely_trained, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     known = capsys.readouterr().out
-    source = (ROOT / "dreamer/experiments/diagnosis/health.py").read_text()
+    source = (ROOT / "dreamer/experiments/diagnosis/checks.py").read_text()
     flags = {
         flag.replace("{dynamics.core}", core)
         for flag in re.findall(r"--[a-z][\w.{}-]+", source)
@@ -189,4 +189,4 @@ def read_records(path):
 
 
 def verdicts(config, records):
-    return {verdict.check: verdict for verdict in (check(Course(config, records)) for check in CHECKS)}
+    return {verdict.check: verdict for verdict in (check(RunHistory(config, records)) for check in CHECKS)}

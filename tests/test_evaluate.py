@@ -16,7 +16,7 @@ import envs
 from dreamer.agent import Agent
 from dreamer.errors import UserError
 from dreamer.experience.spaces import spec_of
-from dreamer.tracking.video import evaluation_films
+from dreamer.tracking.video import evaluation_videos
 from dreamer.training.evaluate import Evaluation, Evaluator, film, summarize
 from envs import EVAL_INDEX
 from envs.rendering import select_backend
@@ -170,7 +170,7 @@ def test_a_film_that_is_being_written_is_none(tmp_path):
     (tmp_path / "videos").mkdir()
     for name in ("eval_000000030.mp4", "eval_000000040.part.mp4", "eval_best.mp4", "eval_000000010.mp4"):
         (tmp_path / "videos" / name).touch()
-    assert [path.name for path in evaluation_films(tmp_path)] == ["eval_000000010.mp4", "eval_000000030.mp4"]
+    assert [path.name for path in evaluation_videos(tmp_path)] == ["eval_000000010.mp4", "eval_000000030.mp4"]
 
 
 def test_a_film_is_no_longer_than_asked(tmp_path):
@@ -188,7 +188,7 @@ def test_a_film_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "one.mp4").mkdir()
     for name, reason in (("file/one.mp4", "File exists|Not a directory"), ("one.mp4", "Is a directory")):
-        with pytest.raises(UserError, match=f"cannot write the film .*{name}: ({reason})"):
+        with pytest.raises(UserError, match=f"cannot write the video .*{name}: ({reason})"):
             film(make_agent(make(Striped)), make(Striped), tmp_path / name, seed=0, max_seconds=0.08)
 
 

@@ -9,11 +9,12 @@ from scipy import integrate, stats
 from tiny import unchecked
 
 from dreamer.cli.main import main
-from dreamer.experiments.exam import ALL, drift, memory, uncertainty
+from dreamer.experiments.exam import drift, recall, uncertainty
+from dreamer.experiments.exam.exam import ALL
 from dreamer.experiments.exam.learner import Stage, exam_config, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import record, smooth_actions, uniform_actions
 from dreamer.experiments.exam.verdict import covers, document, verdict
-from dreamer.openloop.errors import crps
+from dreamer.openloop.error_curves import crps
 from envs import make
 from envs.push import displacement
 
@@ -68,7 +69,7 @@ def tests_of_push():
 
 def truth_of(recording, samples):
     """What truly may happen to the box, drawn from the simulator's own distribution."""
-    rows = np.array(uncertainty.TEST_ROWS)
+    rows = np.array(uncertainty.TEST_STEPS)
     position, action = recording.truth[:, rows], recording.prev_action[:, rows + 1, 0]
     moves = np.random.default_rng(0).random((*position.shape, samples)) < 0.7
     return position[..., None] + moves * displacement(action)[..., None]
@@ -86,7 +87,7 @@ def test_a_model_that_knows_the_truth_has_no_gap_and_is_calibrated(tests_of_push
 
 
 def test_a_model_of_the_mean_covers_neither_outcome(tests_of_push):
-    rows = np.array(uncertainty.TEST_ROWS)
+    rows = np.array(uncertainty.TEST_STEPS)
     position, action = tests_of_push.truth[:, rows], tests_of_push.prev_action[:, rows + 1, 0]
     mean = np.repeat((position + 0.45 * displacement(action))[..., None], 10, -1)
     result = uncertainty.judge(mean, tests_of_push)
@@ -120,13 +121,13 @@ def test_known_noise_makes_reconstruction_a_likelihood(pushes):
 @pytest.mark.parametrize("variant", ALL)
 def test_every_core_takes_every_part(variant, pushes):
     stage = [Stage(2, 4, 6)]
-    recall = record(lambda index: make("toy:recall", index=index), 4, max(memory.DELAYS), uniform_actions(1))
+    cues = record(lambda index: make("toy:recall", index=index), 4, max(recall.DELAYS), uniform_actions(1))
     control = record(lambda index: make("dmc:cartpole_swingup", index=index), 4, 60, smooth_actions(1))
     with unchecked():
         config = exam_config(variant, "100k", 0.0, pushes.spec)
         result = uncertainty.examine(config, pushes, pushes, stage, 20, 0)
         assert np.isfinite(result["nll_gap"]) and 0 <= result["moved"] <= 1
-        result = memory.examine(exam_config(variant, "100k", 0.0, recall.spec), recall, recall, stage, 0)
+        result = recall.examine(exam_config(variant, "100k", 0.0, cues.spec), cues, cues, stage, 0)
         assert set(result["accuracy"]) == {"10", "50", "200"}
         result = drift.examine(exam_config(variant, "100k", 0.0, control.spec), control, control, stage, 3, 0)
         assert len(result["crps"]) == drift.HORIZON and np.isfinite(result["rmse"]).all()
@@ -136,9 +137,9 @@ def test_every_core_takes_every_part(variant, pushes):
 @pytest.mark.slow
 def test_a_deterministic_core_learns_to_recall():
     """The yardstick of memory can be passed: ten steps, by the core that learns it fastest."""
-    train, test = memory.recordings(200, 100)
+    train, test = recall.recordings(200, 100)
     with unchecked():
-        config = exam_config("rnn", "100k", 0.0, train.spec, memory.STOCH)
+        config = exam_config("rnn", "100k", 0.0, train.spec, recall.STOCH)
         model, _ = train_model(
             config, train, [Stage(500, 128, 4, True), Stage(200, 64, 8, True), Stage(300, 64, 16, True)], 0
         )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import html.parser
 import io
 import json
 import os
 import random
 import re
 import tempfile
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -29,11 +29,10 @@ from dreamer.cli.track import _state
 from dreamer.config import from_json, to_json
 from dreamer.errors import UserError
 from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
-from dreamer.experiments.diagnosis.course import Course
-from dreamer.experiments.diagnosis.health import CHECKS
-from dreamer.experiments.report.document import Cell, Document, Section, Table, markdown
-from dreamer.experiments.report.page import page
-from dreamer.experiments.report.runs import find_runs
+from dreamer.experiments.diagnosis.checks import CHECKS
+from dreamer.experiments.diagnosis.history import RunHistory
+from dreamer.experiments.report.document import Document, Section, Table, TableCell, html, markdown
+from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import open_run
 from dreamer.tracking import JsonlWriter, read
@@ -142,7 +141,7 @@ def test_a_changed_run_folder_is_read_or_refused(config, info, metrics, seed, wh
         (path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
         try:
             run = open_run(path)
-            course = Course(run.config, read(run.metrics))
+            course = RunHistory(run.config, read(run.metrics))
             assert all(check(course).says for check in CHECKS)
         except UserError as error:
             assert one_line(error)
@@ -286,7 +285,7 @@ def test_a_checkpoint_that_says_something_else_is_refused_or_loaded(trained, val
 # Reports
 
 
-class Tags(html.parser.HTMLParser):
+class Tags(HTMLParser):
     """The start tags of a page, with the names of their attributes and where links lead."""
 
     def __init__(self, text):
@@ -301,7 +300,7 @@ class Tags(html.parser.HTMLParser):
 
 def document(words):
     a, b, c, d, e, f, g, h = words
-    table = Table([a, b], [[c, Cell(d, link=e)], [f, g]], words=1)
+    table = Table([a, b], [[c, TableCell(d, link=e)], [f, g]], words=1)
     return Document(a, b, [c, h], [Section(d, e, table=table), Section(f, g, table=table, folded=True)])
 
 
@@ -319,8 +318,8 @@ HOSTILE = [
 @fuzz
 @given(words=st.lists(st.text(min_size=1, max_size=20) | st.sampled_from(HOSTILE), min_size=8, max_size=8))
 def test_no_text_becomes_markup(words):
-    tags = Tags(page(document(words), {}))
-    assert tags.found == Tags(page(document("x" * 8), {})).found
+    tags = Tags(html(document(words), {}))
+    assert tags.found == Tags(html(document("x" * 8), {})).found
     assert all(link.startswith("./") or re.fullmatch(r"#s\d+", link) for link in tags.links)
     text = markdown(document(words))
     assert not re.search(r"<\w|\]\((?!\./)", text.replace("](figures/", ""))

@@ -1,4 +1,4 @@
-"""Looking at the imagination: predictions see no observation, errors mean what they say, films show what they name."""
+"""Open-loop evaluation: predictions see no observation, errors mean what they say, videos show what they name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from dreamer.cli.main import main
 from dreamer.errors import UserError
 from dreamer.experience.spaces import spec_of
 from dreamer.nn.struct import Struct
-from dreamer.openloop import films, folder, rollouts, traces
-from dreamer.openloop import study as studies
-from dreamer.openloop.errors import ErrorCurves
+from dreamer.openloop import evaluation, folder, rollouts, traces, videos
+from dreamer.openloop.error_curves import ErrorCurves
+from dreamer.openloop.evaluation import SHOWN_SAMPLES, OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.openloop.record import metrics, record
-from dreamer.openloop.study import DREAMS, Signal, Study, StudySettings, study
 from dreamer.tracking import read
 from dreamer.world_model.world_model import WorldModel
 from envs.toy import Copy, Counting
@@ -43,7 +42,7 @@ CORES = {
     "gru": {"dynamics.core": "gru"},
     "mdn_rnn": {"dynamics.core": "mdn_rnn"},
 }
-SMALL = StudySettings(context=3, horizon=4, episodes=3, samples=5, shown=2)
+SMALL = OpenLoopSettings(context=3, horizon=4, episodes=3, samples=5, shown=2)
 
 
 def copies(index: int) -> Any:
@@ -57,13 +56,13 @@ def agent_for(make_env: Callable[[int], Any], changes: dict[str, Any] | None = N
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[Batch], Batch]) -> None:
-    """Let studies see other rows than those that happened."""
+    """Let evaluations see other steps than those that happened."""
 
-    def other(*arguments: Any) -> rollouts.Windows:
+    def other(*arguments: Any) -> rollouts.HeldOut:
         windows = rollouts.held_out(*arguments)
         return dataclasses.replace(windows, batch=change(windows.batch))
 
-    monkeypatch.setattr(studies, "held_out", other)
+    monkeypatch.setattr(evaluation, "held_out", other)
 
 
 # Predictions
@@ -72,7 +71,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[Batch], Batch]) -
 @pytest.mark.parametrize("core", CORES)
 def test_predictions_follow_the_actions_and_see_no_observation(core, monkeypatch):
     agent = agent_for(copies, CORES[core])
-    first = study(agent, copies, SMALL)
+    first = evaluate(agent, copies, SMALL)
 
     def blind(batch: Batch) -> Batch:
         return dataclasses.replace(
@@ -83,23 +82,28 @@ def test_predictions_follow_the_actions_and_see_no_observation(core, monkeypatch
         return dataclasses.replace(batch, prev_action=batch.prev_action.index_fill(1, torch.tensor([4]), 5.0))
 
     changed(monkeypatch, blind)
-    unseen = study(agent, copies, SMALL)
+    unseen = evaluate(agent, copies, SMALL)
     changed(monkeypatch, moved)
-    pushed = study(agent, copies, SMALL)
+    pushed = evaluate(agent, copies, SMALL)
     for key in ("action", "cue", "reward"):
         before, after = first.signals[key].samples, pushed.signals[key].samples
         np.testing.assert_array_equal(first.signals[key].samples, unseen.signals[key].samples)
         np.testing.assert_array_equal(before[:, :, :4], after[:, :, :4])
         assert key == "reward" or (before[:, :, 4:] != after[:, :, 4:]).any(), "row 4 is the first that feels it"
     assert (unseen.signals["cue"].real[:, 3:] == 7).all() and (first.signals["cue"].real != 7).all()
-    np.testing.assert_array_equal(first.signals["cue"].dreams, unseen.signals["cue"].dreams)
+    np.testing.assert_array_equal(first.signals["cue"].rollouts, unseen.signals["cue"].rollouts)
 
 
 @pytest.mark.parametrize("core", CORES)
 def test_samples_scatter_where_the_core_is_stochastic(core):
     agent = agent_for(copies, CORES[core])
-    seen = study(agent, copies, SMALL)
-    assert seen.signals["cue"].samples.shape == (2, 5, 7, 1) and seen.signals["cue"].dreams.shape == (2, DREAMS, 4, 1)
+    seen = evaluate(agent, copies, SMALL)
+    assert seen.signals["cue"].samples.shape == (2, 5, 7, 1) and seen.signals["cue"].rollouts.shape == (
+        2,
+        SHOWN_SAMPLES,
+        4,
+        1,
+    )
     spread = np.ptp(seen.signals["cue"].samples, axis=1)
     assert (spread[:, :3].max() > 0) == (core != "rnn"), "every sample filters on its own"
     assert all(len(curve) == 4 for signal in seen.signals.values() for curve in signal.errors.values())
@@ -113,27 +117,27 @@ class Hanging(Copy):
         return super().step(action)
 
 
-def test_an_environment_that_hangs_ends_a_study() -> None:
+def test_an_environment_that_hangs_ends_an_evaluation() -> None:
     def make_env(index: int) -> Any:
         return envs.prepare(Hanging(length=9), seed=0, index=index)
 
     with pytest.raises(UserError, match="failed 4 times without finishing an episode: TimeoutError"):
-        study(agent_for(make_env), make_env, SMALL, timeout=0.1)
+        evaluate(agent_for(make_env), make_env, SMALL, timeout=0.1)
 
 
-def test_a_study_repeats_itself_and_leaves_the_random_state_as_it_was():
+def test_an_evaluation_is_reproducible_and_leaves_the_random_state_as_it_was():
     agent, before = agent_for(copies), torch.get_rng_state()
-    first = study(agent, copies, SMALL)
+    first = evaluate(agent, copies, SMALL)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    again, other = study(agent, copies, SMALL), study(agent, copies, dataclasses.replace(SMALL, seed=1))
+    again, other = evaluate(agent, copies, SMALL), evaluate(agent, copies, dataclasses.replace(SMALL, seed=1))
     np.testing.assert_array_equal(first.signals["cue"].samples, again.signals["cue"].samples)
     assert (first.signals["cue"].samples != other.signals["cue"].samples).any()
     np.testing.assert_array_equal(first.signals["cue"].real[:, 0], other.signals["cue"].real[:, 0])
 
 
-def test_studied_episodes_are_none_that_training_uses():
-    seeds: dict[str, list[int | None]] = {"study": [], "training": []}
+def test_held_out_episodes_are_none_that_training_uses():
+    seeds: dict[str, list[int | None]] = {"held out": [], "training": []}
 
     class Recorder(Copy):
         def __init__(self, kind: str) -> None:
@@ -147,13 +151,13 @@ def test_studied_episodes_are_none_that_training_uses():
     def make(kind: str) -> Callable[[int], Any]:
         return lambda index: envs.prepare(Recorder(kind), seed=0, index=index)
 
-    rollouts.held_out(agent_for(copies), make("study"), 6, 2, 0)
+    rollouts.held_out(agent_for(copies), make("held out"), 6, 2, 0)
     vector = envs.make_vector(make("training"), list(range(6)))
     vector.reset()
     for _ in range(300):
         vector.step(np.zeros((6, 1), np.float32))
-    assert len(seeds["study"]) == 6 and len(set(seeds["training"])) > 500
-    assert not set(seeds["study"]) & set(seeds["training"])
+    assert len(seeds["held out"]) == 6 and len(set(seeds["training"])) > 500
+    assert not set(seeds["held out"]) & set(seeds["training"])
 
 
 class Uneven(Counting):
@@ -171,7 +175,7 @@ def uneven(index: int) -> Any:
 
 def test_rows_behind_the_end_of_an_episode_count_in_nothing():
     agent = agent_for(uneven)
-    seen = study(agent, uneven, dataclasses.replace(SMALL, episodes=6, shown=6, horizon=20))
+    seen = evaluate(agent, uneven, dataclasses.replace(SMALL, episodes=6, shown=6, horizon=20))
     steps = seen.signals["step"].real[..., 0]
     lengths = (~np.isnan(steps)).sum(1)
     assert set(lengths) == {7, 9} and steps.shape == (6, 9), "as long as the longest episode"
@@ -183,18 +187,18 @@ def test_rows_behind_the_end_of_an_episode_count_in_nothing():
 
 
 def test_the_number_of_samples_has_a_default():
-    seen = study(agent_for(copies), copies, dataclasses.replace(SMALL, samples=0))
-    assert seen.settings.samples == seen.signals["cue"].samples.shape[1] == studies.SAMPLES
+    seen = evaluate(agent_for(copies), copies, dataclasses.replace(SMALL, samples=0))
+    assert seen.settings.samples == seen.signals["cue"].samples.shape[1] == evaluation.SAMPLES
 
 
 def test_rows_can_be_skipped():
-    seen = study(agent_for(uneven), uneven, dataclasses.replace(SMALL, skip=2))
+    seen = evaluate(agent_for(uneven), uneven, dataclasses.replace(SMALL, skip=2))
     assert seen.signals["step"].real[0, :5, 0].tolist() == [2, 3, 4, 5, 6]
 
 
 def test_episodes_that_end_within_the_observed_rows_are_told(capsys):
-    with pytest.raises(UserError, match="episodes end after 9 rows.*lower --context 9"):
-        study(agent_for(uneven), uneven, dataclasses.replace(SMALL, context=9, episodes=6))
+    with pytest.raises(UserError, match="episodes end after 9 steps.*lower --context 9"):
+        evaluate(agent_for(uneven), uneven, dataclasses.replace(SMALL, context=9, episodes=6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +223,7 @@ def test_given_actions_and_chosen_actions_reach_the_core():
     with unchecked():
         given = rollouts.predict(core, start, torch.tensor([[[1.0], [2.0]]]), samples=2)  # type: ignore[arg-type]
         assert [state.value.squeeze(1).tolist() for state in given] == [[1, 11], [3, 13]]
-        dreamed = rollouts.dream(core, start, lambda features: features, 3)  # type: ignore[arg-type]
+        dreamed = rollouts.imagine(core, start, lambda features: features, 3)  # type: ignore[arg-type]
         assert [state.value.squeeze(1).tolist() for state in dreamed] == [[0, 20], [0, 40], [0, 80]]
 
 
@@ -248,14 +252,14 @@ def test_bands_of_a_calibrated_model_hold_what_they_promise():
 
 
 def test_metrics_are_means_over_the_predicted_rows():
-    seen = study(agent_for(copies), copies, SMALL)
+    seen = evaluate(agent_for(copies), copies, SMALL)
     values, errors = metrics(seen), seen.signals["cue"].errors
     assert values["imagination/rmse/cue"] == pytest.approx(np.mean(errors["rmse"]))
     skill = 1 - np.mean(errors["crps"]) / np.mean(errors["copy_crps"])
     assert values["imagination/skill/cue"] == pytest.approx(skill) and "imagination/crps/reward" in values
 
 
-# Figures and films
+# Figures and videos
 
 
 def test_a_figure_draws_numbers_of_every_key_and_the_reward(monkeypatch):
@@ -263,7 +267,7 @@ def test_a_figure_draws_numbers_of_every_key_and_the_reward(monkeypatch):
     wide = np.zeros((1, 7, 9))
     signals = {key: Signal(wide, wide[:, None], wide[:, None, 3:], {}) for key in ("a", "b", "c")}
     reward = Signal(wide[..., :1], wide[:, None, :, :1], wide[:, None, 3:, :1], {})
-    entries = record(Study(SMALL, signals | {"reward": reward}, [1] * 4))["traces"]
+    entries = record(OpenLoopEvaluation(SMALL, signals | {"reward": reward}, [1] * 4))["traces"]
     drawn = traces._chosen(entries)
     assert [trace.name for trace in drawn] == ["a 0", "b 0", "c 0", "reward"]
     assert len(entries) == 28
@@ -277,10 +281,10 @@ def painted(*shape: int) -> np.ndarray:
 
 def tile(frame: np.ndarray, row: int, column: int) -> tuple[np.ndarray, int, int]:
     """Colour in the middle of a tile, and the numbers of rows and columns."""
-    pitch = films.TILE + films.GAP
+    pitch = videos.TILE + videos.GAP
     rows, columns = (frame.shape[0] - 30) // pitch, round((frame.shape[1] - 72) / pitch)
     left = frame.shape[1] - columns * pitch
-    return frame[30 + row * pitch + films.TILE // 2, left + column * pitch + films.TILE // 2], rows, columns
+    return frame[30 + row * pitch + videos.TILE // 2, left + column * pitch + videos.TILE // 2], rows, columns
 
 
 @pytest.fixture
@@ -294,8 +298,8 @@ def as_bytes(color: np.ndarray) -> list[int]:
     return np.round(255 * color).astype(int).tolist()
 
 
-def test_a_film_has_rows_real_model_error_and_samples(images):
-    frames = films.comparison(images, context=3)
+def test_a_video_has_rows_real_model_error_and_samples(images):
+    frames = videos.comparison(images, context=3)
     assert len(frames) == 7 and frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
     for t, frame in enumerate(frames):
         for window in range(2):
@@ -307,20 +311,20 @@ def test_a_film_has_rows_real_model_error_and_samples(images):
                 assert shown[0] == as_bytes(real) and shown[2] == as_bytes(np.abs(samples[0] - real))
             assert [shown[1], *shown[3:]] == [as_bytes(sample) for sample in samples]
     bars = [frame[26, frame.shape[1] // 2].tolist() for frame in frames]
-    assert bars == [list(films.OBSERVED)] * 3 + [list(films.IMAGINED)] * 4
+    assert bars == [list(videos.OBSERVED)] * 3 + [list(videos.IMAGINED)] * 4
 
 
-def test_a_film_of_dreams_goes_on_from_what_was_observed(images):
-    frames = films.dreams(images, context=3)
+def test_a_video_of_imagined_rollouts_goes_on_from_what_was_observed(images):
+    frames = videos.rollouts(images, context=3)
     assert len(frames) == 7
     for t, frame in enumerate(frames):
         for window in range(2):
-            rows = images.samples[window, :, t] if t < 3 else images.dreams[window, :, t - 3]
+            rows = images.samples[window, :, t] if t < 3 else images.rollouts[window, :, t - 3]
             assert [tile(frame, i, window)[0].tolist() for i in range(4)] == [as_bytes(row[0, 0]) for row in rows]
 
 
 def test_a_strip_shows_the_last_observed_row_and_moments_up_to_the_end(images):
-    strip = films.strip(images, context=3)
+    strip = videos.strip(images, context=3)
     _, rows, columns = tile(strip, 0, 0)
     assert (rows, columns) == (6, 5), "rows 2 to 6, of which there are fewer than a strip has room for"
     shown = [tile(strip, 0, column)[0].tolist() for column in range(5)]
@@ -349,13 +353,13 @@ class Camera:
         return features.squeeze(-1), features.squeeze(-1)
 
 
-def test_images_are_studied_in_brightness_from_0_to_1(monkeypatch, tmp_path):
-    """A real camera of 0, 51, 102 ...; the model adds a quarter for an action of 1, and dreams of action 0."""
+def test_images_are_evaluated_in_brightness_from_0_to_1(monkeypatch, tmp_path):
+    """A real camera of 0, 51, 102 ...; the model adds a quarter for an action of 1, and imagines action 0."""
     frames = (51 * torch.arange(5)).to(torch.uint8).view(1, 5, 1, 1, 1).expand(2, 5, 8, 8, 3)
     flags = torch.zeros(2, 5, dtype=torch.bool)
     batch = Batch({"camera": frames}, torch.ones(2, 5, 1), torch.zeros(2, 5), flags, flags, flags, torch.zeros(2, 0))
-    windows = rollouts.Windows(batch, torch.ones(2, 5, dtype=torch.bool))
-    monkeypatch.setattr(studies, "held_out", lambda *_: windows)
+    windows = rollouts.HeldOut(batch, torch.ones(2, 5, dtype=torch.bool))
+    monkeypatch.setattr(evaluation, "held_out", lambda *_: windows)
 
     class Still:
         device, world_model = torch.device("cpu"), Camera()
@@ -364,18 +368,18 @@ def test_images_are_studied_in_brightness_from_0_to_1(monkeypatch, tmp_path):
             policy = staticmethod(lambda sample: lambda features: 0 * features)
 
     with unchecked():
-        seen = study(Still(), None, StudySettings(context=2, horizon=3, episodes=2, samples=3, shown=1))  # type: ignore[arg-type]
+        seen = evaluate(Still(), None, OpenLoopSettings(context=2, horizon=3, episodes=2, samples=3, shown=1))  # type: ignore[arg-type]
     camera = seen.signals["camera"]
     assert camera.is_image and camera.unit.startswith("brightness") and not seen.signals["reward"].is_image
     assert camera.samples[0, 0, :, 0, 0, 0].tolist() == pytest.approx([0, 0.2, 0.45, 0.7, 0.95])
-    assert camera.dreams[0, :, :, 0, 0, 0].tolist() == pytest.approx(np.full((3, 3), 0.2))
+    assert camera.rollouts[0, :, :, 0, 0, 0].tolist() == pytest.approx(np.full((3, 3), 0.2))
     assert camera.errors["rmse"] == pytest.approx([0.05, 0.1, 0.15])
     assert camera.errors["copy_crps"] == pytest.approx([0.2, 0.4, 0.6])
     media = folder.write(seen, tmp_path)
     assert {"camera_predictions", "camera_dreams", "camera_strip", "errors"} <= media.keys()
-    film = imageio.mimread(media["camera_predictions"])
-    assert len(film) == 5 and imageio.get_reader(media["camera_predictions"]).get_meta_data()["fps"] == folder.FPS
-    assert np.abs(tile(film[2], 1, 0)[0].astype(int) - 115).max() < 8, "the model's 0.45"
+    video = imageio.mimread(media["camera_predictions"])
+    assert len(video) == 5 and imageio.get_reader(media["camera_predictions"]).get_meta_data()["fps"] == folder.FPS
+    assert np.abs(tile(video[2], 1, 0)[0].astype(int) - 115).max() < 8, "the model's 0.45"
 
 
 # The command
@@ -401,8 +405,8 @@ def test_the_command_writes_what_it_says(small_run, capsys):
     assert numbers["settings"]["horizon"] == 6 and set(numbers["errors"]) == {"action", "cue", "reward"}
     assert [trace["key"] for trace in numbers["traces"]] == ["action", "cue", "reward"]
     cue = numbers["traces"][1]
-    assert np.shape(cue["real"]) == (3, 11) and np.shape(cue["samples"]) == (3, DREAMS, 11)
-    assert np.shape(cue["dreams"]) == (3, DREAMS, 6) and (np.abs(cue["real"]) == 1).all()
+    assert np.shape(cue["real"]) == (3, 11) and np.shape(cue["samples"]) == (3, SHOWN_SAMPLES, 11)
+    assert np.shape(cue["dreams"]) == (3, SHOWN_SAMPLES, 6) and (np.abs(cue["real"]) == 1).all()
     bands = np.array([cue[f"percentile_{p}"] for p in (5, 25, 50, 75, 95)])
     assert (np.diff(bands, axis=0) >= 0).all()
 
@@ -418,7 +422,7 @@ MISTAKES = {
     "--shown 0": "--shown: must be at least 1 (got 0)",
     "--horizon -1": "--horizon: must be at least 1 (got -1)",
     "--skip -1": "--samples, --skip and --seed must be at least 0",
-    "--context 99": "the held-out episodes end after 33 rows, so none is left to predict; lower --context 99",
+    "--context 99": "the held-out episodes end after 33 steps, so none is left to predict; lower --context 99",
     "--folder {file}": "cannot write to {file}: ",
 }
 
@@ -437,14 +441,14 @@ def test_a_model_without_a_decoder_is_one_line_before_any_work(small_run, tmp_pa
         raise UserError("nothing here can be decoded")
 
     monkeypatch.setattr(WorldModel, "decode", without)
-    monkeypatch.setattr(studies, "held_out", lambda *_: pytest.fail("episodes for nothing"))
+    monkeypatch.setattr(evaluation, "held_out", lambda *_: pytest.fail("episodes for nothing"))
     assert main(["imagine", str(small_run), "--folder", str(tmp_path / "here")]) == 2
     assert capsys.readouterr().err == "dreamer: nothing here can be decoded\n"
     assert not (tmp_path / "here").exists()
 
 
 def test_discrete_actions_are_imagined():
-    seen = study(agent_for(chain), chain, SMALL)
+    seen = evaluate(agent_for(chain), chain, SMALL)
     assert np.isfinite(seen.signals["observation"].samples).all()
 
 
@@ -455,7 +459,7 @@ def chain(index: int) -> Any:
 # During training
 
 
-def test_training_looks_at_intervals_and_at_the_end_without_being_touched(tmp_path):
+def test_training_evaluates_open_loop_at_intervals_and_at_the_end_without_being_touched(tmp_path):
     settings = {"task": "toy:copy", "steps": 100}
     with unchecked():
         plain = dreamer.train(tiny_config(**settings), run_dir=tmp_path / "plain")
@@ -470,11 +474,11 @@ def test_training_looks_at_intervals_and_at_the_end_without_being_touched(tmp_pa
     assert any(fraction and 0 < fraction < 1 for fraction in fractions)
 
 
-def test_training_goes_on_when_looking_fails(run_dir, capsys, monkeypatch):
+def test_training_goes_on_when_an_open_loop_evaluation_fails(run_dir, capsys, monkeypatch):
     def fail(*arguments: Any) -> None:
         raise RuntimeError("no light")
 
-    monkeypatch.setattr("dreamer.openloop.study.study", fail)
+    monkeypatch.setattr("dreamer.openloop.evaluation.evaluate", fail)
     with unchecked():
         result = dreamer.train(tiny_config(steps=20, **{"loop.imagine_every": 10}), run_dir=run_dir)
     assert result.status == "finished" and "eval/return_mean" in result.evaluation

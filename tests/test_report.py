@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from running import HOSTILE, make_run
+from running import HOSTILE, ROOT, make_run
 
 from dreamer.errors import UserError
-from dreamer.experiments.report import settings, wording
+from dreamer.experiments.report.ablation_report import write_ablation_report
+from dreamer.experiments.report.ablation_verdict import cautions, verdict
 from dreamer.experiments.report.analysis import analyse
-from dreamer.experiments.report.report import ReportArguments, report, write_report
-from dreamer.experiments.report.runs import find_runs
+from dreamer.experiments.report.differences import with_distinct_names
+from dreamer.experiments.report.report import ReportArguments, report
+from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs.provenance import commit
 
 CORES = ("rssm", "rnn", "gru")
@@ -45,7 +48,7 @@ def ablation(tmp_path_factory) -> Path:
     (folder / "foreign" / "metrics.jsonl").write_text('{"loss": 1}\n')
     failure = {"task": "toy:copy", "core": "ssm", "seed": 3, "error": f"RuntimeError:\n {HOSTILE}"}
     (folder / "failures.json").write_text(json.dumps([failure]))
-    write_report(folder)
+    write_ablation_report(folder)
     return folder
 
 
@@ -131,6 +134,16 @@ def test_the_page_needs_nothing_else(ablation):
         assert text in page
 
 
+def test_the_wheel_has_the_templates():
+    """A package holds only the files that pyproject names, apart from modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = project["tool"]["setuptools"]["package-data"]
+    globs = [f"{package.replace('.', '/')}/{pattern}" for package, patterns in named.items() for pattern in patterns]
+    packaged = {path for pattern in globs for path in ROOT.glob(pattern)}
+    others = {path for path in (ROOT / "dreamer").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert others == packaged and len(packaged) == 3
+
+
 def test_markdown_has_the_same_tables(ablation):
     page, text = (ablation / "report.html").read_text(), (ablation / "report.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -146,7 +159,7 @@ def test_names_cannot_become_markup(tmp_path):
     for seed in range(2):
         make_run(folder / f"javascript:<i>{seed}</i>", task=f"{HOSTILE} $\\x$", seed=seed, info={"command": HOSTILE})
     (folder / "failures.json").write_text(json.dumps([dict.fromkeys(("task", "core", "seed", "error"), HOSTILE)]))
-    write_report(folder)
+    write_ablation_report(folder)
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert "<script" not in page and "<b>" not in page and "<i>" not in page and "href=javascript" not in page
     assert "&lt;script&gt;" in page and 'href="./javascript%3A%3Ci%3E0%3C/i%3E"' in page
@@ -158,9 +171,9 @@ def test_names_cannot_become_markup(tmp_path):
 def test_no_finished_run_is_one_clear_error(tmp_path):
     make_run(tmp_path / "half", until=200)
     with pytest.raises(UserError, match="no finished run below .*: 0 finished, 1 unfinished"):
-        write_report(tmp_path)
+        write_ablation_report(tmp_path)
     with pytest.raises(UserError, match="no folder"):
-        write_report(tmp_path / "nowhere")
+        write_ablation_report(tmp_path / "nowhere")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -168,7 +181,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     make_run(tmp_path / "a")
     (tmp_path / "figures").write_text("in the way")
     with pytest.raises(UserError, match="cannot write to"):
-        write_report(tmp_path)
+        write_ablation_report(tmp_path)
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -176,14 +189,14 @@ def test_one_seed_has_no_interval(tmp_path):
     make_run(tmp_path / "b", "rnn", final=4.0)
     text = report(ReportArguments(tmp_path))
     assert "rssm ends with the highest score, 1.00 [n/a]" in text and str(tmp_path / "report.html") in text
-    assert "Against rnn nothing can be concluded: with one seed on a task there is no interval." in text
+    assert "Against rnn nothing can be concluded: one seed on a task gives no interval." in text
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert numbers["cores"]["rssm"]["final"] == {"value": 1.0, "low": None, "high": None}
     assert "1.00 [n/a]" in (tmp_path / "report.html").read_text()
 
 
 def compared(folder: Path):
-    runs = settings.tell_apart(find_runs(folder)[0])
+    runs = with_distinct_names(find_runs(folder)[0])
     return analyse(runs), runs
 
 
@@ -197,7 +210,7 @@ def test_aggregates_are_over_the_tasks_of_all_cores(tmp_path):
     assert result.compared == ["dmc:cartpole_balance"] and list(result.cells["dmc:humanoid_run"]) == ["rssm"]
     assert [core.final.value for core in result.cores.values()] == [0.5] * 3
     assert [core.runs for core in result.cores.values()] == [2] * 3
-    assert "not every core has finished runs of it: dmc:humanoid_run" in " ".join(wording.cautions(result, 0, []))
+    assert "not every core has finished runs of it: dmc:humanoid_run" in " ".join(cautions(result, 0, []))
 
 
 def test_cores_without_a_common_task_are_not_compared(tmp_path):
@@ -211,7 +224,7 @@ def test_equal_cores_are_not_told_apart(tmp_path):
     for core, finals in {"rssm": (1.0, 5.0, 9.0), "rnn": (2.0, 5.0, 8.5)}.items():
         for seed, final in enumerate(finals):
             make_run(tmp_path / f"{core}{seed}", core, seed=seed, final=final)
-    text = " ".join(wording.verdict(compared(tmp_path)[0]))
+    text = " ".join(verdict(compared(tmp_path)[0]))
     assert "nothing can be concluded about which is better" in text and "lies above" not in text
 
 
@@ -230,7 +243,7 @@ def test_variants_and_environments_are_experiments_of_their_own(tmp_path):
 def test_the_newest_of_repeated_runs_counts(tmp_path):
     for name, created in (("a", "2026-02-01"), ("b", "2026-03-01"), ("c", "2026-01-01")):
         make_run(tmp_path / name, final=1.0 + ord(name), info={"created": created})
-    write_report(tmp_path)
+    write_ablation_report(tmp_path)
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert [run["path"] for run in numbers["runs"]] == ["b"]
     assert [entry["place"] for entry in numbers["left_out"]] == ["c", "a"]
@@ -239,7 +252,7 @@ def test_the_newest_of_repeated_runs_counts(tmp_path):
 def test_settings_that_differ_are_shown_and_warned_of(tmp_path):
     make_run(tmp_path / "a", "rssm")
     make_run(tmp_path / "b", "rnn", **{"loop.replay_ratio": 4.0, "tracking.tensorboard": True})
-    write_report(tmp_path)
+    write_ablation_report(tmp_path)
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert numbers["settings"] == {"loop.replay_ratio": {"8.0": ["a"], "4.0": ["b"]}}
     assert "Runs of the same task also differ in loop.replay_ratio" in " ".join(numbers["verdict"])
@@ -247,5 +260,5 @@ def test_settings_that_differ_are_shown_and_warned_of(tmp_path):
 
 def test_a_report_of_a_report_is_the_same(tmp_path):
     make_run(tmp_path / "deep" / "er" / "a")
-    first, second = (json.loads(write_report(tmp_path).with_suffix(".json").read_text()) for _ in range(2))
+    first, second = (json.loads(write_ablation_report(tmp_path).with_suffix(".json").read_text()) for _ in range(2))
     assert first | {"written": ""} == second | {"written": ""} and len(first["runs"]) == 1

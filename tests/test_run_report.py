@@ -15,8 +15,8 @@ from tiny import unchecked
 
 import dreamer
 from dreamer.cli.main import main
-from dreamer.experiments.report import run_sections
-from dreamer.experiments.report.run_figures import POINTS, thinned
+from dreamer.experiments.report import run_curves, run_media, run_report
+from dreamer.experiments.report.run_curves import POINTS, thinned
 from dreamer.experiments.report.run_report import write_run_report
 from dreamer.runs.folder import open_run
 
@@ -65,13 +65,13 @@ def read_page(path: Path) -> Reader:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run that was looked at, with something for a film."""
+    """A run that was looked at, with open-loop evaluations and videos."""
     path = tmp_path_factory.mktemp("trained") / "run"
     with unchecked():
         dreamer.train(tiny_config(task="toy:copy", steps=40, **{"loop.imagine_every": 40}), run_dir=path)
     (path / "videos").mkdir()
     for step in (10, 20, 30, 40, 50, 60, 70):
-        (path / "videos" / f"eval_{step:09d}.mp4").write_bytes(b"film of step %d" % step)
+        (path / "videos" / f"eval_{step:09d}.mp4").write_bytes(b"video of step %d" % step)
     return path
 
 
@@ -82,24 +82,32 @@ def test_the_page_of_a_run_shows_what_it_did(trained, capsys):
     page = read_page(trained / "report.html")
     evaluation = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-2])
     assert f"return {evaluation['eval/return_mean']:z,.1f} ± " in page.text and "over 2 episodes" in page.text
-    for title in ("Returns", "Films", "Imagination", "Free dreams", "Error by steps ahead", "World model", "Settings"):
+    for title in (
+        "Returns",
+        "Videos",
+        "Open-loop predictions",
+        "Imagined rollouts",
+        "Error by steps ahead",
+        "World model",
+        "Settings",
+    ):
         assert title in page.text
     info = json.loads((trained / "run.json").read_text())
     for text in (info["command"], info["commit"], info["versions"]["torch"], info["platform"], "toy:copy"):
         assert text in page.text
     assert f"{sum(info['parameters'].values()):,} parameters" in page.text
-    assert "Skill of imagination over 28 steps ahead" in page.text, "an episode has 33 rows, 5 of them observed"
+    assert "Open-loop skill over 28 steps ahead" in page.text, "an episode has 33 rows, 5 of them observed"
     page_text = (trained / "report.html").read_text()
     assert page_text.count("<svg") == 4 + 3, "returns, three of the imagination, three groups of metrics"
-    assert "Loss that pulls the prior towards the posterior" in page.text, "what a metric means"
+    assert "Loss that trains the prior towards the posterior" in page.text, "what a metric means"
 
 
-def test_films_are_carried_by_the_page_as_far_as_there_is_room(trained, monkeypatch):
+def test_videos_are_carried_by_the_page_as_far_as_there_is_room(trained, monkeypatch):
     write_run_report(trained)
     sources = [value for name, value in read_page(trained / "report.html").attributes if name == "src"]
-    films = [base64.b64decode(source.partition(",")[2]) for source in sources]
-    assert films == [b"film of step %d" % step for step in (70, 50, 30, 10)]
-    monkeypatch.setattr(run_sections, "CARRIED", 35)
+    videos = [base64.b64decode(source.partition(",")[2]) for source in sources]
+    assert videos == [b"video of step %d" % step for step in (70, 50, 30, 10)]
+    monkeypatch.setattr(run_media, "CARRIED", 35)
     write_run_report(trained)
     page = read_page(trained / "report.html")
     assert sum(name == "src" for name, _ in page.attributes) == 2
@@ -109,7 +117,7 @@ def test_films_are_carried_by_the_page_as_far_as_there_is_room(trained, monkeypa
 
 
 def test_settings_are_those_changed_from_the_preset(trained):
-    changed, everything = run_sections.settings(open_run(trained).config)
+    changed, everything = run_report.settings(open_run(trained).config)
     assert changed.table is not None and everything.table is not None
     rows = {row[0]: row[1:] for row in changed.table.rows}
     assert rows["loop.batch_size"] == ["2", "4"] and rows["task"][0] == "toy:copy" and "loop.video" not in rows
@@ -124,7 +132,7 @@ def test_a_run_that_has_not_ended_or_begun_has_a_page(tmp_path):
     empty = make_run(tmp_path / "empty", until=0)
     assert write_run_report(empty)[1] == ["Unfinished, at step 0 of 400: not evaluated yet."]
     for path in (half, empty):
-        assert "Not looked at yet" in read_page(path / "report.html").text
+        assert "No open-loop evaluation yet" in read_page(path / "report.html").text
 
 
 def test_nothing_that_a_run_holds_can_become_markup(tmp_path, trained):
@@ -141,7 +149,7 @@ def test_nothing_that_a_run_holds_can_become_markup(tmp_path, trained):
     for trace in record["traces"]:
         trace["key"] = HOSTILE
     (study / "imagination.json").write_text(json.dumps(record))
-    (study / "<script>_dreams.mp4").write_bytes(b"film")
+    (study / "<script>_dreams.mp4").write_bytes(b"video")
     write_run_report(path)
     page = read_page(path / "report.html")
     assert page.text.count(HOSTILE) > 20 and "<script> dreams" in page.text
@@ -171,11 +179,12 @@ def test_a_damaged_run_is_one_line(tmp_path, trained, capsys, damage):
 
 
 def test_metrics_are_shown_where_their_names_belong():
-    names = ["eval/return_mean", "loss/actor", "loss/dyn", "behavior/entropy", "optim/grad_norm", "step"]
-    assert run_sections.panels(names) == {
+    names = ["eval/return_mean", "loss/actor", "loss/dyn", "behavior/entropy", "optim/grad_norm", "step", "mine/idea"]
+    assert run_curves.panels(names) == {
         "World model": ["loss/dyn"],
         "Actor and critic": ["loss/actor", "behavior/entropy"],
         "Optimizer, replay and time": ["optim/grad_norm"],
+        "Other metrics": ["mine/idea"],
     }
 
 

@@ -72,6 +72,7 @@ def test_tensorboard_has_every_record_once_however_often_it_is_written(run, caps
     assert [film.step for film in films] == [10_000, 20_000]
     gif = Image.open(io.BytesIO(films[0].encoded_image_string))
     assert gif.format == "GIF" and gif.size == (48, 32) and 50 < gif.n_frames <= GIF_FRAMES
+    assert gif.info["duration"] == 80, "two frames of a video with 25 frames per second"
     elapsed = [record["time/elapsed"] for record in read(run / "metrics.jsonl") if "time/elapsed" in record]
     assert [e.wall_time for e in events.Scalars("time/elapsed")] == pytest.approx([BEGAN + s for s in elapsed])
 

@@ -20,8 +20,19 @@ import numpy as np
 import pytest
 
 from dreamer.errors import UserError
-from dreamer.tracking import JsonlWriter, Tracker, TrackingConfig, View, describe, open_tracker, read
+from dreamer.tracking import (
+    JsonlWriter,
+    Metric,
+    Tracker,
+    TrackingConfig,
+    View,
+    describe,
+    is_registered,
+    open_tracker,
+    read,
+)
 from dreamer.tracking.console import ConsoleView
+from dreamer.tracking.jsonl import STRICT
 from dreamer.tracking.metrics import METRICS
 from dreamer.tracking.metrics.__main__ import render
 from dreamer.tracking.tensorboard import TensorBoardView
@@ -54,8 +65,8 @@ def test_describe_knows_names_and_families():
     for key in ("joint_angles", "joint pos", "goal:x", "température"):
         assert describe(f"reconstruction/{key}").name == f"reconstruction/{key}"
     for unknown in ("train/retrun", "loss/", "reconstruction/a\tb", "train", "reconstruction/x\n"):
-        with pytest.raises(KeyError):
-            describe(unknown)
+        assert describe(unknown) == Metric(unknown, "") and not is_registered(unknown)
+    assert is_registered("loss/dyn") and is_registered("reconstruction/goal:x")
 
 
 # metrics.jsonl
@@ -76,11 +87,31 @@ def test_jsonl_roundtrip_is_strict_json(tmp_path):
     assert second == {"step": 4, "updates": 1, "loss/actor": math.inf, "loss/critic": -math.inf, "loss/dyn": 0.5}
 
 
-def test_unknown_metric_is_refused_and_nothing_is_written(tmp_path):
+def test_an_unregistered_metric_is_written_with_one_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(STRICT)
+    tracker = open_tracker(QUIET, tmp_path, {}, {}, 100, None)
+    for step in range(3):
+        tracker.log(step, {"train/return": 1.0, "mine/idea": step, "bare": 2.0})
+    tracker.close("finished")
+    assert [record["mine/idea"] for record in read(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+    warnings = capsys.readouterr().err.splitlines()
+    assert ["'mine/idea' is not defined" in line for line in warnings] == [True, False] and "'bare'" in warnings[1]
+
+
+def test_an_unregistered_metric_is_an_error_in_the_tests_and_nothing_is_written(tmp_path):
     tracker = open_tracker(QUIET, tmp_path, {}, {}, 100, None)
     with pytest.raises(ValueError, match="train/retrun"):
         tracker.log(0, {"train/length": 1.0, "train/retrun": 1.0})
     tracker.close("failed")
+    assert read(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("name", ["step", "updates"])
+def test_a_metric_cannot_take_the_place_of_a_counter(tmp_path, monkeypatch, name):
+    monkeypatch.delenv(STRICT)
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=f"cannot be called '{name}'"):
+        writer.write(3, 1, {name: 7.0})
     assert read(tmp_path / "metrics.jsonl") == []
 
 
@@ -206,8 +237,8 @@ class Recording(View):
     def log(self, step, values):
         self.calls.append(("log", step, dict(values)))
 
-    def video(self, step, name, path, fps):
-        self.calls.append(("video", step, name, path, fps))
+    def video(self, step, name, path):
+        self.calls.append(("video", step, name, path))
 
     def image(self, step, name, path):
         self.calls.append(("image", step, name, path))
@@ -250,13 +281,13 @@ def test_views_get_everything_in_order(tmp_path):
     view = Recording()
     tracker = Tracker(TrackingConfig(), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
     tracker.log(1, {"train/return": 2})
-    tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.video(1, "eval/film", tmp_path / "film.mp4")
     tracker.image(1, "imagination/errors", tmp_path / "errors.png")
     tracker.summary({"eval/return_mean": 3})
     tracker.close("interrupted")
     assert view.calls == [
         ("log", 1, {"train/return": 2.0}),
-        ("video", 1, "eval/film", tmp_path / "film.mp4", 25),
+        ("video", 1, "eval/film", tmp_path / "film.mp4"),
         ("image", 1, "imagination/errors", tmp_path / "errors.png"),
         ("summary", {"eval/return_mean": 3.0}),
         ("close", "interrupted"),
@@ -373,7 +404,7 @@ def test_tensorboard_keeps_pictures(tmp_path):
 def test_films_and_pictures_stay_where_they_are_when_not_wanted(tmp_path):
     view = Recording()
     tracker = Tracker(TrackingConfig(video=False), JsonlWriter(tmp_path / "metrics.jsonl"), [view])
-    tracker.video(1, "eval/film", tmp_path / "film.mp4", 25)
+    tracker.video(1, "eval/film", tmp_path / "film.mp4")
     tracker.image(1, "imagination/errors", tmp_path / "errors.png")
     tracker.close("finished")
     assert view.calls == [("close", "finished")]
@@ -432,7 +463,7 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, wandb_home, capfd)
     tracker = open_tracker(config, run_dir, info, {"seed": 3, "agent": {"size": "1m"}}, 100, None)
     tracker.log(0, {"train/return": 1.5, "loss/actor": math.nan})
     tracker.log(10, {"train/return": 2.5})
-    tracker.video(10, "eval/film", film, 8)
+    tracker.video(10, "eval/film", film)
     picture = run_dir / "errors.png"
     imageio.imwrite(picture, np.zeros((7, 9, 3), np.uint8))
     tracker.image(10, "imagination/errors", picture)

@@ -8,7 +8,8 @@ from pathlib import Path
 from dreamer.cli.configuration import defaults, with_current_names
 from dreamer.cli.parsing import option_of, parse, words_of
 from dreamer.errors import UserError
-from dreamer.experiments.ablation.ablate import AblateArguments, ablate, arguments_of
+from dreamer.experiments.ablation.ablate import ablate
+from dreamer.experiments.ablation.manifest import AblateArguments, arguments_of
 from dreamer.runs.trust import check_imports
 
 INSTEAD = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dreamer.cli.parsing import parse
-from dreamer.experiments.exam import ExamArguments, exam
+from dreamer.experiments.exam.exam import ExamArguments, exam
 
 
 def run(argv: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from dreamer.cli.parsing import parse
 from dreamer.config import SEEDS, DeviceName
 from dreamer.errors import UserError
 from dreamer.openloop import folder
-from dreamer.openloop.study import Signal, Study, StudySettings, study
+from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.runs.folder import open_run
 from dreamer.training import launch
 
@@ -30,7 +30,7 @@ class ImagineArguments:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    settings: Annotated[StudySettings, tyro.conf.arg(name="")] = field(default_factory=StudySettings)
+    settings: Annotated[OpenLoopSettings, tyro.conf.arg(name="")] = field(default_factory=OpenLoopSettings)
     """Lengths and numbers of the predictions."""
     folder: Path | None = None
     """Folder for figures, videos and errors; the default is RUN/imagination/step_STEP."""
@@ -56,7 +56,7 @@ def imagine(args: ImagineArguments) -> str:
     _check(args.settings)
     agent, step = launch.load_with_step(args.run, args.device)
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
-    seen = study(agent, factory, args.settings)
+    seen = evaluate(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)
     try:
         media = folder.write(seen, target)
@@ -69,7 +69,7 @@ def imagine(args: ImagineArguments) -> str:
     return "\n".join([*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())])
 
 
-def _check(settings: StudySettings) -> None:
+def _check(settings: OpenLoopSettings) -> None:
     for name in ("context", "horizon", "episodes", "shown"):
         if getattr(settings, name) < 1:
             raise UserError(f"--{name}: must be at least 1 (got {getattr(settings, name)})")
@@ -79,7 +79,7 @@ def _check(settings: StudySettings) -> None:
         raise UserError(f"--seed: must be less than {SEEDS} (got {settings.seed})")
 
 
-def _table(seen: Study, step: int) -> list[str]:
+def _table(seen: OpenLoopEvaluation, step: int) -> list[str]:
     settings, length = seen.settings, len(seen.alive)
     shown = [horizon for horizon in HORIZONS if horizon < length] + [length]
     head = f"{settings.episodes} held-out episodes, {settings.context} steps observed, {length} predicted from actions "

@@ -24,10 +24,10 @@ from dreamer.errors import UserError, first_line
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.system.files import write_atomically
 from dreamer.tracking import View, read
+from dreamer.tracking.jsonl import COUNTERS
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.wandb import WandbView
 from dreamer.tracking.wandb_session import RUN_ID
-from dreamer.training.evaluate import FILM_FPS
 
 STATE = "wandb_track.json"
 """File of what W&B has: run id, length and SHA-256 of that part of metrics.jsonl, and names of the videos."""
@@ -120,10 +120,10 @@ def _show(view: View, records: Sequence[dict[str, Any]], videos: Sequence[tuple[
     waiting = list(videos)
     for record in records:
         while waiting and waiting[0][0] < record["step"]:
-            view.video(waiting[0][0], "eval/film", waiting.pop(0)[1], FILM_FPS)
-        view.log(int(record["step"]), {name: value for name, value in record.items() if "/" in name})
+            view.video(waiting[0][0], "eval/film", waiting.pop(0)[1])
+        view.log(int(record["step"]), {name: value for name, value in record.items() if name not in COUNTERS})
     for step, path in waiting:
-        view.video(step, "eval/film", path, FILM_FPS)
+        view.video(step, "eval/film", path)
 
 
 def _videos(run: RunFolder) -> list[tuple[int, Path]]:

@@ -19,7 +19,7 @@ from dreamer.errors import UserError
 from dreamer.runs.folder import open_run
 from dreamer.runs.trust import agreement
 from dreamer.tracking import read
-from dreamer.tracking.video import evaluation_films
+from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
 from dreamer.training.loop import Result
 
@@ -85,7 +85,7 @@ def _resume(args: TrainArguments, argv: Sequence[str]) -> Result:
 
 def _print_result(result: Result, trusted: str) -> None:
     values, path = result.evaluation, result.path
-    videos = evaluation_films(path)
+    videos = evaluation_videos(path)
     print(
         f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
         f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "

@@ -1,5 +1,12 @@
-"""Open-loop prediction: what a world model imagines when shown a few rows and then only actions, and where it errs.
+"""Open-loop evaluation: the model observes the first steps of held-out episodes and predicts the rest without them.
 
-`rollouts` predicts, `errors` compares with the truth, `study` does both for held-out episodes of a run, `record` makes
-it numbers, `traces` and `films` show it, `folder` writes it. Training, `imagine` and `exam` share them.
+evaluation    the whole of it: filter, predict, let the policy act in the model
+rollouts      held-out episodes, and rollouts with given actions or with the policy
+error_curves  errors of predictions by the number of steps ahead
+record        the result as numbers for imagination.json, and as metrics
+traces        figures of predicted vectors and of errors
+videos        videos and film strips of predicted images
+folder        files of an evaluation on disk
+
+Training, `dreamer imagine` and `dreamer exam` share these parts.
 """

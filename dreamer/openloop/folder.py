@@ -1,47 +1,47 @@
-"""What a study leaves on disk: its record, figures, and films of images."""
+"""Files of an open-loop evaluation on disk: its record, figures, and videos of images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from dreamer.openloop import films
+from dreamer.openloop import videos
+from dreamer.openloop.evaluation import OpenLoopEvaluation
 from dreamer.openloop.record import record
-from dreamer.openloop.study import Study
 from dreamer.openloop.traces import figures
 from dreamer.system.files import write_atomically
 from dreamer.tracking.video import write_mp4
 
 FPS = 10.0
-"""Frames per second of films: agent steps, slowly enough to be looked at."""
+"""Agent steps per second of videos, slow enough to compare frames."""
 QUALITY = 4
-"""Of the films' encoding: what models imagine early is noise, which would take megabytes."""
+"""Quality of the encoding of videos. Images that untrained models imagine are noise, which takes megabytes at more."""
 RECORD = "imagination.json"
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where a run keeps its imagination at an environment step."""
+    """Return the folder of the open-loop evaluation of a run at an environment step."""
     return run / "imagination" / f"step_{step:09d}"
 
 
 def newest(run: Path) -> Path | None:
-    """The newest of these folders that is complete, None when there is none."""
+    """Return the newest complete folder of an open-loop evaluation, None without one."""
     return max((path.parent for path in run.glob(f"imagination/step_*/{RECORD}")), default=None)
 
 
-def write(study: Study, folder: Path) -> dict[str, Path]:
-    """Write pictures (.png), films (.mp4) and, last, the record; returns paths of pictures and films by name."""
+def write(evaluation: OpenLoopEvaluation, folder: Path) -> dict[str, Path]:
+    """Write pictures (.png), videos (.mp4) and, last, the record. Returns the paths of pictures and videos by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    context, written, numbers = study.settings.context, {}, record(study)
+    context, written, numbers = evaluation.settings.context, {}, record(evaluation)
     for name, figure in figures(numbers):
         written[name] = folder / f"{name}.png"
         figure.savefig(written[name], dpi=150, facecolor="white")
-    for key, signal in study.signals.items():
+    for key, signal in evaluation.signals.items():
         if signal.is_image:
             place = key.replace("/", "_")
             written[f"{place}_strip"] = folder / f"{place}_strip.png"
-            films.save_picture(written[f"{place}_strip"], films.strip(signal, context))
-            for kind, frames in (("predictions", films.comparison), ("dreams", films.dreams)):
+            videos.save_picture(written[f"{place}_strip"], videos.strip(signal, context))
+            for kind, frames in (("predictions", videos.comparison), ("dreams", videos.rollouts)):
                 written[f"{place}_{kind}"] = folder / f"{place}_{kind}.mp4"
                 write_mp4(written[f"{place}_{kind}"], frames(signal, context), FPS, QUALITY)
     write_atomically(folder / RECORD, (json.dumps(numbers, separators=(",", ":"), allow_nan=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""A study as numbers for a file: settings, errors by steps ahead, traces; figures are drawn from these."""
+"""Numbers of an open-loop evaluation: the content of imagination.json, from which figures are drawn, and metrics."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.openloop.study import DREAMS, Study
+from dreamer.openloop.evaluation import SHOWN_SAMPLES, OpenLoopEvaluation
 
 PERCENTILES = (5, 25, 50, 75, 95)
-"""Of the samples of a trace: its median, and the ends of its central 50 and 90 % intervals."""
+"""Percentiles of samples: the median, and the ends of the central 50 and 90 % intervals."""
 
 
-def record(study: Study) -> dict[str, Any]:
-    """Everything but images, as JSON can hold it; what is not known is null. Axes are those of `Signal`."""
+def record(evaluation: OpenLoopEvaluation) -> dict[str, Any]:
+    """Return everything but images, for JSON, with null for unknown values. Axes are those of `Signal`."""
     return {
-        "settings": dataclasses.asdict(study.settings),
-        "episodes_alive": study.alive,
+        "settings": dataclasses.asdict(evaluation.settings),
+        "episodes_alive": evaluation.alive,
         "errors": {
             key: {"unit": signal.unit} | {name: _plain(curve) for name, curve in signal.errors.items()}
-            for key, signal in study.signals.items()
+            for key, signal in evaluation.signals.items()
         },
-        "traces": _traces(study),
+        "traces": _traces(evaluation),
     }
 
 
-def metrics(study: Study) -> dict[str, float]:
-    """Means over the predicted rows, as metrics of the run."""
+def metrics(evaluation: OpenLoopEvaluation) -> dict[str, float]:
+    """Return means over the predicted steps, as metrics of the run."""
     values: dict[str, float] = {}
-    for key, signal in study.signals.items():
-        rmse, crps, copied = (float(np.mean(signal.errors[name])) for name in ("rmse", "crps", "copy_crps"))
+    for key, signal in evaluation.signals.items():
+        rmse, crps, repeated = (float(np.mean(signal.errors[name])) for name in ("rmse", "crps", "copy_crps"))
         values |= {f"imagination/rmse/{key}": rmse, f"imagination/crps/{key}": crps}
-        if copied > 0:
-            values[f"imagination/skill/{key}"] = 1 - crps / copied
+        if repeated > 0:
+            values[f"imagination/skill/{key}"] = 1 - crps / repeated
     return values
 
 
-def _traces(study: Study) -> list[dict[str, Any]]:
-    """Every number of every vector over the rows of the episodes shown."""
+def _traces(evaluation: OpenLoopEvaluation) -> list[dict[str, Any]]:
+    """Every dimension of every vector over the steps of the episodes shown."""
     found = []
-    for key, signal in study.signals.items():
+    for key, signal in evaluation.signals.items():
         if signal.is_image:
             continue
         for i in range(signal.real.shape[-1]):
@@ -53,15 +53,15 @@ def _traces(study: Study) -> list[dict[str, Any]]:
                     "index": i,
                     "real": _plain(signal.real[..., i]),
                     **{f"percentile_{p}": _plain(values) for p, values in zip(PERCENTILES, percentiles, strict=True)},
-                    "samples": _plain(samples[:, :DREAMS]),
-                    "dreams": _plain(signal.dreams[..., i]),
+                    "samples": _plain(samples[:, :SHOWN_SAMPLES]),
+                    "dreams": _plain(signal.rollouts[..., i]),
                 }
             )
     return found
 
 
 def _plain(values: Any) -> Any:
-    """Numbers with five digits, null for NaN."""
+    """Values with five digits; None for NaN."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if isinstance(values, list):

@@ -1,4 +1,4 @@
-"""Episodes that training never saw, and rollouts of the model alone: with given actions, or with the policy's."""
+"""Held-out episodes, and rollouts of the model with given actions or with the policy."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from envs import EVAL_INDEX
 
 
 @dataclass(frozen=True)
-class Windows:
-    """The same rows of several episodes."""
+class HeldOut:
+    """The same steps of several held-out episodes."""
 
     batch: Batch
-    """Rows `[window, time]`; filtering begins with the initial state."""
-    alive: Bool[Tensor, "window time"]
-    """Which rows belong to the window's episode; those behind its last row do not."""
+    """Rows `[episode, time]`; filtering starts from the initial state."""
+    alive: Bool[Tensor, "episode time"]
+    """True for rows of the episode, False behind its last row."""
 
 
 def held_out(
     agent: Agent,
     make_env: Callable[[int], gymnasium.Env],
     episodes: int,
-    rows: int,
+    steps: int,
     skip: int,
     timeout: float = 0.0,
-) -> Windows:
-    """Let the policy act in evaluation environments; rows `skip` to `skip + rows` of their first episodes.
+) -> HeldOut:
+    """Let the policy act in evaluation environments and return steps `skip` to `skip + steps` of their first episodes.
 
-    Fewer rows where no episode lasts that long. `timeout` is as of `envs.make_vector`.
+    The result is shorter when no episode lasts that long. `timeout` is as in `envs.make_vector`.
     """
     indices = [EVAL_INDEX + i for i in range(episodes)]
     arrived: list[Row] = []
     with closing(envs.make_vector(make_env, indices, timeout=timeout)) as vector:
         collector = Collector(agent, vector, indices)
         collector.reset()
-        for _ in range(skip + rows):
+        for _ in range(skip + steps):
             if arrived:
                 collector.advance()
             arrived.append(collector.arrived)
@@ -60,30 +60,30 @@ def held_out(
 
     firsts = stacked([row.is_first for row in arrived]).int().cumsum(1)
     alive = (firsts == 1)[:, skip:]
-    lasting = int(alive.any(0).sum())
-    scalars = {name: stacked([getattr(row, name) for row in arrived[skip:]])[:, :lasting] for name in ROW_SCALARS}
+    length = int(alive.any(0).sum())
+    scalars = {name: stacked([getattr(row, name) for row in arrived[skip:]])[:, :length] for name in ROW_SCALARS}
     core = agent.world_model.core
     batch = Batch(
-        obs={key: stacked([row.obs[key] for row in arrived[skip:]])[:, :lasting] for key in arrived[0].obs},
-        prev_action=stacked([row.prev_action for row in arrived[skip:]])[:, :lasting],
+        obs={key: stacked([row.obs[key] for row in arrived[skip:]])[:, :length] for key in arrived[0].obs},
+        prev_action=stacked([row.prev_action for row in arrived[skip:]])[:, :length],
         context=core.pack(core.initial_state(episodes)),
         **scalars,
     )
-    return Windows(batch, alive[:, :lasting])
+    return HeldOut(batch, alive[:, :length])
 
 
 def predict(
-    core: DynamicsCore, start: Struct, actions: Float[Tensor, "window horizon action"], samples: int
+    core: DynamicsCore, start: Struct, actions: Float[Tensor, "episode horizon action"], samples: int
 ) -> Iterator[Struct]:
-    """Prior-only states `[window * sample]` that follow `start` (`[window * sample]`), one for each action."""
+    """Yield the prior states `[episode * sample]` that follow `start` (`[episode * sample]`), one for each action."""
     state = start
     for action in actions.unbind(1):
         state = core.imagine_step(state, action.repeat_interleave(samples, 0))
         yield state
 
 
-def dream(core: DynamicsCore, start: Struct, policy: Policy, horizon: int) -> Iterator[Struct]:
-    """Prior-only states `[start]` in which the policy chooses every action."""
+def imagine(core: DynamicsCore, start: Struct, policy: Policy, horizon: int) -> Iterator[Struct]:
+    """Yield the prior states `[start]` of an imagined rollout, in which the policy chooses every action."""
     state = start
     for _ in range(horizon):
         state = core.imagine_step(state, policy(core.features(state)))

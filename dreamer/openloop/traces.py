@@ -1,4 +1,4 @@
-"""Figures of a study: predictions of vectors with their bands, free dreams, and errors by the number of steps ahead."""
+"""Figures of an open-loop evaluation: predictions of vectors, imagined rollouts, and errors by steps ahead."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from dreamer.openloop.record import PERCENTILES
 from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH
 
 PANELS = 9
-"""Numbers that a figure of traces draws; the file holds all."""
+"""Largest number of traces in a figure; the file holds all."""
 MODEL, BASELINE = PALETTE[0], PALETTE[3]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One number of a vector over the rows of the episodes shown."""
+    """One dimension of a vector over the steps of the episodes shown."""
 
     name: str
-    """Key, and index where the vector has several numbers."""
+    """Key, with the index in a vector of several dimensions."""
     real: np.ndarray
-    """What happened `[window, time]`."""
+    """Truth `[episode, time]`."""
     percentiles: np.ndarray
-    """`PERCENTILES` of what the model imagines `[percentile, window, time]`."""
+    """`PERCENTILES` of the samples of the model `[percentile, episode, time]`."""
     samples: np.ndarray
-    """Single samples of it `[window, sample, time]`."""
-    dreams: np.ndarray
-    """What follows the observed rows in free dreams `[window, dream, time]`."""
+    """Single samples `[episode, sample, time]`."""
+    rollouts: np.ndarray
+    """Imagined rollouts after the observed steps `[episode, rollout, time]`."""
 
 
 def figures(record: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-    """Figures of a study's record by name: `predictions` and `dreams` of vectors, `errors`."""
+    """Yield the figures of a record by name: `predictions`, `dreams` (imagined rollouts) and `errors`."""
     drawn, context = _chosen(record["traces"]), int(record["settings"]["context"])
     with matplotlib.rc_context(STYLE):
         yield "predictions", _grid(drawn, context, _prediction)
-        yield "dreams", _grid(drawn, context, _dream)
+        yield "dreams", _grid(drawn, context, _rollout)
         yield "errors", _errors(record["errors"])
 
 
 def _chosen(entries: list[dict[str, Any]]) -> list[Trace]:
-    """The traces that a figure has room for: numbers of every key in turn; the reward, which is last, always."""
+    """Traces that a figure has room for: dimensions of all keys in turn, and always the reward, which is last."""
     order = sorted(range(len(entries) - 1), key=lambda i: (entries[i]["index"], i))[: PANELS - 1]
     sizes = Counter(entry["key"] for entry in entries)
     return [_trace(entries[i], sizes) for i in [*sorted(order), len(entries) - 1]]
@@ -59,21 +59,21 @@ def _trace(entry: dict[str, Any], sizes: Counter[str]) -> Trace:
 
 
 def _grid(drawn: list[Trace], context: int, draw: Callable[[Axes, Trace, int, np.ndarray], None]) -> Figure:
-    """A row for each number, a column for each episode; the observed rows are shaded."""
+    """Grid with a row for each trace and a column for each episode; the observed steps are shaded."""
     columns, rows = len(drawn[0].real), len(drawn)
     figure = Figure(figsize=(WIDTH, 0.7 + 1.15 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
     steps = np.arange(drawn[0].real.shape[1]) - (context - 1)
     for trace, row in zip(drawn, grid, strict=True):
-        for window, axes in enumerate(row):
+        for episode, axes in enumerate(row):
             axes.axvspan(steps[0], 0, color=INK, alpha=0.07, linewidth=0)
-            draw(axes, trace, window, steps)
-            axes.plot(steps, trace.real[window], color=INK, linewidth=1.2, label="real")
+            draw(axes, trace, episode, steps)
+            axes.plot(steps, trace.real[episode], color=INK, linewidth=1.2, label="real")
             axes.margins(x=0)
             axes.grid()
         row[0].set_ylabel(trace.name)
-    for window, axes in enumerate(grid[0]):
-        axes.set_title(f"held-out episode {window + 1}")
+    for episode, axes in enumerate(grid[0]):
+        axes.set_title(f"held-out episode {episode + 1}")
     figure.supxlabel("steps ahead (shaded: observed)", fontsize=9)
     figure.align_ylabels()
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -81,37 +81,37 @@ def _grid(drawn: list[Trace], context: int, draw: Callable[[Axes, Trace, int, np
     return figure
 
 
-def _prediction(axes: Axes, trace: Trace, window: int, steps: np.ndarray) -> None:
-    low, lower, median, upper, high = trace.percentiles[:, window]
+def _prediction(axes: Axes, trace: Trace, episode: int, steps: np.ndarray) -> None:
+    low, lower, median, upper, high = trace.percentiles[:, episode]
     axes.fill_between(steps, low, high, color=MODEL, alpha=0.18, linewidth=0, label="90 % of samples")
     axes.fill_between(steps, lower, upper, color=MODEL, alpha=0.32, linewidth=0, label="50 %")
     axes.plot(steps, median, color=MODEL, linewidth=1.2, label="median")
-    for i, sample in enumerate(trace.samples[window]):
+    for i, sample in enumerate(trace.samples[episode]):
         label = "single samples" if i == 0 else None
         axes.plot(steps, sample, color=MODEL, linewidth=0.5, alpha=0.8, label=label)
 
 
-def _dream(axes: Axes, trace: Trace, window: int, steps: np.ndarray) -> None:
-    dreams = trace.dreams[window]
-    for i, dream in enumerate(dreams):
-        axes.plot(steps[-len(dream) :], dream, color=PALETTE[i], linewidth=1.0, alpha=0.9, label=f"dream {i + 1}")
+def _rollout(axes: Axes, trace: Trace, episode: int, steps: np.ndarray) -> None:
+    for i, rollout in enumerate(trace.rollouts[episode]):
+        label = f"imagined rollout {i + 1}"
+        axes.plot(steps[-len(rollout) :], rollout, color=PALETTE[i], linewidth=1.0, alpha=0.9, label=label)
 
 
 def _errors(errors: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """RMSE and CRPS of every key beside those of repeating the last observed row."""
+    """RMSE and CRPS of every key, beside repeating the last observation."""
     figure = Figure(figsize=(WIDTH, 0.7 + 1.7 * len(errors)), layout="constrained")
     grid = figure.subplots(len(errors), 2, squeeze=False, sharex=True)
     for (key, curves), row in zip(errors.items(), grid, strict=True):
         for axes, name in zip(row, ("rmse", "crps"), strict=True):
-            curve, copied = (np.array(curves[kind], float) for kind in (name, f"copy_{name}"))
+            curve, repeated = (np.array(curves[kind], float) for kind in (name, f"copy_{name}"))
             steps = np.arange(1, len(curve) + 1)
             axes.plot(steps, curve, color=MODEL, label="model")
-            axes.plot(steps, copied, color=BASELINE, linestyle="--", label="repeat the last observed row")
+            axes.plot(steps, repeated, color=BASELINE, linestyle="--", label="repeat the last observation")
             axes.set_ylim(bottom=0)
             axes.margins(x=0)
             axes.grid()
         row[0].set_ylabel(f"{key}\n({curves['unit']})")
-    grid[0][0].set_title("RMSE of the samples' mean")
+    grid[0][0].set_title("RMSE of the mean of the samples")
     grid[0][1].set_title("CRPS of the samples")
     figure.supxlabel("steps ahead", fontsize=9)
     figure.align_ylabels()

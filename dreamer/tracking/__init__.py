@@ -1,8 +1,18 @@
-"""Tracking: metrics.jsonl is the truth, W&B, TensorBoard and the console are views of it."""
+"""Tracking of a run. metrics.jsonl holds all metrics; W&B, TensorBoard and the console are views of it.
+
+tracker        writes records to metrics.jsonl and passes them to the views
+jsonl          reader and writer of metrics.jsonl
+metrics        registry of all metrics; docs/metrics.md is generated from it
+views          interface of a view, and the thread that it runs in
+console, tensorboard, wandb, wandb_session  the views
+video          MP4 files
+curve          learning curve as a picture, in the style of `plotting`
+config         settings
+"""
 
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.jsonl import JsonlWriter, read
-from dreamer.tracking.metrics import METRICS, Metric, describe
+from dreamer.tracking.metrics import METRICS, Metric, describe, is_registered
 from dreamer.tracking.tracker import Tracker, open_tracker
 from dreamer.tracking.views import Status, View
 
@@ -15,6 +25,7 @@ __all__ = [
     "TrackingConfig",
     "View",
     "describe",
+    "is_registered",
     "open_tracker",
     "read",
 ]

@@ -1,4 +1,4 @@
-"""Settings of the tracker; apart from the views, which take them too."""
+"""Settings of the tracker, in a file of their own because the views import them, too."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,18 +6,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """What is shown where while a run learns; metrics.jsonl is always written."""
+    """Views of a run in training. metrics.jsonl is always written."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """W&B: `auto` is online when logged in and offline otherwise, and follows WANDB_MODE."""
+    """W&B mode: `auto` is online when logged in, otherwise offline, and follows WANDB_MODE."""
     wandb_project: str = "dreamer"
     """W&B project."""
     wandb_entity: str = ""
-    """W&B user or team; empty is the default of the account."""
+    """W&B user or team; empty for the default of the account."""
     wandb_name: str = ""
-    """W&B name of this run; empty is the name of its folder."""
+    """W&B name of this run; empty for the name of its folder."""
     wandb_group: str = ""
-    """W&B group of this run; empty is none."""
+    """W&B group of this run; empty for none."""
     wandb_tags: tuple[str, ...] = ()
     """W&B tags of this run."""
     tensorboard: bool = False
@@ -25,6 +25,6 @@ class TrackingConfig:
     console: bool = True
     """Show progress on standard output."""
     video: bool = True
-    """Send films and pictures to the views that can show them."""
+    """Send videos and pictures to the views that can show them."""
     close_seconds: float = 15.0
-    """Longest wait in seconds for all views together when a run ends."""
+    """Longest wait in seconds for all views together at the end of a run."""

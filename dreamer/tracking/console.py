@@ -1,4 +1,4 @@
-"""Console: a live progress bar in a terminal, plain lines everywhere else."""
+"""Console view: a live progress bar in a terminal, plain lines elsewhere."""
 
 import contextlib
 import math
@@ -29,10 +29,10 @@ RATE_SECONDS = 120.0
 
 
 class ConsoleView(View):
-    """Shows step, ETA, speed and latest returns on `stream`; a stream that cannot be written to is left alone.
+    """Shows step, ETA, speed and latest returns on `stream`, and stops after a failed write.
 
-    Without a terminal one line at most every ten seconds, and one for every evaluation. The ETA follows the last two
-    minutes.
+    Outside a terminal it prints at most one line every ten seconds, and one for every evaluation. The ETA follows the
+    last two minutes.
     """
 
     title = "console"
@@ -60,9 +60,9 @@ class ConsoleView(View):
         self._guard(lambda: self._show(step, values))
 
     def close(self, status: Status) -> None:
-        """Leave the bar as it stands and give the terminal back."""
+        """Stop the bar and leave its last state on the terminal."""
         if self._bar is not None:
-            # Even a bar that broke has hidden the cursor, which must come back.
+            # Even a broken bar has hidden the cursor, which has to be shown again.
             with contextlib.suppress(Exception):
                 self._bar.stop()
 
@@ -99,7 +99,7 @@ class ConsoleView(View):
             print(line, file=self._stream, flush=True)
 
     def _guard(self, action: Callable[[], None]) -> None:
-        # A closed pipe or an odd terminal is no reason to stop a run, and cannot be reported where it broke.
+        # A closed pipe or an unusual terminal must not stop a run, and its failure cannot be printed to it.
         if self._broken:
             return
         try:
@@ -109,7 +109,7 @@ class ConsoleView(View):
 
 
 class _Bar(Progress):
-    """A progress bar with a line of numbers below; redrawn by its caller alone, without a thread of its own."""
+    """Progress bar with a line of numbers below it. Only its caller redraws it; it has no thread."""
 
     def __init__(self, stream: Any, total: int) -> None:
         self._statistics = Text()
@@ -130,13 +130,13 @@ class _Bar(Progress):
         yield self._statistics
 
     def show(self, step: int, eta: str, statistics: list[str], redraw: bool) -> None:
-        """Set what the bar says, and draw it now or with the next drawing."""
+        """Set the content of the bar; `redraw` draws it at once."""
         self._statistics = Text("  ".join(statistics), no_wrap=True, overflow="crop")
         self.update(self._task, completed=step, eta=eta, refresh=redraw)
 
 
 def _is_live(stream: Any) -> bool:
-    """Tell whether a bar can be drawn: a terminal that moves its cursor and knows the characters of the bar."""
+    """Return True for a terminal that can move its cursor and encode the characters of the bar."""
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown") and encoding.startswith("utf")
 

@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture."""
+"""Learning curve of a run as a picture."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dreamer.tracking.jsonl import read
 
-if TYPE_CHECKING:  # it takes a second to load, for which `import dreamer` need not wait
+if TYPE_CHECKING:  # takes a second to load, which would slow down `import dreamer`
     from matplotlib.figure import Figure
 
 
 def draw_curve(metrics: Path, path: Path, title: str) -> None:
-    """Draw training and evaluation returns over environment steps from metrics.jsonl into a PNG."""
+    """Draw training and evaluation returns of metrics.jsonl over environment steps into a PNG."""
     import matplotlib
 
     from dreamer.tracking.plotting import STYLE
@@ -23,7 +23,7 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
 
 
 def returns(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-    """Returns of training and evaluation episodes over environment steps, from the records of metrics.jsonl."""
+    """Return a figure of the returns of training and evaluation episodes over environment steps."""
     import matplotlib.figure
     from matplotlib.ticker import EngFormatter
 

@@ -1,8 +1,8 @@
-"""metrics.jsonl, the truth of a run: one strict JSON object per line, appended, never rewritten.
+"""Reader and writer of metrics.jsonl, which holds all metrics of a run: one strict JSON object per line, append only.
 
-NaN and the infinities do not exist in JSON, so they are written as the strings "NaN", "Infinity" and "-Infinity", which
-lose nothing; `read` turns them back into numbers. A line counts only with its line break: what a crash left after the
-last break is ignored when reading and removed when the file is opened to append.
+JSON has no NaN and no infinities. They are written as the strings "NaN", "Infinity" and "-Infinity", and `read` turns
+them back into numbers. A line counts only with its line break. Bytes that a crash left after the last line break are
+ignored by `read` and removed when the file is opened to append.
 """
 
 import json
@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from dreamer.errors import UserError
-from dreamer.tracking.metrics import describe
+from dreamer.system.redaction import tell
+from dreamer.tracking.metrics import is_registered
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+COUNTERS = ("step", "updates")
+"""Keys of a record that are not metrics."""
+STRICT = "DREAMER_STRICT_METRICS"
+"""Environment variable that turns the warning about an unregistered metric into a `ValueError`; set by the tests."""
 
 
 class JsonlWriter:
-    """Appends records to metrics.jsonl, each on disk (in the operating system's cache) when `write` returns.
+    """Writer that appends records to metrics.jsonl; the operating system has a record when `write` returns.
 
     Raises:
         UserError: the file cannot be opened, written or shortened (no permission, no space).
@@ -34,47 +39,56 @@ class JsonlWriter:
         except OSError as error:
             raise self._failure(error) from error
         self.last: dict[str, Any] = {}
-        """The newest record in the file, empty when there is none."""
+        """The newest record in the file; empty when there is none."""
+        self._warned: set[str] = set()
         self._cut(os.fstat(self._file.fileno()).st_size)
 
     def write(self, step: int, updates: int, values: Mapping[str, SupportsFloat]) -> None:
         """Append one record; `step` counts environment steps, `updates` learning updates.
 
+        A metric that is not defined in `dreamer.tracking.metrics` is written too, with one warning.
+
         Raises:
-            ValueError: a name is not defined in `dreamer.tracking.metrics`.
+            ValueError: a metric has the name of a counter, or is not defined while `STRICT` is set.
         """
-        numbers: dict[str, float] = {}
-        for name, value in values.items():
-            try:
-                describe(name)
-            except KeyError:
-                raise ValueError(f"metric {name!r} is not defined in dreamer/tracking/metrics") from None
-            numbers[name] = float(value)
+        for name in values:
+            self._check(name)
+        numbers = {name: float(value) for name, value in values.items()}
         counts = {"step": int(step), "updates": int(updates)}
         line = json.dumps(counts | {name: _strict(value) for name, value in numbers.items()}, allow_nan=False) + "\n"
         self._append(line.encode())
         self.last = counts | numbers
 
     def offset(self) -> int:
-        """The length in bytes of everything written so far."""
+        """Return the length in bytes of everything written so far."""
         return self._size
 
     def sync(self) -> None:
-        """Make everything written so far safe against power loss."""
+        """Flush everything written so far to the disk itself, so that a power loss does not lose it."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._failure(error) from error
 
     def truncate(self, offset: int) -> int:
-        """Forget every record that ends after `offset` bytes and return how many bytes the file lacked up to there."""
+        """Remove every record that ends after `offset` bytes; returns the number of bytes missing before `offset`."""
         missing = max(0, offset - self._size)
         self._cut(offset)
         return missing
 
     def close(self) -> None:
-        """Close the file; closing twice is harmless."""
+        """Close the file. A second call does nothing."""
         self._file.close()
+
+    def _check(self, name: str) -> None:
+        if name in COUNTERS:
+            raise ValueError(f"a metric cannot be called {name!r}, which is a counter of the record")
+        if name in self._warned or is_registered(name):
+            return
+        if os.environ.get(STRICT):
+            raise ValueError(f"metric {name!r} is not defined in dreamer/tracking/metrics")
+        self._warned.add(name)
+        tell(f"dreamer: metric {name!r} is not defined in dreamer/tracking/metrics; it is logged without a description")
 
     def _append(self, data: bytes) -> None:
         written = 0
@@ -82,13 +96,13 @@ class JsonlWriter:
             while written < len(data):
                 written += self._file.write(data[written:])
         except OSError as error:
-            # On a full disk the part that fitted must go, or the next record would continue its line.
+            # A full disk may take a part of the record. Remove it, or the next record would continue its line.
             self._cut(self._size)
             raise self._failure(error) from error
         self._size += written
 
     def _cut(self, size: int) -> None:
-        """Shorten the file to its last complete line within `size` bytes and remember that line."""
+        """Shorten the file to its last complete line within `size` bytes and keep that line as `last`."""
         try:
             size, line = _last_line(self._file.fileno(), size)
             self._file.truncate(size)
@@ -105,7 +119,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Return every complete record of a metrics.jsonl, oldest first: `step`, `updates` and the metrics as floats.
 
     Raises:
-        UserError: the file is missing or unreadable, or a line that is not the half-written last one is damaged.
+        UserError: the file is missing or unreadable, or a complete line is damaged.
     """
     try:
         data = path.read_bytes()
@@ -127,20 +141,20 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
             key: NOT_FINITE[value] if isinstance(value, str) else value for key, value in json.loads(line).items()
         }
         if type(record["step"]) is not int or type(record["updates"]) is not int:
-            raise ValueError("a record says at which step and update it was made")
-        return {key: value if key in ("step", "updates") else _number(value) for key, value in record.items()}
+            raise ValueError("a record has the whole numbers `step` and `updates`")
+        return {key: value if key in COUNTERS else _number(value) for key, value in record.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{place}: not a metrics record") from error
 
 
 def _number(value: Any) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     return float(value)
 
 
 def _last_line(descriptor: int, size: int) -> tuple[int, bytes]:
-    """Return the length up to the last line break within `size` bytes, and the line that this break ends."""
+    """Return the length up to the last line break within `size` bytes, and the line that ends there."""
     size = min(size, os.fstat(descriptor).st_size)
     if size == 0:
         return 0, b""

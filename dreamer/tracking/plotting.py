@@ -1,4 +1,7 @@
-"""How this project's figures look. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+"""Style of the figures: colours, fonts, sizes, and their SVG.
+
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#F0E442")
 INK = "#1f2328"
-"""Colour of text and axes; in SVG it becomes that of the page."""
+"""Colour of text and axes. In SVG it becomes the text colour of the page."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -27,13 +30,19 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
-"""For `matplotlib.rc_context`."""
+"""Settings for `matplotlib.rc_context`."""
 WIDTH = 9.0
-"""Width of a figure that fills a page, in inches."""
+"""Width in inches of a figure that fills a page."""
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour such as `#0072B2`."""
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an element of a page, in the colour of the page's text on the page's ground."""
+    """Return the figure as an SVG element in the text colour of the page, with a transparent background."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -1,4 +1,4 @@
-"""TensorBoard view: event files, written without TensorFlow or torch."""
+"""TensorBoard view: event files, written without TensorFlow and torch."""
 
 import io
 import time
@@ -12,11 +12,11 @@ GIF_FRAMES = 100
 
 
 class TensorBoardView(View):
-    """Writes every metric as a scalar over environment steps, films as moving images, and pictures.
+    """Writes every metric as a scalar over environment steps, videos as animated images, and pictures.
 
-    A run that is shown after the fact `began` at that time (seconds since 1970), and its events follow `time/elapsed`.
-    `first_step` is the first step that this process writes: TensorBoard drops what an earlier, crashed process wrote
-    from there on.
+    `first_step` is the first step that this process writes. TensorBoard drops what an earlier, crashed process wrote
+    from that step on. `began` is the start of a run that is written after the fact, in seconds since 1970; its events
+    then follow `time/elapsed`.
     """
 
     title = "TensorBoard"
@@ -46,11 +46,12 @@ class TensorBoardView(View):
         scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._write(step, self._summary(value=scalars))
 
-    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
-        """Write a film as an animated GIF of at most `GIF_FRAMES` frames, which the tab of images plays."""
+    def video(self, step: int, name: str, path: Path) -> None:
+        """Write a video as an animated GIF of at most `GIF_FRAMES` frames, which the images tab plays."""
         import imageio.v3
 
         frames = imageio.v3.imread(path, plugin="FFMPEG")
+        fps = imageio.v3.immeta(path, plugin="FFMPEG")["fps"]
         every = -(-len(frames) // GIF_FRAMES)
         buffer = io.BytesIO()
         imageio.v3.imwrite(buffer, frames[::every], extension=".gif", duration=1000 * every / fps, loop=0)
@@ -61,7 +62,7 @@ class TensorBoardView(View):
     def image(self, step: int, name: str, path: Path) -> None:
         """Write a PNG picture as it is on disk."""
         data = path.read_bytes()
-        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))  # of PNG's header, which is first
+        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))  # in the header of a PNG file
         picture = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
         self._write(step, self._summary(value=[self._summary.Value(tag=name, image=picture)]))
 

@@ -1,4 +1,4 @@
-"""The tracker of a run: metrics.jsonl first, then whatever views the user wants."""
+"""Tracker of a run: metrics.jsonl first, then the views."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from dreamer.tracking.wandb import WandbView
 
 
 class Tracker:
-    """Writes every record to metrics.jsonl and passes it on to the views, which never slow or stop the caller."""
+    """Writes every record to metrics.jsonl and passes it to the views, which never slow down or stop the caller."""
 
     def __init__(
         self, config: TrackingConfig, writer: JsonlWriter, views: Sequence[View], console: ConsoleView | None = None
@@ -24,15 +24,15 @@ class Tracker:
         self._config = config
         self._writer = writer
         self._views = [BackgroundView(view) for view in views]
-        # No thread for the console: it only formats a line, which should come in order with what the caller prints.
+        # The console has no thread: it only formats a line, in order with the other output of the caller.
         self._console = console
         self._closed = False
 
     def log(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Record metrics at `step` environment steps; the record's `updates` is `loop/updates`, or else its last value.
+        """Record metrics at `step` environment steps. `updates` of the record is `loop/updates`, or its last value.
 
         Raises:
-            ValueError: a name is not defined in `dreamer.tracking.metrics`.
+            ValueError: a name is not allowed, as in `JsonlWriter.write`.
             UserError: metrics.jsonl cannot be written.
         """
         numbers = {name: float(value) for name, value in values.items()}
@@ -43,30 +43,30 @@ class Tracker:
         for view in self._views:
             view.log(step, numbers)
 
-    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
-        """Show the film at `path` (already on disk, to be left there) under `name` in the views that can."""
+    def video(self, step: int, name: str, path: Path) -> None:
+        """Show the video at `path`, which has to stay there, under `name` in the views that can."""
         if self._config.video:
             for view in self._views:
-                view.video(step, name, path, fps)
+                view.video(step, name, path)
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """Show the PNG picture at `path` (already on disk, to be left there) under `name` in the views that can."""
+        """Show the PNG picture at `path`, which has to stay there, under `name` in the views that can."""
         if self._config.video:
             for view in self._views:
                 view.image(step, name, path)
 
     def summary(self, values: Mapping[str, SupportsFloat]) -> None:
-        """Show results of the whole run, such as its final evaluation, in the views that have a place for them."""
+        """Show results of the whole run, such as its final evaluation, in the views that can."""
         numbers = {name: float(value) for name, value in values.items()}
         for view in self._views:
             view.summary(numbers)
 
     def offset(self) -> int:
-        """The length of metrics.jsonl in bytes, for a checkpoint to resume from; `sync` before it is relied upon."""
+        """Return the length of metrics.jsonl in bytes, for a checkpoint to resume from; call `sync` before that."""
         return self._writer.offset()
 
     def rewind(self, offset: int) -> None:
-        """Forget the records after `offset` bytes of metrics.jsonl; views keep what they have shown.
+        """Remove the records after `offset` bytes of metrics.jsonl; views keep what they have shown.
 
         Raises:
             UserError: metrics.jsonl cannot be shortened.
@@ -74,15 +74,15 @@ class Tracker:
         self._writer.truncate(offset)
 
     def sync(self) -> None:
-        """Make metrics.jsonl safe against power loss; may be called from any thread.
+        """Flush metrics.jsonl to the disk itself; may be called from any thread.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the disk cannot be written.
         """
         self._writer.sync()
 
     def close(self, status: Status) -> None:
-        """Finish every view within the configured seconds; closing twice is harmless."""
+        """Finish every view within the configured seconds. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -106,18 +106,18 @@ def open_tracker(
 ) -> Tracker:
     """Open the tracker of the run in `run_dir`, an existing folder.
 
-    `run_info` is the content of run.json, `run_config` that of config.json. A new run has `resume_offset` None; a
-    resumed one forgets the records after `resume_offset` bytes, a number that `Tracker.offset` returned.
+    `run_info` is the content of run.json, `run_config` the content of config.json. `resume_offset` is None for a new
+    run; a resumed run loses the records after that many bytes, a number from `Tracker.offset`.
 
     Raises:
         UserError: metrics.jsonl cannot be written, or a new run would continue another run's file.
     """
     path = run_dir / "metrics.jsonl"
     if resume_offset is None and path.exists() and path.stat().st_size:
-        raise UserError(f"{path} belongs to an earlier run: resume it or pick another folder")
+        raise UserError(f"{path} belongs to an earlier run; resume that run or choose another folder")
     writer = JsonlWriter(path)
     if missing := writer.truncate(resume_offset or 0):
-        tell(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; going on without")
+        tell(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; the run continues without them")
     views: list[View] = []
     if config.wandb != "off":
         views.append(WandbView(config, run_dir, run_info, run_config))

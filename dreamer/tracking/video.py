@@ -11,14 +11,14 @@ import numpy as np
 from dreamer.errors import UserError
 
 
-def evaluation_films(run: Path) -> list[Path]:
-    """The films of a run's evaluations, oldest first; one that is being written is none."""
+def evaluation_videos(run: Path) -> list[Path]:
+    """Return the finished videos of a run's evaluations, oldest first."""
     paths = (run / "videos").glob("eval_*.mp4")
     return sorted(path for path in paths if path.stem.removeprefix("eval_").isdecimal())
 
 
 def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6) -> None:
-    """Encode uint8 frames `[height, width, 3]` as H.264 that every browser plays; `quality` is from 0 to 10.
+    """Encode uint8 frames `[height, width, 3]` as H.264, which every browser plays; `quality` is from 0 to 10.
 
     Raises `UserError` when `path` cannot be written.
     """
@@ -34,4 +34,4 @@ def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write the film {path}: {error.strerror or 'ffmpeg failed'}") from error
+        raise UserError(f"cannot write the video {path}: {error.strerror or 'ffmpeg failed'}") from error

@@ -1,4 +1,4 @@
-"""Views of a run: places that show what metrics.jsonl already holds, and that may fail without hurting the run."""
+"""Views of a run, which show what metrics.jsonl already holds and may fail without harm to the run."""
 
 import contextlib
 import queue
@@ -18,11 +18,11 @@ ABANDON_SECONDS = 3.0
 
 
 class View:
-    """A place that shows a run; every method may do nothing or raise, and all but `abandon` run in one thread."""
+    """Interface of a view. Every method may do nothing or raise; all but `abandon` run in one thread."""
 
     title = "view"
     notice = ""
-    """One line for the user, set by `start`; empty is nothing to say."""
+    """One line for the user, set by `start`; may be empty."""
 
     def start(self) -> None:
         """Open the view."""
@@ -30,36 +30,36 @@ class View:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Show one record."""
 
-    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
-        """Show a film that lies at `path`."""
+    def video(self, step: int, name: str, path: Path) -> None:
+        """Show the video at `path`."""
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """Show a PNG picture that lies at `path`."""
+        """Show the PNG picture at `path`."""
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Show the results of the whole run."""
 
     def close(self, status: Status) -> None:
-        """Finish what was shown and release everything."""
+        """Finish and release everything."""
 
     def abandon(self) -> None:
-        """Release what a failed or stuck view still holds, without waiting; may be called from any thread."""
+        """Release the resources of a failed or stuck view without waiting; may be called from any thread."""
 
 
 class BackgroundView:
-    """Runs a view in a daemon thread behind a bounded queue, so that no caller ever waits for it.
+    """Runs a view in a daemon thread behind a bounded queue, so that no caller waits for it.
 
-    A view that raises is switched off, and one that falls `capacity` messages behind loses the newest ones; each is
-    told once, in one line on standard error.
+    A view that raises is switched off. A view that falls `capacity` messages behind loses the newest ones. Each is
+    reported once, in one line on standard error.
     """
 
     def __init__(self, view: View, capacity: int = 1000) -> None:
         self._view = view
         self._capacity = capacity
-        # A bounded Queue could refuse the message that closes it; here only the caller's messages are bounded.
+        # A bounded Queue could refuse the message that closes it. Here only the messages of the caller are bounded.
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._enabled = True
-        self._told_dropping = False
+        self._reported_drop = False
         self._thread = threading.Thread(target=self._work, name=f"dreamer {view.title}", daemon=True)
         self._thread.start()
 
@@ -67,9 +67,9 @@ class BackgroundView:
         """Queue one record."""
         self._submit(partial(self._view.log, step, values))
 
-    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
-        """Queue a film."""
-        self._submit(partial(self._view.video, step, name, path, fps))
+    def video(self, step: int, name: str, path: Path) -> None:
+        """Queue a video."""
+        self._submit(partial(self._view.video, step, name, path))
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Queue a picture."""
@@ -95,16 +95,16 @@ class BackgroundView:
             return
         if self._queue.qsize() < self._capacity:
             self._queue.put(call)
-        elif not self._told_dropping:
-            self._told_dropping = True
-            self._tell("does not keep up and misses some records; metrics.jsonl has them all")
+        elif not self._reported_drop:
+            self._reported_drop = True
+            self._report("is too slow and misses some records; metrics.jsonl has them all")
 
     def _work(self) -> None:
-        # SystemExit: a library that wants the process to end must not end the thread in silence.
+        # SystemExit: a library that tries to end the process must not end the thread without a message.
         try:
             self._view.start()
             if self._view.notice:
-                self._tell(self._view.notice)
+                self._report(self._view.notice)
             while (call := self._queue.get()) is not None and self._enabled:
                 call()
         except (Exception, SystemExit) as error:
@@ -114,8 +114,8 @@ class BackgroundView:
         if not self._enabled:
             return
         self._enabled = False
-        self._tell(f"{reason}; metrics.jsonl is complete")
-        # A thread of its own, because giving up may itself get stuck.
+        self._report(f"{reason}; metrics.jsonl is complete")
+        # A separate thread, because `abandon` may get stuck, too.
         abandon = threading.Thread(target=self._abandon, daemon=True)
         abandon.start()
         abandon.join(ABANDON_SECONDS)
@@ -124,7 +124,7 @@ class BackgroundView:
         with contextlib.suppress(Exception, SystemExit):
             self._view.abandon()
 
-    def _tell(self, message: str) -> None:
-        # Standard error may be closed or broken, which is no reason to stop.
+    def _report(self, message: str) -> None:
+        # A closed or broken standard error must not stop the run.
         with contextlib.suppress(OSError, ValueError):
             tell(f"dreamer: {self._view.title} {message}")

@@ -70,7 +70,7 @@ class WandbView(View):
         if self._run is not None:
             self._run.log({"step": step, **values})
 
-    def video(self, step: int, name: str, path: Path, fps: int | float) -> None:
+    def video(self, step: int, name: str, path: Path) -> None:
         """Log a film, of which W&B keeps a copy; the file itself says how fast it plays."""
         import wandb
 

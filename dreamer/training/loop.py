@@ -149,7 +149,7 @@ class Trainer(Session):
         except Exception as error:  # a film is never worth a run
             tell(f"no film: {error}")
         else:
-            self.tracker.video(self.step, "eval/film", path, fps=25)
+            self.tracker.video(self.step, "eval/film", path)
 
     def imagine(self) -> None:
         """Compare what the model imagines with held-out episodes; what goes wrong gets one line.
@@ -159,13 +159,13 @@ class Trainer(Session):
         if not self.agent.world_model.objective.decodes:
             return
         from dreamer.openloop import folder  # matplotlib takes a second to load
+        from dreamer.openloop.evaluation import DURING_TRAINING, evaluate
         from dreamer.openloop.record import metrics
-        from dreamer.openloop.study import GLANCE, study
 
         with self.clock("imagination"):
             try:
-                settings = replace(GLANCE, seed=self.config.seed)
-                seen = study(self.agent, self.make_env, settings, self.config.env.timeout)
+                settings = replace(DURING_TRAINING, seed=self.config.seed)
+                seen = evaluate(self.agent, self.make_env, settings, self.config.env.timeout)
                 media = folder.write(seen, folder.folder_of(self.folder.path, self.step))
                 self.tracker.log(self.step, metrics(seen))
             except Exception as error:  # a picture is never worth a run
@@ -173,7 +173,7 @@ class Trainer(Session):
                 return
         for name, path in media.items():
             if path.suffix == ".mp4":
-                self.tracker.video(self.step, f"imagination/{name}", path, fps=folder.FPS)
+                self.tracker.video(self.step, f"imagination/{name}", path)
             else:
                 self.tracker.image(self.step, f"imagination/{name}", path)
 

@@ -1,129 +1,72 @@
-"""`dreamer ablate`: the full agent for every task, core and seed, in one folder and restartable at any point.
+"""`dreamer ablate`: the full agent for every task, core and seed, in one folder. It can be resumed at any point.
 
-FOLDER/ablation.json             what belongs together: tasks, cores, seeds and all settings that the runs share
+FOLDER/ablation.json             options of the ablation, with all settings that the runs share
 FOLDER/<task>/<core>/seed<k>/    run folders
-FOLDER/logs/*.log                output of the processes that did the runs
-FOLDER/failures.json             what failed when last tried, tried again by a restart
+FOLDER/logs/*.log                output of the processes of the runs
+FOLDER/failures.json             runs that failed at the last try; a resumed ablation tries them again
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
-
-from dreamer.config import Config, from_json, validated, words
+from dreamer.config import validated, words
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import grid
-from dreamer.experiments.ablation.grid import Cell
+from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job, do_all
+from dreamer.experiments.ablation.manifest import MANIFEST, AblateArguments, check_target, manifest
 from dreamer.experiments.ablation.progress import Progress
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder
-from dreamer.runs.provenance import command_line, commit
-from dreamer.runs.trust import OF_AN_ABLATION, agreement, check_folder
+from dreamer.runs.trust import agreement
 from dreamer.system.device import choose_device
 from dreamer.system.files import write_atomically
 
-FORMAT = 2
-MANIFEST = "ablation.json"
-UNBEGUN = {".lock", f"{MANIFEST}.tmp"}
-"""What an ablation that was killed in its first moment may leave."""
-
-
-@dataclass(frozen=True)
-class AblateArguments:
-    """Train the full agent for every task, core and seed. The same command, or --folder alone, goes on."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    """Configuration that all runs share; tasks, cores, latents, objectives and seeds come from the options below."""
-    tasks: tuple[str, ...] = ()
-    """Tasks, separated by spaces or commas."""
-    cores: tuple[str, ...] = ("all",)
-    """Cores, separated by spaces or commas: CORE, CORE:LATENT (such as rssm:gaussian), or all."""
-    objectives: tuple[str, ...] = ("reconstruction",)
-    """Objectives of representation that every core is trained with: reconstruction, r2, or both."""
-    seeds: int = 3
-    """Number of seeds; they are 0, 1, ..."""
-    match_params: bool = False
-    """Change the cores' widths until all agents have as many parameters as with the rssm core, within 2 %."""
-    folder: Path | None = None
-    """Folder of the ablation, to make or to go on with; default runs/ablation_<time>."""
-    jobs: int = 1
-    """Runs done at a time; with several, each gets its share of the cores of this machine."""
-
-
-def arguments_of(folder: Path) -> AblateArguments:
-    """What an ablation was started with; raises `UserError` when `folder` holds none of this version."""
-    path = folder / MANIFEST
-    try:
-        written = json.loads(path.read_text())
-        if written["format"] != FORMAT:
-            raise UserError(f"it has format {written['format']}, this version reads format {FORMAT}")
-        return AblateArguments(
-            from_json(json.dumps(written["config"])),
-            tasks=tuple(written["tasks"]),
-            cores=tuple(written["cores"]),
-            objectives=tuple(written["objectives"]),
-            seeds=int(written["seeds"]),
-            match_params=bool(written["match_params"]),
-            folder=folder,
-        )
-    except FileNotFoundError:
-        raise UserError(f"no ablation at {folder}: {path} is missing; to begin one, name its --tasks") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} does not describe an ablation: {type(error).__name__}: {error}") from None
-
 
 def ablate(args: AblateArguments) -> int:
-    """Do all runs that are not finished; returns 0 when all are, 1 when some failed, 130 when asked to stop.
+    """Do all unfinished runs. Returns 0 when all runs are finished, 1 when some failed, 130 when stopped by a signal.
 
-    Raises `UserError` for all that can be known to be impossible before the first run starts.
+    Raises `UserError` for every mistake that can be known before the first run starts.
     """
     args = _checked(args)
     folder = args.folder or Path("runs") / f"ablation_{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    _check_folder(folder, args)
+    check_target(folder, args)
     device = choose_device(args.config.device)
-    cells = grid.cells(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
-    pending = [cell for cell in cells if not _is_finished(folder / cell.place, args.config.steps)]
+    trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
+    pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
     configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params)
-    jobs = [Job(cell, folder / cell.place, _log(folder, cell), configs[cell]) for cell in pending]
+    jobs = [Job(trial, folder / trial.place, _log(folder, trial), configs[trial]) for trial in pending]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(folder, args.config, {}).locked():
-            _check_folder(folder, args)
+            check_target(folder, args)
             if not (folder / MANIFEST).exists():
-                write_atomically(folder / MANIFEST, _manifest(args).encode())
-            print(f"{folder}: {len(cells)} runs on {device}, {len(cells) - len(jobs)} of them finished", flush=True)
-            progress = Progress(folder / "failures.json", len(cells), pending)
+                write_atomically(folder / MANIFEST, manifest(args).encode())
+            print(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished", flush=True)
+            progress = Progress(folder / "failures.json", len(trials), pending)
             done = do_all(jobs, args.jobs, progress.started, progress.ended)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
-    again = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
+    resume = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
     if not done:
-        print(f"stopped; go on with: {again}")
+        print(f"stopped; resume with: {resume}")
         return 130
-    for cell, reason in progress.failures.items():
-        print(f"failed  {cell}: {reason}")
+    for trial, reason in progress.failures.items():
+        print(f"failed  {trial}: {reason}")
     if progress.failures:
-        print(f"try the failed ones again with: {again}")
+        print(f"try the failed runs again with: {resume}")
     print(f"next: dreamer report {shlex.quote(str(folder))}")
     return 1 if progress.failures else 0
 
 
 def _checked(args: AblateArguments) -> AblateArguments:
-    """The same arguments with names at their shortest; raises `UserError` for impossible ones."""
+    """The same arguments with the shortest names; raises `UserError` for impossible ones."""
     tasks, cores = words(args.tasks), grid.variants(words(args.cores))
     objectives = grid.objectives(words(args.objectives))
     if not tasks or not cores or not objectives:
@@ -134,57 +77,8 @@ def _checked(args: AblateArguments) -> AblateArguments:
     return dataclasses.replace(args, config=validated(args.config), tasks=tasks, cores=cores, objectives=objectives)
 
 
-def _check_folder(folder: Path, args: AblateArguments) -> None:
-    """Raise `UserError` unless `folder` is free for this ablation, or is this ablation."""
-    try:
-        names = {path.name for path in folder.iterdir()}
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"cannot use {folder} as a folder: {error.strerror}") from None
-    if not names - UNBEGUN:
-        return
-    if MANIFEST not in names:
-        raise UserError(f"{folder} already exists and is not an ablation; pick another --folder")
-    check_folder(folder, OF_AN_ABLATION)
-    differences = list(_differences(arguments_of(folder), args))
-    if differences:
-        more = f", and {len(differences) - 4} more differ" if len(differences) > 4 else ""
-        raise UserError(f"{folder} was begun with other settings: {', '.join(differences[:4])}{more}")
-
-
-def _differences(there: Any, here: Any, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(there):
-        old, new = getattr(there, field.name), getattr(here, field.name)
-        if dataclasses.is_dataclass(old):
-            yield from _differences(old, new, "" if field.name == "config" else f"{prefix}{field.name}.")
-        elif old != new and field.name not in ("folder", "jobs"):
-            flag = f"--{prefix}{field.name}".replace("_", "-")
-            yield f"{flag} is {_typed(old)} there and {_typed(new)} here"
-
-
-def _typed(value: Any) -> str:
-    return " ".join(map(str, value)) or "empty" if isinstance(value, tuple) else str(value)
-
-
-def _manifest(args: AblateArguments) -> str:
-    values = {
-        "format": FORMAT,
-        "tasks": args.tasks,
-        "cores": args.cores,
-        "objectives": args.objectives,
-        "seeds": args.seeds,
-        "match_params": args.match_params,
-        "command": command_line(),
-        "commit": commit(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "config": dataclasses.asdict(args.config),
-    }
-    return json.dumps(values, indent=2) + "\n"
-
-
-def _log(folder: Path, cell: Cell) -> Path:
-    return folder / "logs" / f"{'_'.join(cell.place.parts)}.log"
+def _log(folder: Path, trial: Trial) -> Path:
+    return folder / "logs" / f"{'_'.join(trial.place.parts)}.log"
 
 
 def _is_finished(run_dir: Path, steps: int) -> bool:

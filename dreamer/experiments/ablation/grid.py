@@ -1,4 +1,4 @@
-"""The grid of an ablation: tasks, variants of the core and seeds, and the configuration of each run."""
+"""Grid of an ablation: tasks, variants of the core and seeds, and the configuration of each run."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from dreamer.world_model.objectives import ObjectiveName
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of an ablation, apart from the settings that all runs share."""
+class Trial:
+    """One run of an ablation: what it does not share with the other runs."""
 
     task: str
     """Task."""
     core: str
-    """Variant of the core: `rssm`, or `rssm:gaussian` with a latent that is not the core's usual one; `rssm+r2` with
-    another objective than reconstruction."""
+    """Variant of the core: `rssm`; `rssm:gaussian` with a latent that is not the core's default; `rssm+r2` with an
+    objective other than reconstruction."""
     seed: int
     """Seed."""
 
     @property
     def place(self) -> Path:
-        """The run's folder within the ablation's: <task>/<core>/seed<k>."""
+        """Run folder within the folder of the ablation: <task>/<core>/seed<k>."""
         return Path(_folder_name(self.task)) / re.sub("[:+]", "_", self.core) / f"seed{self.seed}"
 
     def __str__(self) -> str:
@@ -41,16 +41,16 @@ class Cell:
 
 
 def variants(given: Sequence[str]) -> tuple[str, ...]:
-    """Variants of the core by their shortest names, `all` being every core.
+    """Return variants of the core by their shortest names; `all` stands for every core.
 
-    Raises `UserError` for a core that does not exist and for a latent that the core cannot have.
+    Raises `UserError` for an unknown core and for a latent that the core cannot have.
     """
     cores = get_args(CoreName)
     return tuple(dict.fromkeys(_variant(word) for name in given for word in (cores if name == "all" else (name,))))
 
 
 def objectives(given: Sequence[str]) -> tuple[str, ...]:
-    """The same names; raises `UserError` for one that is no objective."""
+    """Return the same names; raises `UserError` for an unknown objective."""
     known = get_args(ObjectiveName)
     for name in given:
         if name not in known:
@@ -59,17 +59,17 @@ def objectives(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def with_objectives(cores: Sequence[str], objectives: Sequence[str]) -> list[str]:
-    """Every variant of the core with every objective, by their shortest names."""
+    """Return every variant of the core with every objective, by their shortest names."""
     return [variant_name(core, objective) for core in cores for objective in objectives]
 
 
 def variant_name(core: str, objective: str) -> str:
-    """What a variant of the core is called when it is trained with an objective."""
+    """Return the name of a variant of the core that is trained with an objective."""
     return core if objective == get_args(ObjectiveName)[0] else f"{core}+{objective}"
 
 
-def cells(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Cell]:
-    """The runs in the order in which they are done: the first seed of everything comes first.
+def trials(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Trial]:
+    """Return the runs in the order in which they are done: seed 0 of every task and core comes first.
 
     Raises `UserError` when two tasks would share a folder.
     """
@@ -77,50 +77,51 @@ def cells(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Cell]:
     for task in tasks:
         other = folders.setdefault(_folder_name(task).lower(), task)
         if other != task:
-            raise UserError(f"--tasks: {other} and {task} would share a folder; give each an ablation of its own")
-    return [Cell(task, core, seed) for seed in range(seeds) for task in tasks for core in cores]
+            raise UserError(f"--tasks: {other} and {task} would share a folder; use a separate ablation for each")
+    return [Trial(task, core, seed) for seed in range(seeds) for task in tasks for core in cores]
 
 
-def configurations(shared: Config, wanted: Sequence[Cell], group: str, match: bool) -> dict[Cell, Config]:
-    """The full configuration of every cell; with `match` equally large agents, of which it prints a table per task.
+def configurations(shared: Config, wanted: Sequence[Trial], group: str, match: bool) -> dict[Trial, Config]:
+    """Return the full configuration of every run.
 
-    `group` is the W&B group of runs whose settings name none. Raises `UserError` when an environment or an agent cannot
-    be made, and when `match` is impossible.
+    `match` makes the agents equally large and prints a table of parameters for each task. `group` is the W&B group of
+    runs whose settings name none. Raises `UserError` when an environment or an agent cannot be built, and when `match`
+    is impossible.
     """
-    found: dict[Cell, Config] = {}
-    for task, of_task in groupby(sorted(wanted, key=lambda cell: cell.task), key=lambda cell: cell.task):
+    found: dict[Trial, Config] = {}
+    for task, of_task in groupby(sorted(wanted, key=lambda trial: trial.task), key=lambda trial: trial.task):
         several = list(of_task)
-        configs = {cell.core: _configuration(shared, cell, group) for cell in several}
-        some = next(iter(configs.values()))
-        spec = spec_of_factory(make_factory(some))
+        configs = {trial.core: _configuration(shared, trial, group) for trial in several}
+        first = next(iter(configs.values()))
+        spec = spec_of_factory(make_factory(first))
         for core, config in configs.items():
             with _about(f"{task} {core}"):
                 configs[core] = match_params(config, spec) if match else config
                 dry_run(spec, configs[core])
         if match:
-            print(f"parameters on {task}\n{parameter_table({'rssm': reference(some)} | configs, spec)}\n", flush=True)
-        found |= {cell: _of_cell(configs[cell.core], cell) for cell in several}
-    return {cell: found[cell] for cell in wanted}
+            print(f"parameters on {task}\n{parameter_table({'rssm': reference(first)} | configs, spec)}\n", flush=True)
+        found |= {trial: _of_trial(configs[trial.core], trial) for trial in several}
+    return {trial: found[trial] for trial in wanted}
 
 
-def _of_cell(config: Config, cell: Cell) -> Config:
-    tracking = dataclasses.replace(config.tracking, wandb_name=str(cell))
-    return dataclasses.replace(config, seed=cell.seed, tracking=tracking)
+def _of_trial(config: Config, trial: Trial) -> Config:
+    tracking = dataclasses.replace(config.tracking, wandb_name=str(trial))
+    return dataclasses.replace(config, seed=trial.seed, tracking=tracking)
 
 
-def _configuration(shared: Config, cell: Cell, group: str) -> Config:
-    variant, _, objective = cell.core.partition("+")
+def _configuration(shared: Config, trial: Trial, group: str) -> Config:
+    variant, _, objective = trial.core.partition("+")
     core, _, latent = variant.partition(":")
     family = (latent or LATENTS[core][0],) if LATENTS[core] else ()
     changes = {
-        "task": cell.task,
-        "seed": cell.seed,
+        "task": trial.task,
+        "seed": trial.seed,
         "agent.dynamics.core": core,
         "agent.dynamics.latent": latent or "auto",
         "agent.world_model.representation.objective": objective or get_args(ObjectiveName)[0],
         "tracking.wandb_group": shared.tracking.wandb_group or group,
         "tracking.wandb_tags": tuple(
-            dict.fromkeys((*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), cell.task))
+            dict.fromkeys((*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), trial.task))
         ),
     }
     return validated(override(shared, changes))
@@ -145,9 +146,9 @@ def _folder_name(task: str) -> str:
 
 
 @contextmanager
-def _about(what: str) -> Iterator[None]:
-    """Say what a mistake is about."""
+def _about(subject: str) -> Iterator[None]:
+    """Name the subject of a mistake in its message."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise UserError(f"{subject}: {error}") from None

@@ -1,9 +1,9 @@
-"""Runs as child processes, several at a time: output goes to log files, and no child outlives its parent.
+"""Runs as child processes, several at a time. Output goes to log files, and no child outlives its parent.
 
-The parent holds the other end of each child's standard input and never closes it. A child that reads its end knows that
-the parent is gone, however it died, and ends at once: what it did since its last checkpoint is done again later.
+The parent keeps the other end of each child's standard input open. A child that reads the end of its input knows that
+the parent is gone, whatever killed it, and exits at once. The work since its last checkpoint is repeated later.
 
-`python -m dreamer.experiments.jobs RUN_DIR` is such a child; it takes its order from standard input.
+`python -m dreamer.experiments.ablation.jobs RUN_DIR` is such a child. It reads its order from standard input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 import envs
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, first_line
-from dreamer.experiments.ablation.grid import Cell
+from dreamer.experiments.ablation.grid import Trial
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.trust import modules_of
 from dreamer.system.redaction import tell
@@ -37,28 +37,28 @@ LEFT_BY_A_RUN = {
     *("config.json", "config.json.tmp", "run.json", "run.json.tmp", ".lock", "metrics.jsonl"),
     *("checkpoints", "faults", "replay", "videos", "tensorboard", "wandb", "wandb_id", "wandb_id.new"),
 }
-"""What may be in the folder of a run that has made no checkpoint."""
+"""Files that may be in the folder of a run without a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to begin or to go on with."""
+    """One run to start or to resume."""
 
-    cell: Cell
-    """Its place in the ablation."""
+    trial: Trial
+    """Position in the grid."""
     run_dir: Path
     """Run folder."""
     log: Path
-    """File to append the output to."""
+    """File that the output is appended to."""
     config: Config
     """Full configuration."""
 
 
 def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ended: Callable[[Job, str], None]) -> bool:
-    """Do jobs, at most `limit` at a time; whether all were done, False when SIGINT or SIGTERM came.
+    """Do jobs, at most `limit` at a time. Returns True when all were done, False after SIGINT or SIGTERM.
 
-    `ended` gets the job and its error, empty when the run finished; it is not called for a job that was stopped. The
-    first signal lets the children save a checkpoint, a second one ends them at once.
+    `ended` gets the job and its error, which is empty for a finished run. It is not called for a job that was stopped.
+    The first signal lets the children save a checkpoint; a second one ends them at once.
     """
     waiting, running = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, int]]()
     with _signals() as received:
@@ -76,14 +76,14 @@ def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ende
                         child.terminate()
                 for child in [child for child in running if child.poll() is not None]:
                     job, offset = running.pop(child)
-                    _let_go(child)
+                    _release(child)
                     if child.returncode == 0 or not received:
                         ended(job, _error(child.returncode, job.log, offset))
                 time.sleep(POLL_SECONDS)
         finally:
             for child in running:
                 child.kill()
-                _let_go(child)
+                _release(child)
     return not received
 
 
@@ -93,7 +93,7 @@ def work(run_dir: Path) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.argv = order["command"]  # for run.json
     try:
-        return 0 if _begin_or_go_on(run_dir, from_json(order["config"])).status == "finished" else 130
+        return 0 if _start_or_resume(run_dir, from_json(order["config"])).status == "finished" else 130
     except UserError as error:
         message = str(error)
     except Exception as error:
@@ -103,7 +103,7 @@ def work(run_dir: Path) -> int:
     return 2
 
 
-def _begin_or_go_on(run_dir: Path, config: Config) -> launch.Result:
+def _start_or_resume(run_dir: Path, config: Config) -> launch.Result:
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
         return launch.resume(run_dir, config=config, trusted=modules_of(config))
     if run_dir.is_dir():
@@ -111,7 +111,7 @@ def _begin_or_go_on(run_dir: Path, config: Config) -> launch.Result:
             foreign = sorted({path.name for path in run_dir.iterdir()} - LEFT_BY_A_RUN)
             if foreign:
                 names = ", ".join(foreign[:4])
-                raise UserError(f"{run_dir} holds {names} but no checkpoint; delete it to begin this run again")
+                raise UserError(f"{run_dir} holds {names} but no checkpoint; delete it to start this run again")
             shutil.rmtree(run_dir)
     return launch.train(config, run_dir=run_dir)
 
@@ -123,7 +123,7 @@ def _end_with_parent() -> None:
 
 
 def _start(job: Job, limit: int) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own, so that Ctrl-C in a terminal reaches it through the parent alone."""
+    """Start a child in its own session, so that only the parent gets Ctrl-C from a terminal."""
     threads = str(max(1, envs.cores() // limit))
     shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if limit > 1 else {}
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -139,24 +139,24 @@ def _start(job: Job, limit: int) -> subprocess.Popen[bytes]:
         )
     assert child.stdin is not None
     order = {"command": sys.argv, "config": to_json(job.config)}
-    with contextlib.suppress(BrokenPipeError):  # a child that is dead already says why in its log
+    with contextlib.suppress(BrokenPipeError):  # the log of a child that is already dead holds its error
         child.stdin.write(json.dumps(order).encode() + b"\n")
     return child
 
 
-def _let_go(child: subprocess.Popen[bytes]) -> None:
+def _release(child: subprocess.Popen[bytes]) -> None:
     child.wait()
     assert child.stdin is not None
     child.stdin.close()
 
 
 def _error(code: int, log: Path, offset: int) -> str:
-    """Why a child failed, in one line; empty for exit status 0."""
+    """Error of a child in one line; empty for exit status 0."""
     if code == 0:
         return ""
     if code < 0:
         name = signal.Signals(-code).name
-        return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        return f"ended by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
     lines = [line for line in log.read_bytes()[offset:].decode(errors="replace").splitlines() if line.strip()]
     own = [line.removeprefix("dreamer: ") for line in lines if line.startswith("dreamer: ")]
     return (own or lines or [f"exit status {code}"])[-1]
@@ -164,7 +164,7 @@ def _error(code: int, log: Path, offset: int) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them."""
+    """Collect SIGINT and SIGTERM in a list instead of exiting."""
     received: list[int] = []
     previous = {
         number: signal.signal(number, lambda number, frame: received.append(number))

@@ -1,4 +1,4 @@
-"""How an ablation is going: a line for every run that starts or ends, and the runs that failed."""
+"""Progress of an ablation: a line for every run that starts or ends, and failures.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from dreamer.experiments.ablation.grid import Cell
+from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact
@@ -16,48 +16,48 @@ from dreamer.tracking import read
 
 
 class Progress:
-    """Prints what becomes of `pending` runs of `total`, and keeps the failures of now in the file `path`."""
+    """Prints a line for each of the `pending` runs of `total`, and keeps the current failures in the file `path`."""
 
-    def __init__(self, path: Path, total: int, pending: Sequence[Cell]) -> None:
+    def __init__(self, path: Path, total: int, pending: Sequence[Trial]) -> None:
         self._path, self._total, self._pending, self._left = path, total, len(pending), len(pending)
-        self._began: dict[Cell, float] = {}
+        self._began: dict[Trial, float] = {}
         self._start = time.monotonic()
         known = _failures_in(path)
-        self.failures = {cell: known[cell] for cell in pending if cell in known}
-        """Runs that failed when last tried, and why."""
+        self.failures = {trial: known[trial] for trial in pending if trial in known}
+        """Errors of the runs that failed at the last try."""
         self._save()
 
     def started(self, job: Job) -> None:
-        """Tell of a run that starts."""
-        self._began[job.cell] = time.monotonic()
-        print(f"start   {job.cell}  output in {job.log}", flush=True)
+        """Print that a run starts."""
+        self._began[job.trial] = time.monotonic()
+        print(f"start   {job.trial}  output in {job.log}", flush=True)
 
     def ended(self, job: Job, error: str) -> None:
-        """Tell of a run that ended, with an error or with none."""
+        """Print that a run ended; `error` is empty for a finished run."""
         self._left -= 1
         error = redact(error)
-        self.failures.pop(job.cell, None)
+        self.failures.pop(job.trial, None)
         if error:
-            self.failures[job.cell] = error
+            self.failures[job.trial] = error
         self._save()
         now, done = time.monotonic(), self._pending - self._left
-        spent = timedelta(seconds=round(now - self._began[job.cell]))
+        spent = timedelta(seconds=round(now - self._began[job.trial]))
         remaining = timedelta(seconds=round((now - self._start) * self._left / done))
-        result = f"failed  {job.cell}: {error}" if error else f"finish  {job.cell}  return {_final_return(job):,.1f}"
+        result = f"failed  {job.trial}: {error}" if error else f"finish  {job.trial}  return {_final_return(job):,.1f}"
         print(f"{result}  in {spent}  {self._total - self._left} of {self._total}  ETA {remaining}", flush=True)
 
     def _save(self) -> None:
         entries = [
-            {"task": cell.task, "core": cell.core, "seed": cell.seed, "error": error}
-            for cell, error in self.failures.items()
+            {"task": trial.task, "core": trial.core, "seed": trial.seed, "error": error}
+            for trial, error in self.failures.items()
         ]
         write_atomically(self._path, (json.dumps(entries, indent=1) + "\n").encode())
 
 
-def _failures_in(path: Path) -> dict[Cell, str]:
+def _failures_in(path: Path) -> dict[Trial, str]:
     try:
         return {
-            Cell(entry["task"], entry["core"], entry["seed"]): entry["error"] for entry in json.loads(path.read_text())
+            Trial(entry["task"], entry["core"], entry["seed"]): entry["error"] for entry in json.loads(path.read_text())
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -1,7 +1,7 @@
-"""`dreamer bench`: what updates and acting cost here, against the best matrix product of this machine.
+"""`dreamer bench`: cost of updates and acting on this machine, relative to its best matrix product.
 
-The machine's rate changes from minute to minute, so everything is a ratio taken in one process: an update against the
-matrix product, one setting against another in turn.
+The speed of a shared machine changes from minute to minute. All comparisons are ratios within one process: an update
+against the matrix product, and several settings in turn.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class BenchArguments:
     """Measure the cost of an update and of acting, on random data of the task's shapes."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    """Configuration; the preset defaults to dmc_proprio and the task to dmc:walker_walk."""
+    """Configuration. The default preset is dmc_proprio, the default task dmc:walker_walk."""
     updates: int = 10
-    """Timed updates, after three that are not."""
+    """Number of timed updates, after three for warm-up."""
     agent_steps: int = 200
-    """Timed agent steps, after some that are not."""
+    """Number of timed agent steps, after some for warm-up."""
     against: str = ""
-    """Options of a second setting, as one string, whose updates are timed in turn with those of the first, such as
-    `--against "--agent.imagination-horizon 10"`."""
+    """Options of a second setting as one string, such as `--against "--agent.imagination-horizon 10"`. Updates of both
+    settings are timed in turn."""
     cores: tuple[str, ...] = ()
-    """Cores (CORE, CORE:LATENT, or all) whose updates are timed in turn with those of the first setting."""
+    """Cores (CORE, CORE:LATENT, or all) whose updates are timed in turn with those of the configuration."""
     scaling: Path | None = None
-    """Folder to write scaling.json and scaling.png to: seconds per update by batch, length, horizon and size."""
+    """Folder for scaling.json and scaling.png: seconds per update by batch, length, horizon and size."""
     json: bool = False
     """Print one JSON object."""
 
 
 def bench(args: BenchArguments, other: Config | None = None) -> str:
-    """Run the measurement and return it as text or JSON; `other` is the configuration of `--against`."""
+    """Measure and return the result as text or JSON; `other` is the configuration of `--against`."""
     if args.updates < 1 or args.agent_steps < 1:
         raise UserError("--updates and --agent-steps must be at least 1")
     keep_freed_memory()
@@ -66,9 +66,9 @@ def bench(args: BenchArguments, other: Config | None = None) -> str:
 
 
 def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict[str, Any]:
-    """Time updates, their parts, and the parts of the loop.
+    """Return times of updates, of their parts, and of the parts of the loop.
 
-    `fraction_of_peak` is `reference_gflop` / (median seconds x sgemm peak): work that is saved counts like speed.
+    `fraction_of_peak` is `reference_gflop` / (median seconds x sgemm peak), so saved work counts like speed.
     """
     subject = Subject(config, device)
     try:
@@ -111,9 +111,9 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
 
 
 def in_turn(configs: dict[str, Config], device: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds per update of several settings, and the median ratio to the first one, round by round.
+    """Return median seconds per update of several settings, and the median over rounds of the ratio to the first.
 
-    Every round times every setting once, so that a slow moment of the machine meets them all.
+    Every round times every setting once, so that a slow period of the machine affects all of them.
     """
     subjects = {name: Subject(config, device) for name, config in configs.items()}
     try:

@@ -1,4 +1,4 @@
-"""What this machine offers a run."""
+"""`dreamer doctor`: versions, devices, rendering, W&B login and disk space of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamer.system.memory import free_bytes
 
 
 def frame_rates() -> str:
-    """Frames of 64x64 pixels per second and process of every backend that may draw here, asked before one is taken."""
+    """Return the frames of 64x64 pixels per second of every rendering backend; call it before a backend is selected."""
     from envs.rendering import candidates, frames_per_second
 
     found = []
@@ -30,7 +30,7 @@ def frame_rates() -> str:
 
 
 def doctor() -> str:
-    """A few lines about versions, devices, rendering, W&B and disk space."""
+    """Return lines about versions, devices, rendering, W&B and disk space."""
     from dreamer.tracking.wandb_session import choose_mode
     from envs.rendering import missing_gl_message, select_backend
 

@@ -1,4 +1,4 @@
-"""How the cost of an update grows with the batch, the sequences' length, the imagination horizon, and the size."""
+"""Cost of an update by batch size, batch length, imagination horizon and size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES: tuple[SizeName, ...] = ("100k", "300k", "1m", "12m")
 
 
 def measure(config: Config, device: str, updates: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Seconds per update with one setting changed at a time; also written to `folder`, with a figure."""
+    """Return seconds per update with one setting changed at a time, and write them and a figure to `folder`."""
     axes: dict[str, dict[Any, Config]] = {
         "batch_size": {n: override(config, {"loop.batch_size": n}) for n in BATCHES},
         "batch_length": {n: override(config, {"loop.batch_length": n}) for n in LENGTHS},
@@ -53,10 +53,12 @@ def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
 def _draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
+    from dreamer.tracking.plotting import PALETTE
+
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     for axes, (name, costs) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
         positions = range(len(costs))
-        axes.plot(positions, [cost["seconds_per_update"] for cost in costs], marker="o", color="#0072B2")
+        axes.plot(positions, [cost["seconds_per_update"] for cost in costs], marker="o", color=PALETTE[0])
         for position, cost in zip(positions, costs, strict=True):
             label = f"{cost['fraction_of_peak']:.0%}"
             axes.annotate(label, (position, cost["seconds_per_update"]), (0, 5), textcoords="offset points", fontsize=7)
@@ -65,5 +67,5 @@ def _draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.set_xlabel(name.replace("_", " "))
         axes.grid(alpha=0.2)
     figure.axes[0].set_ylabel("seconds per update")
-    figure.suptitle("Cost of an update, and its fraction of the matrix product's rate", fontsize=9)
+    figure.suptitle("Cost of an update, and its fraction of the rate of the matrix product", fontsize=9)
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""Repeats an update that was skipped because its loss or a gradient was not finite, and says where that began."""
+"""`dreamer debug-batch`: repeats an update that was skipped, and reports its first values that were not finite."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from dreamer.agent import Agent
 from dreamer.batch import ActionSpec, Batch
 from dreamer.errors import UserError, first_line
+from dreamer.experiments.report.wording import listing
 from dreamer.runs.folder import open_run
 
 SHOWN = 8
+"""Number of names that a line shows."""
 
 
 def debug_batch(file: Path) -> str:
-    """Lines about the batch in RUN/faults/batch_<update>.pt: what was not finite in it, and first on the way.
+    """Return lines about the values that were not finite in the update of RUN/faults/batch_<update>.pt.
 
-    Raises `UserError` when the file is none that a run of this configuration has kept.
+    Raises `UserError` for a file that no run of this configuration has kept.
     """
     config = open_run(file.resolve().parent.parent).config
     try:
@@ -31,14 +33,17 @@ def debug_batch(file: Path) -> str:
         agent = Agent(config.agent, shapes, ActionSpec(batch.prev_action.shape[-1], discrete))
         agent.load_state_dict(state["modules"])
         torch.set_rng_state(state["rng"])
-    except Exception as error:  # whatever is wrong with the file, it is of no use here
+    except Exception as error:  # whatever is wrong with the file, it cannot be used
         raise UserError(f"{file} is not a batch that this run has kept: {first_line(error)}") from None
     findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]
     lines = [f"batch       {batch.reward.shape[0]} sequences of {batch.reward.shape[1]} rows", *findings]
     if state["device"] != "cpu":
-        lines.insert(1, "note        random numbers of a GPU are not repeated here; weights are those one update later")
+        lines.insert(
+            1,
+            "note        random numbers of a GPU are not reproduced here; the weights are those after the next update",
+        )
     if not findings:
-        lines.append("everything is finite here: the fault does not repeat itself")
+        lines.append("all values are finite here: the fault was not reproduced")
     return "\n".join(lines)
 
 
@@ -56,31 +61,31 @@ def _inputs(batch: Batch) -> Iterator[str]:
 def _parameters(agent: nn.Module) -> Iterator[str]:
     broken = [name for name, value in agent.named_parameters() if not value.isfinite().all()]
     if broken:
-        yield f"parameters  not finite: {_some(broken)}"
+        yield f"parameters  not finite: {listing(broken, SHOWN)}"
 
 
 def _update(agent: Agent, batch: Batch) -> Iterator[str]:
-    """Where the forward and the backward pass first leave the finite numbers."""
+    """Lines about the first values of the forward and the backward pass that are not finite."""
     first: list[str] = []
 
-    def watch(name: str) -> Any:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+    def check_output_of(name: str) -> Any:
+        def check(module: nn.Module, inputs: Any, output: Any) -> None:
             if not first and not all(value.isfinite().all() for value in _tensors(output)):
                 first.append(name)
 
-        return look
+        return check
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in agent.named_modules() if name]
+    hooks = [module.register_forward_hook(check_output_of(name)) for name, module in agent.named_modules() if name]
     try:
         total, metrics, _ = agent.loss(batch)
-    except ValueError as error:  # distributions refuse parameters that are not finite
-        yield f"forward     fails: {str(error).partition(chr(10))[0]}"
+    except ValueError as error:  # distributions reject parameters that are not finite
+        yield f"forward     fails: {first_line(error)}"
         return
     finally:
         for hook in hooks:
             hook.remove()
         if first:
-            yield f"forward     the first output that is not finite is that of {first[0]}"
+            yield f"forward     the first output that is not finite is the output of {first[0]}"
     losses = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
     broken = [name for name, value in losses.items() if not value.isfinite().all()]
     if broken:
@@ -88,7 +93,7 @@ def _update(agent: Agent, batch: Batch) -> Iterator[str]:
     total.backward()
     gradients = [n for n, p in agent.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     if gradients:
-        yield f"gradients   not finite: {_some(gradients)}"
+        yield f"gradients   not finite: {listing(gradients, SHOWN)}"
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -100,8 +105,3 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from _tensors(value)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""`dreamer diagnose`: what is unhealthy about a run, in plain words, with the evidence and what to try."""
+"""`dreamer diagnose`: unhealthy signs of a run, each with its evidence and a flag to try."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import tyro
 
-from dreamer.experiments.diagnosis.course import Course, Verdict
-from dreamer.experiments.diagnosis.health import CHECKS
+from dreamer.experiments.diagnosis.checks import CHECKS
+from dreamer.experiments.diagnosis.history import Finding, RunHistory
 from dreamer.runs.folder import open_run
 from dreamer.tracking import read
 
 
 @dataclass(frozen=True)
 class DiagnoseArguments:
-    """Say what is unhealthy about a run, finished or not, and which flag to try; exit status 1 if anything is."""
+    """Report unhealthy signs of a run, finished or not, and flags to try. Exit status 1 if there are any."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
@@ -26,29 +26,29 @@ class DiagnoseArguments:
 
 
 def diagnose(args: DiagnoseArguments) -> tuple[str, bool]:
-    """The diagnosis as text, and whether something is unhealthy; raises `UserError` for what is no run folder."""
+    """Return the diagnosis as text, and True for an unhealthy run; raises `UserError` without a run folder."""
     run = open_run(args.run)
-    course = Course(run.config, read(run.metrics))
-    verdicts = [check(course) for check in CHECKS]
-    sick = any(verdict.unhealthy for verdict in verdicts)
+    history = RunHistory(run.config, read(run.metrics))
+    findings = [check(history) for check in CHECKS]
+    unhealthy = any(finding.unhealthy for finding in findings)
     if args.json:
-        found = {"run": str(args.run), "step": course.step, "checks": [dataclasses.asdict(one) for one in verdicts]}
-        return json.dumps(found), sick
+        found = {"run": str(args.run), "step": history.step, "checks": [dataclasses.asdict(one) for one in findings]}
+        return json.dumps(found), unhealthy
     config = run.config
-    head = f"{args.run}: {config.agent.dynamics.core} on {config.task}, step {course.step:,} of {config.steps:,}"
-    return "\n".join([head, *_told(verdicts)]), sick
+    head = f"{args.run}: {config.agent.dynamics.core} on {config.task}, step {history.step:,} of {config.steps:,}"
+    return "\n".join([head, *_lines(findings)]), unhealthy
 
 
-def _told(verdicts: list[Verdict]) -> list[str]:
+def _lines(findings: list[Finding]) -> list[str]:
     lines = []
-    for verdict in verdicts:
-        if verdict.unhealthy:
-            lines += ["", f"unhealthy  {verdict.says}", f"try        {verdict.advice}"]
-    healthy = [verdict for verdict in verdicts if verdict.unhealthy is False]
-    unknown = [verdict for verdict in verdicts if verdict.unhealthy is None]
+    for finding in findings:
+        if finding.unhealthy:
+            lines += ["", f"unhealthy  {finding.says}", f"try        {finding.advice}"]
+    healthy = [finding for finding in findings if finding.unhealthy is False]
+    unknown = [finding for finding in findings if finding.unhealthy is None]
     if not lines:
         lines += ["", "nothing unhealthy found"]
     lines.append("")
-    lines += [f"healthy    {verdict.check}: {verdict.says}" for verdict in healthy]
-    lines += [f"unknown    {verdict.check}: {verdict.says}" for verdict in unknown]
+    lines += [f"healthy    {finding.check}: {finding.says}" for finding in healthy]
+    lines += [f"unknown    {finding.check}: {finding.says}" for finding in unknown]
     return lines

@@ -1,4 +1,4 @@
-"""How far can a core see? Open-loop prediction on DeepMind Control data after five observed steps."""
+"""Part `drift`: error of open-loop predictions on DeepMind Control, by the number of steps ahead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import Recording, record, smooth_actions
-from dreamer.openloop.errors import ErrorCurves
+from dreamer.openloop.error_curves import ErrorCurves
 from dreamer.openloop.rollouts import predict
 from envs import make
 
@@ -24,10 +24,10 @@ REPEAT = 2
 
 
 def recordings(task: str, train_episodes: int, test_episodes: int) -> tuple[Recording, Recording]:
-    """Training and test episodes.
+    """Return training and test episodes.
 
-    The simulator repeats itself exactly, so a perfect model makes no error; a task that does not repeat itself (checked
-    on the first test episode) raises `UserError`.
+    The simulator is deterministic, so a perfect model makes no error. Raises `UserError` when the first test episode,
+    recorded a second time, differs.
     """
 
     def control(index: int) -> Any:
@@ -38,16 +38,16 @@ def recordings(task: str, train_episodes: int, test_episodes: int) -> tuple[Reco
     test = record(control, test_episodes, STEPS, smooth_actions(size), first_index=1_000_000)
     again = record(control, 1, STEPS, smooth_actions(size), first_index=1_000_000)
     if any(not np.array_equal(again.obs[key][0], test.obs[key][0]) for key in test.obs):
-        raise UserError(f"--task {task}: the simulator does not repeat itself, so its predictions have no truth")
+        raise UserError(f"--task {task}: the simulator is not deterministic, so predictions have no ground truth")
     return train, test
 
 
 def examine(
     config: Config, train: Recording, test: Recording, stages: Sequence[Stage], samples: int, seed: int
 ) -> dict[str, Any]:
-    """Train a core, filter `CONTEXT` rows of test windows, and predict `HORIZON` more from their actions alone.
+    """Train a core, filter `CONTEXT` steps of test windows, and predict `HORIZON` more from their actions.
 
-    Returns the curves of `ErrorCurves`, in standard deviations of each observed number over the training data.
+    Returns the curves of `ErrorCurves`, in standard deviations of each observed dimension over the training data.
     """
     model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""World models alone: the same data, the same updates, and no policy, for every core."""
+"""World models of the exam: the same data, the same updates and no policy for every core."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def exam_config(
     learning_rate: float = 1e-3,
     sigma: float | None = None,
 ) -> Config:
-    """Settings of a core variant (`core` or `core:latent`) with as many parameters as the reference of that size.
+    """Return the settings of a core variant (`core` or `core:latent`), as large as the reference agent of that size.
 
-    `stoch` is the number of groups or numbers in a code. Where the observation noise is known to be `sigma`, the loss
-    becomes the exact evidence lower bound: squared errors without symlog times 1 / (2 sigma^2), and a scale of 1 for
-    `rep` as for `dyn`.
+    `stoch` is the number of groups or dimensions of a latent. With known observation noise `sigma` the loss is the
+    exact evidence lower bound: squared errors without symlog times 1 / (2 sigma^2), and a scale of 1 for `rep`, as for
+    `dyn`.
     """
     core, _, latent = variant.partition(":")
     changes: dict[str, Any] = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
@@ -51,27 +51,27 @@ def exam_config(
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of training with windows of one length."""
+    """Part of training with windows of one length."""
 
     updates: int
-    """Updates."""
+    """Number of updates."""
     batch_size: int
-    """Windows per update."""
+    """Number of windows per update."""
     length: int
-    """Rows of a window."""
+    """Steps of a window."""
     from_start: bool = False
-    """Whether windows begin with their episode; otherwise they begin anywhere."""
+    """True for windows that begin with their episode. Others begin anywhere."""
 
     def scaled(self, effort: float) -> Stage:
-        """The same stage with more or fewer updates, at least one."""
+        """Return the stage with more or fewer updates, at least one."""
         return dataclasses.replace(self, updates=max(1, round(self.updates * effort)))
 
 
 def train_model(config: Config, recording: Recording, stages: Sequence[Stage], seed: int) -> tuple[WorldModel, float]:
-    """Train a world model on random windows of a recording, stage by stage; returns it with its last loss.
+    """Train a world model on random windows of a recording, stage by stage, and return it with its last loss.
 
-    The learning rate falls linearly to a twentieth. Windows that begin inside an episode are filtered from the initial
-    state, as PlaNet does.
+    The learning rate falls linearly to a twentieth. Filtering starts from the initial state inside an episode, too, as
+    in PlaNet.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
@@ -98,6 +98,6 @@ def train_model(config: Config, recording: Recording, stages: Sequence[Stage], s
 
 
 def with_initial_context(model: WorldModel, batch: Batch) -> Batch:
-    """The batch with initial states as the context of every sequence."""
+    """Return the batch with the initial state as the context of every sequence."""
     count = batch.reward.shape[0]
     return dataclasses.replace(batch, context=model.core.pack(model.core.initial_state(count)))

@@ -1,4 +1,4 @@
-"""The exam's results as pictures."""
+"""Figures of the results of the exam."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from dreamer.experiments.exam.memory import DELAYS
-
-COLORS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#000000", "#F0E442")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+from dreamer.experiments.exam.recall import DELAYS
+from dreamer.experiments.report.ablation_figures import core_colors
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
     """Write a PNG for every part of the results into `folder`."""
-    names = list(dict.fromkeys(name for part in PICTURES if part in results for name in results[part]))
-    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
-    for part, picture in PICTURES.items():
+    colors = core_colors(dict.fromkeys(name for part in FIGURES if part in results for name in results[part]))
+    for part, figure in FIGURES.items():
         if part in results:
-            picture(results[part], colors).savefig(folder / f"{part}.png", dpi=110)
+            figure(results[part], colors).savefig(folder / f"{part}.png", dpi=110)
 
 
 def _uncertainty(part: dict[str, Any], colors: dict[str, str]) -> Figure:
-    """Decoded samples of the next position in one test state, beside the true density; seed 0."""
+    """Decoded samples of the next position in one test state beside the true density, for seed 0."""
     figure = Figure(figsize=(3.1 * len(part), 3.0), layout="constrained")
     panels = figure.subplots(1, len(part), sharex=True, squeeze=False)[0]
     for axes, (name, runs) in zip(panels, part.items(), strict=True):
@@ -46,7 +43,7 @@ def _uncertainty(part: dict[str, Any], colors: dict[str, str]) -> Figure:
 
 
 def _memory(part: dict[str, Any], colors: dict[str, str]) -> Figure:
-    """Accuracy of recall by delay, all seeds as points."""
+    """Accuracy of recall by delay, with all seeds as points."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, runs in part.items():
@@ -69,7 +66,9 @@ def _drift(part: dict[str, Any], colors: dict[str, str]) -> Figure:
     for axes, key, title in zip(panels, ("rmse", "crps"), ("RMSE of the mean", "CRPS"), strict=True):
         _curves(axes, part, key, colors)
         copies = np.array([run[f"copy_{key}"] for runs in part.values() for run in runs]).mean(0)
-        axes.plot(np.arange(1, len(copies) + 1), copies, color="gray", linestyle="--", label="repeat the last row")
+        axes.plot(
+            np.arange(1, len(copies) + 1), copies, color="gray", linestyle="--", label="repeat the last observation"
+        )
         axes.axhline(0, color="gray", linestyle=":", label="perfect model")
         axes.set(xlabel="steps ahead", ylabel=f"{title} (standard deviations)")
     panels[0].legend(fontsize="x-small")
@@ -100,7 +99,7 @@ def _speed(part: dict[str, Any], colors: dict[str, str]) -> Figure:
     return figure
 
 
-PICTURES: dict[str, Callable[[dict[str, Any], dict[str, str]], Figure]] = {
+FIGURES: dict[str, Callable[[dict[str, Any], dict[str, str]], Figure]] = {
     "uncertainty": _uncertainty,
     "memory": _memory,
     "drift": _drift,

@@ -1,4 +1,4 @@
-"""Recorded episodes that every core learns from and is examined on."""
+"""Recorded episodes on which every core is trained and examined."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dreamer.batch import Batch
 from dreamer.experience.spaces import spec_of
 from dreamer.training.matching import Spec
 
-Policy = Callable[[np.random.Generator, int], np.ndarray]
-"""Draws the actions `[time, action]` of an episode."""
+ActionSampler = Callable[[np.random.Generator, int], np.ndarray]
+"""Function that draws the actions `[time, action]` of an episode of that many steps."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Episodes of equal length as arrival rows, the first row of each included."""
+    """Episodes of equal length as arrival rows, with the first row of each."""
 
     obs: dict[str, np.ndarray]
     """Observations `[episode, time, size]` by key."""
@@ -29,7 +29,7 @@ class Recording:
     reward: np.ndarray
     """Rewards on arrival `[episode, time]`."""
     truth: np.ndarray
-    """`info["position"]` of every row `[episode, time]` where the environment tells it, else NaN."""
+    """`info["position"]` of every row `[episode, time]`; NaN in environments without it."""
     spec: Spec
     """Sizes of observations and actions."""
 
@@ -40,11 +40,11 @@ class Recording:
 
     @property
     def length(self) -> int:
-        """Rows of an episode."""
+        """Number of rows of an episode."""
         return self.reward.shape[1]
 
     def windows(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> Batch:
-        """A batch of `length` rows from each (episode, start); filtering begins with the initial state."""
+        """Return a batch of `length` rows from each (episode, start); filtering starts from the initial state."""
         rows = starts[:, None] + np.arange(length)
         picked = episodes[:, None], rows
 
@@ -65,16 +65,20 @@ class Recording:
 
 
 def record(
-    make_env: Callable[[int], gymnasium.Env], episodes: int, steps: int, policy: Policy, first_index: int = 0
+    make_env: Callable[[int], gymnasium.Env],
+    episodes: int,
+    steps: int,
+    sampler: ActionSampler,
+    first_index: int = 0,
 ) -> Recording:
-    """Run one episode of `steps` actions in each of `episodes` environments; nothing may end before.
+    """Return one episode of `steps` actions in each of `episodes` environments; no episode may end before.
 
-    Environment `first_index + i` determines episode i, its actions included: recordings repeat exactly.
+    Environment `first_index + i` determines episode i with its actions, so recordings are reproducible.
     """
     rows: list[dict[str, Any]] = []
     for i in range(first_index, first_index + episodes):
         env = make_env(i)
-        actions = policy(np.random.default_rng(i), steps)
+        actions = sampler(np.random.default_rng(i), steps)
         obs, info = env.reset()
         seen, rewards, truth = [obs], [0.0], [info.get("position", np.nan)]
         for action in actions:
@@ -96,19 +100,19 @@ def record(
     )
 
 
-def uniform_actions(size: int) -> Policy:
-    """Independent uniform actions in [-1, 1]."""
+def uniform_actions(size: int) -> ActionSampler:
+    """Return a sampler of independent uniform actions in [-1, 1]."""
     return lambda random, steps: random.uniform(-1, 1, (steps, size)).astype(np.float32)
 
 
-def smooth_actions(size: int, memory: float = 0.9) -> Policy:
-    """Actions that wander through [-1, 1], so that a simulated body is moved and not only shaken."""
+def smooth_actions(size: int, correlation: float = 0.9) -> ActionSampler:
+    """Return a sampler of correlated actions in [-1, 1], which move a simulated body further than independent ones."""
 
     def draw(random: np.random.Generator, steps: int) -> np.ndarray:
         noise = random.normal(size=(steps, size))
         value, values = random.normal(size=size), []
         for now in noise:
-            value = memory * value + (1 - memory**2) ** 0.5 * now
+            value = correlation * value + (1 - correlation**2) ** 0.5 * now
             values.append(value)
         return np.clip(np.array(values), -1, 1).astype(np.float32)
 

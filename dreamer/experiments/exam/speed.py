@@ -1,4 +1,4 @@
-"""What a core costs: seconds per update of the whole agent and per imagined step, cores in turn in one process."""
+"""Part `speed`: seconds per update of the whole agent and per imagined step, with the cores in turn in one process."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BATCH, LENGTH = 16, 64
 
 
 def examine(configs: Mapping[str, Config], spec: Spec, rounds: int) -> dict[str, dict[str, Any]]:
-    """Median seconds of an update (batch 16 x 64) and of an imagined step of 1,024 states, by core.
+    """Return the median seconds of an update (batch 16 x 64) and of an imagined step of 1,024 states, by core.
 
-    Every round times every core once, so that a slow moment of the machine meets them all.
+    Every round times every core once, so that a slow period of the machine affects all of them.
     """
     torch.manual_seed(0)
     agents = {name: Agent(config.agent, spec.obs_shapes, spec.action) for name, config in configs.items()}

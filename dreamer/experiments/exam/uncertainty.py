@@ -1,4 +1,4 @@
-"""Can a core hold two futures? A pushed box moves or is stuck, and the truth about the next observation is known."""
+"""Part `uncertainty`: two outcomes of one action. A pushed box moves or sticks, with a known distribution."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STEPS = 4
 STAGES = (Stage(5000, 256, STEPS + 1),)
 STOCH = 8
 LEARNING_RATE = 3e-3
-TEST_ROWS = (1, 2, 3)
-"""Rows of the test episodes after which the next observation is predicted."""
+TEST_STEPS = (1, 2, 3)
+"""Steps of the test episodes whose next observation is predicted."""
 
 
 def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Recording]:
-    """Training and test episodes of random pushes."""
+    """Return training and test episodes of random pushes."""
 
     def push(index: int) -> Any:
         return make("toy:push", index=index)
@@ -38,21 +38,21 @@ def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Reco
 def examine(
     config: Config, train: Recording, test: Recording, stages: Sequence[Stage], samples: int, seed: int
 ) -> dict[str, Any]:
-    """Train a core and judge its predictions of the next observation."""
+    """Train a core and return the measures of its predictions of the next observation."""
     model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)
     return {"loss": loss} | judge(predict(model, test, samples), test)
 
 
 def judge(decoded: np.ndarray, test: Recording) -> dict[str, Any]:
-    """Compare decoded samples `[episode, row, sample]` of what follows `TEST_ROWS` with the true distribution.
+    """Return measures of decoded samples `[episode, step, sample]` of the observations that follow `TEST_STEPS`.
 
-    A model's density is the mean of N(decoded sample, sigma^2). `nll_gap` is in nats above the true distribution given
-    the true position; `nll_gap_floor` is what remains to a perfect filter, which must infer the position from noisy
-    observations. `moved` and `stuck` are the shares of samples that lie within half the distance of the two outcomes
-    from each.
+    The density of a model is the mean of N(decoded sample, sigma^2). `nll_gap` is in nats above the true distribution
+    given the true position. `nll_gap_floor` is the gap of a perfect filter, which has to infer the position from noisy
+    observations. `moved` and `stuck` are the fractions of samples within half the distance between the two outcomes of
+    each outcome.
     """
-    before, after = np.array(TEST_ROWS), np.array(TEST_ROWS) + 1
+    before, after = np.array(TEST_STEPS), np.array(TEST_STEPS) + 1
     seen = test.obs["position"][:, after, 0]
     action = test.prev_action[:, after, 0]
     means, weights, sigma = next_observation_modes(test.truth[:, before], action)
@@ -90,21 +90,21 @@ def judge(decoded: np.ndarray, test: Recording) -> dict[str, Any]:
 
 @torch.no_grad()
 def predict(model: WorldModel, test: Recording, samples: int) -> np.ndarray:
-    """Decoded prior samples `[episode, row, sample]` of the observations that follow `TEST_ROWS`."""
+    """Return decoded prior samples `[episode, step, sample]` of the observations that follow `TEST_STEPS`."""
     everything = np.arange(test.episodes)
     batch = with_initial_context(model, test.windows(everything, np.zeros_like(everything), test.length))
     states = model.observe(batch)
     decoded = []
-    for row in TEST_ROWS:
-        start = states[:, row].map(lambda x: x.repeat_interleave(samples, 0))
-        action = batch.prev_action[:, row + 1].repeat_interleave(samples, 0)
+    for step in TEST_STEPS:
+        start = states[:, step].map(lambda x: x.repeat_interleave(samples, 0))
+        action = batch.prev_action[:, step + 1].repeat_interleave(samples, 0)
         positions = model.decode(model.core.imagine_step(start, action))["position"]
         decoded.append(positions.reshape(test.episodes, samples))
     return torch.stack(decoded, 1).double().numpy()
 
 
 def mode_masses(decoded: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of samples `[..., sample]` within half the distance between the two means `[..., 2]` of each."""
+    """Return the fractions of samples `[..., sample]` within half the distance between two means `[..., 2]` of each."""
     half = np.abs(means[..., :1] - means[..., 1:]) / 2
     moved, stuck = (np.mean(np.abs(decoded - means[..., i : i + 1]) < half, -1) for i in range(2))
     return moved, stuck

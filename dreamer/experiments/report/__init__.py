@@ -1,1 +1,16 @@
-"""Reports of runs and ablations."""
+"""Reports of run folders (`dreamer report`).
+
+report             the command: one run folder, or all run folders below a folder
+run_report         page of one run: results, settings, provenance
+run_curves         its panels of metrics
+run_media          its videos and its open-loop evaluation
+ablation_report    report.html, report.md and report.json that compare dynamics cores
+ablation_verdict   its conclusions, as sentences
+ablation_sections  its tables
+ablation_figures   its figures
+analysis           its numbers, by the estimators of `statistics`
+run_folders        run folders, read and reduced to what is compared
+differences        settings in which runs differ
+document           sections, tables and media of a report, rendered with templates/*.j2
+wording            numbers and lists as text
+"""

@@ -1,4 +1,4 @@
-"""What the runs of an ablation say: every number of a report."""
+"""Numbers of an ablation report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 
 from dreamer.dynamics import CoreName
-from dreamer.experiments.report.runs import Run
+from dreamer.experiments.report.run_folders import Run
 from dreamer.experiments.report.statistics import (
     Band,
     Estimate,
@@ -31,34 +31,34 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Scale:
-    """How returns of a task become scores: (return - low) / (high - low)."""
+    """Scale of the returns of a task: score = (return - low) / (high - low)."""
 
     low: float
     """Return of score 0."""
     high: float
     """Return of score 1."""
     rule: str
-    """Where the two come from."""
+    """Origin of the two, in words."""
 
     def score(self, value: float) -> float:
-        """Score of a return; 0 where all returns are the same."""
+        """Return the score of a return; 0 where all returns are the same."""
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.0
 
 
 @dataclass(frozen=True)
-class Core:
-    """A dynamics core over all tasks; costs are means over its runs, NaN when no run recorded them."""
+class CoreResult:
+    """Results of a dynamics core over all tasks. Costs are means over its runs, NaN when no run recorded them."""
 
     final: Estimate
     """IQM of the scores of final evaluations."""
     auc: Estimate
     """IQM of the scores of mean heights of evaluation curves."""
     runs: int
-    """Finished runs on the tasks that are compared."""
+    """Number of finished runs on the tasks that are compared."""
     parameters: float
-    """Parameters of the agent."""
+    """Number of parameters of the agent."""
     dynamics_parameters: float
-    """Parameters of the dynamics core."""
+    """Number of parameters of the dynamics core."""
     seconds_per_update: float
     """Time of training per update in seconds, acting included."""
     wall_seconds: float
@@ -68,15 +68,15 @@ class Core:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A core on a task, in returns."""
+class TaskResult:
+    """Results of a dynamics core on one task, in returns."""
 
     final: Estimate
     """Mean return of final evaluations."""
     auc: Estimate
     """Mean height of evaluation curves."""
     seeds: int
-    """Finished runs."""
+    """Number of finished runs."""
     steps: np.ndarray
     """Environment steps of `curve` `[point]`."""
     curve: Band
@@ -85,28 +85,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers; dictionaries are in the order in which a report shows them."""
+    """All numbers. Dictionaries are in the order in which a report shows them."""
 
     scales: dict[str, Scale]
     """Scale of every task."""
     compared: list[str]
-    """Tasks with finished runs of every core; aggregates are over these alone."""
-    cores: dict[str, Core]
+    """Tasks with finished runs of every core. Aggregates are over these tasks only."""
+    cores: dict[str, CoreResult]
     """Every core with a finished run."""
-    cells: dict[str, dict[str, Cell]]
-    """Task, core -> results."""
+    cells: dict[str, dict[str, TaskResult]]
+    """Results by task and core."""
     improvement: dict[str, dict[str, Estimate]]
-    """X, Y -> probability that a run of X ends with a higher return than a run of Y; empty when none are compared."""
+    """Probability that a run of X ends higher than a run of Y, by X and Y; empty without compared tasks."""
     profiles: dict[str, Band]
-    """Fraction of runs that score above each of `THRESHOLDS`; empty when no task is compared."""
+    """Fraction of runs that score above each of `THRESHOLDS`, by core; empty without compared tasks."""
 
-    def ranked(self, measure: Callable[[Core], Estimate] = lambda core: core.final) -> list[str]:
-        """Cores, the one with the highest estimate first."""
+    def ranked(self, measure: Callable[[CoreResult], Estimate] = lambda core: core.final) -> list[str]:
+        """Return the cores, the one with the highest estimate first."""
         return sorted(self.cores, key=lambda name: -np.nan_to_num(measure(self.cores[name]).value))
 
 
 def analyse(runs: list[Run]) -> Analysis:
-    """Compare the cores of finished runs, of which no two share task, core and seed."""
+    """Return the comparison of the cores of finished runs. No two runs share task, core and seed."""
     names = sorted({run.core for run in runs}, key=_core_order)
     tasks = sorted({run.task for run in runs})
     groups = {task: {core: [r for r in runs if (r.task, r.core) == (task, core)] for core in names} for task in tasks}
@@ -127,15 +127,15 @@ def analyse(runs: list[Run]) -> Analysis:
     return Analysis(
         scales=scales,
         compared=compared,
-        cores={name: _core([r for r in runs if r.core == name], finals[name], aucs[name]) for name in names},
-        cells={task: {core: _cell(group) for core, group in groups[task].items() if group} for task in tasks},
+        cores={name: _core_result([r for r in runs if r.core == name], finals[name], aucs[name]) for name in names},
+        cells={task: {core: _task_result(group) for core, group in groups[task].items() if group} for task in tasks},
         improvement=improvement,
         profiles={core: performance_profile(finals[core], THRESHOLDS) for core in names} if compared else {},
     )
 
 
 def _core_order(name: str) -> tuple[int, str]:
-    """Cores in the order of the configuration, variants of a core after it."""
+    """Sort key: cores in the order of the configuration, each followed by its variants."""
     known = [core for core in get_args(CoreName) if name.startswith(core)]
     return get_args(CoreName).index(max(known, key=len)), name
 
@@ -147,12 +147,12 @@ def _scale(runs: list[Run]) -> Scale:
     return Scale(float(returns.min()), float(returns.max()), "lowest to highest evaluation of all runs of the task")
 
 
-def _core(runs: list[Run], finals: Strata, aucs: Strata) -> Core:
+def _core_result(runs: list[Run], finals: Strata, aucs: Strata) -> CoreResult:
     def mean(values: Iterable[float]) -> float:
         known = [value for value in values if math.isfinite(value)]
         return float(np.mean(known)) if known else math.nan
 
-    return Core(
+    return CoreResult(
         final=stratified_bootstrap(finals, iqm) if finals else UNKNOWN,
         auc=stratified_bootstrap(aucs, iqm) if aucs else UNKNOWN,
         runs=sum(map(len, finals)),
@@ -164,12 +164,12 @@ def _core(runs: list[Run], finals: Strata, aucs: Strata) -> Core:
     )
 
 
-def _cell(runs: list[Run]) -> Cell:
+def _task_result(runs: list[Run]) -> TaskResult:
     begin, end = max(run.steps[0] for run in runs), min(run.steps[-1] for run in runs)
     every = np.unique(np.concatenate([run.steps for run in runs]))
     steps = every[(every >= begin) & (every <= end)]
     curves = np.stack([np.interp(steps, run.steps, run.returns) for run in runs])
-    return Cell(
+    return TaskResult(
         final=stratified_bootstrap([np.array([run.final for run in runs])], np.mean),
         auc=stratified_bootstrap([np.array([run.auc for run in runs])], np.mean),
         seeds=len(runs),

@@ -1,123 +1,163 @@
-"""A document of sections, tables and figures, as Markdown. Text from outside cannot become markup."""
+"""A report as a document of sections, tables and media, rendered as HTML or Markdown by the templates in templates/.
+
+Text from outside cannot become markup: the environment of each format escapes every expression of its template.
+"""
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from html import escape
+from typing import Any
 from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Text in a table."""
+class TableCell:
+    """Entry of a table."""
 
     text: str
-    """What it says."""
+    """Text of the entry."""
     link: str = ""
-    """Relative path of a file or folder to link to."""
+    """Relative path of the file or folder that the text links to."""
     color: str = ""
     """Colour of a mark before the text."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a cell is text or a `Cell`."""
+    """Table whose entries are text or `TableCell`."""
 
     columns: Sequence[str]
     """Heads of the columns."""
-    rows: Sequence[Sequence[str | Cell]]
-    """Rows of cells, one for each column."""
+    rows: Sequence[Sequence[str | TableCell]]
+    """Rows of entries, one for each column."""
     words: int = 1
-    """Leading columns that hold words; the others hold numbers, aligned to the right."""
+    """Number of leading columns that hold words. The others hold numbers, aligned to the right."""
+
+    def kind(self, column: int) -> str:
+        """Style class of a column: `words` or `number`."""
+        return "words" if column < self.words else "number"
+
+    @property
+    def rules(self) -> list[str]:
+        """Markdown below the heads, which sets the alignment of the columns."""
+        return ["---" if self.kind(i) == "words" else "---:" for i in range(len(self.columns))]
 
 
 @dataclass(frozen=True)
 class Media:
-    """A film (.mp4) or a picture (.png)."""
+    """Video (.mp4) or picture (.png)."""
 
     link: str
     """Relative path of the file."""
     caption: str
-    """What it shows."""
+    """Caption."""
     data: bytes | None
-    """Its content, for a page to carry; None leaves it at a link."""
+    """Content of the file, which the page then carries. None shows a link instead."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a document under a title of its own."""
+    """Part of a document under a title of its own."""
 
     title: str
     """Title."""
     text: str = ""
-    """A paragraph that explains what follows."""
+    """Paragraph that explains the rest of the section."""
     figure: str = ""
     """Name of a figure."""
     table: Table | None = None
     """Table below the figure."""
     folded: bool = False
-    """Whether a page shows the table only when asked to."""
+    """True folds the table of an HTML page away until the reader opens it."""
     media: Sequence[Media] = ()
-    """Films and pictures between figure and table."""
+    """Videos and pictures between figure and table."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A report before it is written in a format."""
+    """Report, independent of the format it is written in."""
 
     title: str
     """Title."""
     subtitle: str
-    """One line below it."""
+    """One line below the title."""
     summary: Sequence[str]
     """Sentences that come first."""
     sections: Sequence[Section]
-    """The rest."""
+    """Sections, in order."""
 
 
-def as_cell(cell: str | Cell) -> Cell:
-    """A cell of a table that may be plain text."""
-    return Cell(cell) if isinstance(cell, str) else cell
-
-
-def relative(link: str) -> str:
-    """A relative path as a URL that can be nothing else."""
-    return "./" + quote(link)
+def html(document: Document, svg: Mapping[str, str]) -> str:
+    """Return the document as one HTML page; `svg` holds its figures by name."""
+    figures = {name: Markup(figure) for name, figure in svg.items()}
+    return _html_environment().get_template("page.html.j2").render(document=document, svg=figures)
 
 
 def markdown(document: Document) -> str:
-    """The document as Markdown, with its figures in `figures/`."""
-    parts = [f"# {_plain(document.title)}", _plain(document.subtitle)]
-    parts.append("\n".join(f"- {_plain(sentence)}" for sentence in document.summary))
-    for section in document.sections:
-        parts += [f"## {_plain(section.title)}", _plain(section.text)]
-        if section.figure:
-            parts.append(f"![{_plain(section.title)}](figures/{section.figure}.png)")
-        parts += [f"[{_label(media.caption)}]({relative(media.link)})" for media in section.media]
-        if section.table is not None:
-            parts.append(_table(section.table))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """Return the document as Markdown that finds its figures in figures/."""
+    return _markdown_environment().get_template("report.md.j2").render(document=document)
 
 
-def _table(table: Table) -> str:
-    rule = ["---"] * table.words + ["---:"] * (len(table.columns) - table.words)
-    rows = [[_plain(column) for column in table.columns], rule, *([_cell(cell) for cell in row] for row in table.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+@cache
+def _html_environment() -> Environment:
+    environment = _environment()
+    environment.filters |= {"as_cell": _as_cell, "relative": relative, "base64": _base64}
+    return environment
 
 
-def _cell(cell: str | Cell) -> str:
-    cell = as_cell(cell)
-    return f"[{_label(cell.text)}]({relative(cell.link)})" if cell.link else _plain(cell.text)
+@cache
+def _markdown_environment() -> Environment:
+    environment = _environment(finalize=_plain)
+    environment.filters |= {"as_markdown": _markdown_cell, "link": _link}
+    return environment
 
 
-def _label(text: str) -> str:
-    """Plain text between the brackets of a link."""
-    return re.sub(r"([\[\]])", r"\\\1", _plain(text))
+def _environment(**settings: Any) -> Environment:
+    return Environment(
+        loader=PackageLoader("dreamer.experiments.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **settings,
+    )
 
 
-def _plain(text: str) -> str:
-    """Text on one line whose characters mean themselves."""
-    plain = re.sub(r"([\\`*|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
-    return plain.replace("](", "]\\(")
+def relative(link: str) -> str:
+    """Return a relative path as a URL that can be nothing but a relative path."""
+    return "./" + quote(link)
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def _as_cell(cell: str | TableCell) -> TableCell:
+    return TableCell(cell) if isinstance(cell, str) else cell
+
+
+def _markdown_cell(cell: str | TableCell) -> Markup:
+    cell = _as_cell(cell)
+    return _link(cell.text, cell.link) if cell.link else _plain(cell.text)
+
+
+def _link(text: str, link: str) -> Markup:
+    label = re.sub(r"([\[\]])", r"\\\1", _plain(text))
+    return Markup(f"[{label}]({relative(link)})")
+
+
+def _plain(text: str) -> Markup:
+    """Return text on one line whose characters stand for themselves; markup stays as it is."""
+    if isinstance(text, Markup):
+        return text
+    plain = re.sub(r"([\\`*|~])", r"\\\1", escape(" ".join(str(text).split()), quote=False))
+    return Markup(plain.replace("](", "]\\("))

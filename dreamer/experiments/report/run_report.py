@@ -1,63 +1,60 @@
-"""A page about one run that needs nothing else: curves, films, imagination, settings, and how it came about."""
+"""Page of one run: curves, videos, open-loop evaluation, settings and provenance in one file."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
+from dreamer.config import Config, compose, leaves
 from dreamer.errors import UserError
-from dreamer.experiments.report import document, page, run_figures, run_sections
-from dreamer.experiments.report.runs import MARKS, Run, read_run
-from dreamer.experiments.report.wording import duration, number
-from dreamer.openloop import folder as openloop
-from dreamer.openloop.traces import figures
+from dreamer.experiments.report import run_curves, run_media
+from dreamer.experiments.report.document import Document, Section, Table, html
+from dreamer.experiments.report.run_folders import MARKS, Run, read_run
+from dreamer.experiments.report.wording import UNKNOWN, duration, number
 from dreamer.system.files import write_atomically
 from dreamer.tracking import read
-from dreamer.tracking.plotting import STYLE, svg
 
 PAGE = "report.html"
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is meant to be a run folder rather than one of several."""
+    """Return True for a folder that is meant to be a run folder rather than a folder of run folders."""
     return any((folder / name).is_file() for name in (*MARKS, "config.json"))
 
 
 def write_run_report(folder: Path) -> tuple[Path, list[str]]:
-    """Write report.html into a run folder; returns its path and what it says first.
+    """Write report.html into a run folder and return its path and its summary.
 
     Raises `UserError` when the folder is damaged or cannot be written to.
     """
     run, records = read_run(folder, folder.resolve().name), read(folder / "metrics.jsonl")
-    names = sorted({name for record in records for name in record})
-    panels = run_sections.panels(names)
-    drawings = run_figures.draw(records, panels)
-    study, seen, media = _imagination(folder)
-    summary = [*_results(run, records), *_imagined(study)]
-    parts = [
-        run_sections.returns(run),
-        *run_sections.films(folder),
-        *run_sections.imagination(seen, study, media),
-        *run_sections.curves(records, panels),
-        *run_sections.settings(run.config),
-        *run_sections.provenance(run),
+    panels = run_curves.panels(sorted({name for record in records for name in record}))
+    imagination = run_media.read_imagination(folder)
+    summary = [*_results(run, records), *run_media.skills(imagination)]
+    sections = [
+        run_curves.returns(run),
+        *run_media.videos(folder),
+        *run_media.imagination(imagination),
+        *run_curves.curves(records, panels),
+        *settings(run.config),
+        *_provenance(run),
     ]
     subtitle = f"{run.core}, size {run.config.size}, seed {run.seed}; {folder.resolve().name}"
-    text = document.Document(run.task, subtitle, summary, parts)
+    figures = run_curves.draw(records, panels) | (imagination.figures if imagination else {})
     try:
-        write_atomically(folder / PAGE, page.page(text, drawings | seen).encode())
+        write_atomically(folder / PAGE, html(Document(run.task, subtitle, summary, sections), figures).encode())
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
     return folder / PAGE, summary
 
 
 def _results(run: Run, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How far the run came, what it reached and what it cost."""
+    """Sentences about progress, returns and cost."""
     evaluation = next((record for record in reversed(records) if "eval/return_mean" in record), None)
     state = "Finished" if run.finished else f"Unfinished, at step {run.step:,} of {run.config.steps:,}"
     if evaluation is None:
@@ -76,31 +73,37 @@ def _results(run: Run, records: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _imagined(study: Mapping[str, Any] | None) -> list[str]:
-    """How much better the model predicts than the last observed row, by key."""
-    if study is None:
-        return []
-    skills = []
-    for key, errors in study["errors"].items():
-        model, copied = (np.mean(np.array(errors[name], float)) for name in ("crps", "copy_crps"))
-        skills.append(f"{key} {number(1 - model / copied)}" if copied > 0 else f"{key} unknown")
-    rows = len(study["episodes_alive"])
-    scale = "1 is perfect, 0 no better than repeating the last observed row"
-    return [f"Skill of imagination over {rows} steps ahead ({scale}): {', '.join(skills)}."]
+def settings(config: Config) -> list[Section]:
+    """Return the settings that differ from the preset, and all settings."""
+    everything = dict(leaves(dataclasses.asdict(config)))
+    preset = dict(leaves(dataclasses.asdict(compose(config.preset, config.size))))
+    changed = [[name, _word(value), _word(preset[name])] for name, value in everything.items() if value != preset[name]]
+    text = f"Preset {config.preset} with these changes." if changed else f"Preset {config.preset}, unchanged."
+    table = Table(["setting", "value", f"in {config.preset}"], changed, words=3) if changed else None
+    rows = [[name, _word(value)] for name, value in everything.items()]
+    return [
+        Section("Settings", text, table=table),
+        Section("All settings", table=Table(["setting", "value"], rows, words=2), folded=True),
+    ]
 
 
-def _imagination(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], list[Path]]:
-    """The newest study of a run: its record, its figures as SVG by name, and its films and film strips."""
-    newest = openloop.newest(folder)
-    if newest is None:
-        return None, {}, []
-    try:
-        study = json.loads((newest / openloop.RECORD).read_text())
-        with matplotlib.rc_context(STYLE):
-            drawn = {name: svg(figure) for name, figure in figures(study)}
-        study |= {"folder": newest.relative_to(folder).as_posix(), "step": int(newest.name.removeprefix("step_"))}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise UserError(
-            f"{newest / openloop.RECORD} is damaged ({error}); `dreamer imagine {folder}` renews it"
-        ) from None
-    return study, drawn, sorted([*newest.glob("*_strip.png"), *newest.glob("*.mp4")])
+def _provenance(run: Run) -> list[Section]:
+    """Commands, commit, versions and machine, and the parameters of each part of the agent."""
+    info = run.info
+    resumed = info.get("resumed") or []
+    rows = [["command", str(info.get("command", UNKNOWN))]]
+    rows += [["resumed", str(command)] for command in (resumed if isinstance(resumed, list) else [resumed])]
+    names = ("commit", "created", "device", "threads", "python", "platform")
+    rows += [[name, str(info.get(name, UNKNOWN))] for name in names]
+    versions = info.get("versions")
+    rows += [[name, str(version)] for name, version in (versions.items() if isinstance(versions, dict) else ())]
+    sections = [Section("Command and versions", table=Table(["", ""], rows, words=2))]
+    if run.parameters:
+        parameters = [[part, f"{number:,}"] for part, number in run.parameters.items()]
+        parameters.append(["all", f"{sum(run.parameters.values()):,}"])
+        sections.append(Section("Parameters", table=Table(["part", "parameters"], parameters)))
+    return sections
+
+
+def _word(value: Any) -> str:
+    return shlex.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

@@ -1,7 +1,7 @@
 """Statistics of few runs: interquartile means, stratified bootstrap intervals, probability of improvement, profiles.
 
 After Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264).
-The runs of one task are a stratum: one 1-D array of scores per task, and tasks may differ in their number of seeds.
+The runs of one task are a stratum: one 1-D array of scores. Tasks may differ in their number of seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import scipy.stats
 Strata = Sequence[np.ndarray]
 """Scores `[seed]` of every task."""
 Statistic = Callable[..., Any]
-"""Reduces an array over `axis`, as `numpy.mean` and `iqm` do."""
+"""Function that reduces an array over `axis`, such as `numpy.mean` and `iqm`."""
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -26,24 +26,24 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its interval."""
+    """Value and its interval."""
 
     value: float
-    """Point estimate from the scores as they are."""
+    """Point estimate."""
     low: float
-    """Lower bound, NaN where there are too few seeds for an interval."""
+    """Lower bound; NaN with too few seeds for an interval."""
     high: float
-    """Upper bound, NaN where there are too few seeds for an interval."""
+    """Upper bound; NaN with too few seeds for an interval."""
 
     @property
     def has_interval(self) -> bool:
-        """Whether the bounds are known."""
+        """True when both bounds are known."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve and its pointwise interval, each `[point]`; the bounds are NaN where there are too few seeds."""
+    """Curve and its pointwise interval, each `[point]`. The bounds are NaN with too few seeds."""
 
     value: np.ndarray
     """Point estimates."""
@@ -54,7 +54,7 @@ class Band:
 
 
 def iqm(scores: np.ndarray, axis: int | None = None) -> Any:
-    """Interquartile mean: the mean without the lowest and the highest quarter, each rounded down to whole runs.
+    """Return the interquartile mean: without the lowest and the highest quarter, each rounded down to whole runs.
 
     `scores` are `[seed task]`, pooled over both axes unless `axis` names the one to reduce (section 4.2).
     """
@@ -64,7 +64,7 @@ def iqm(scores: np.ndarray, axis: int | None = None) -> Any:
 def stratified_bootstrap(
     scores: Strata, statistic: Statistic, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """Percentile interval of a statistic of the pooled runs; seeds are redrawn within each task (section 4.1)."""
+    """Return a statistic of the pooled runs with its percentile interval; each task redraws its seeds (section 4.1)."""
     pooled = np.concatenate([*scores])
     drawn = _redrawn_runs(scores, resamples, seed)
     low, high = _interval(statistic(drawn, axis=-1), confidence, scores)
@@ -74,7 +74,7 @@ def stratified_bootstrap(
 def probability_of_improvement(
     x: Strata, y: Strata, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """P(X > Y) + P(X = Y) / 2 of a run of X and a run of Y on the same task, averaged over tasks (section 4.3).
+    """Return P(X > Y) + P(X = Y) / 2 for runs of X and Y on the same task, averaged over tasks (section 4.3).
 
     On each task it is the Mann-Whitney U of X divided by the number of pairs. Task i of `x` is task i of `y`.
     """
@@ -94,7 +94,7 @@ def performance_profile(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Band:
-    """Fraction of runs that score above each of the thresholds `[point]`, with pointwise intervals (section 4.3)."""
+    """Return the fraction of runs that score above each of the thresholds `[point]` (section 4.3)."""
     pooled = np.concatenate([*scores])
     drawn = _redrawn_runs(scores, resamples, seed)
     fractions = np.stack([(drawn > threshold).mean(-1) for threshold in thresholds], -1)
@@ -102,15 +102,15 @@ def performance_profile(
 
 
 def mean_curve(curves: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Band:
-    """Mean of the curves `[seed point]` of one task; whole curves are redrawn, intervals are pointwise."""
+    """Return the mean of the curves `[seed point]` of one task; the bootstrap redraws whole curves."""
     rows = np.random.default_rng(seed).integers(len(curves), size=(resamples, len(curves)))
     return Band(curves.mean(0), *_interval(curves[rows].mean(1), confidence, [curves]))
 
 
 def area_under_curve(steps: np.ndarray, returns: np.ndarray) -> float:
-    """Mean height of a learning curve: its area by the trapezoid rule, divided by the range of `steps` `[point]`.
+    """Return the mean height of a learning curve: its area by the trapezoid rule over the range of `steps` `[point]`.
 
-    The height itself for a curve of one point.
+    A curve of one point has the height of that point.
     """
     if len(steps) == 1:
         return float(returns[0])
@@ -118,13 +118,13 @@ def area_under_curve(steps: np.ndarray, returns: np.ndarray) -> float:
 
 
 def _superiority(x: np.ndarray, y: np.ndarray) -> Any:
-    """Share of the pairs of `x` `[... seed]` and `y` `[... seed]` in which x is larger; a tie counts half."""
+    """Fraction of the pairs of `x` `[... seed]` and `y` `[... seed]` in which x is larger; a tie counts half."""
     first, second = x[..., :, None], y[..., None, :]
     return ((first > second) + 0.5 * (first == second)).mean((-2, -1))
 
 
 def _redrawn_runs(scores: Strata, resamples: int, seed: int) -> np.ndarray:
-    """Pooled runs `[resample run]`, each task redrawn on its own."""
+    """Pooled runs `[resample run]`; each task is redrawn separately."""
     random = np.random.default_rng(seed)
     return np.concatenate([_redrawn(task, resamples, random) for task in scores], axis=1)
 
@@ -134,7 +134,7 @@ def _redrawn(task: np.ndarray, resamples: int, random: np.random.Generator) -> n
 
 
 def _interval(drawn: np.ndarray, confidence: float, scores: Strata) -> np.ndarray:
-    """Percentile bounds `[2 ...]` over the first axis; NaN when a task has one seed, which redrawing cannot vary."""
+    """Percentile bounds `[2 ...]` over the first axis; NaN when some task has only one seed."""
     tail = (1 - confidence) / 2
     bounds = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return bounds if min(map(len, scores)) > 1 else np.full_like(bounds, np.nan)

@@ -1,6 +1,7 @@
-"""The one place that defines every metric: its name, meaning, unit and healthy range.
+"""Registry of all metrics: name, meaning, unit and healthy values.
 
-`python -m dreamer.tracking.metrics` prints docs/metrics.md from these definitions.
+`python -m dreamer.tracking.metrics` prints docs/metrics.md from it. A metric that is not defined here is logged with
+one warning.
 """
 
 from dataclasses import dataclass, replace
@@ -9,16 +10,16 @@ from functools import cache
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a run writes to metrics.jsonl."""
+    """Definition of a number that a run writes to metrics.jsonl."""
 
     name: str
-    """Full name `group/name`; `<key>` at the end stands for any word and makes it a family of metrics."""
+    """Full name `group/name`. `<key>` at the end stands for any word and defines a family of metrics."""
     description: str
-    """What is measured, in one sentence."""
+    """Meaning, in one sentence."""
     unit: str = ""
-    """Unit of the value; empty for a pure number."""
+    """Unit; empty for a pure number."""
     healthy: str = ""
-    """What a healthy run shows, in words; empty where every value can be right."""
+    """Values of a healthy run, in words; empty where every value can be right."""
 
 
 METRICS = (
@@ -33,35 +34,35 @@ METRICS = (
         "eval/mode_return_mean",
         "Mean return of evaluation episodes that take the most likely action.",
         "reward",
-        "near eval/return_mean or above it; far below means that the policy needs its noise",
+        "near eval/return_mean or above it; far below it, the policy depends on its noise",
     ),
     Metric("eval/mode_return_std", "Standard deviation of the evaluation returns, most likely actions.", "reward"),
     Metric("eval/episodes", "Number of evaluation episodes behind each mean.", "episodes"),
     Metric(
         "eval/model_error",
         "Decoder loss of observations predicted one step ahead by the prior, at every fifth step of sampled episodes.",
-        healthy="falls, then stays; rising means that the model forgets, diverges or overfits",
+        healthy="falls, then stays; a rise means that the model forgets, diverges or overfits",
     ),
     Metric(
         "eval/value_bias",
-        "Mean difference of the critic's value and the discounted return that followed, in sampled episodes.",
+        "Mean of the critic's value minus the discounted return that followed, in sampled episodes.",
         "reward",
-        "near 0; beyond half of eval/discounted_return means that the critic believes itself, or nothing",
+        "near 0; beyond half of eval/discounted_return the critic overestimates, or has learned nothing",
     ),
     Metric(
         "eval/discounted_return",
-        "Mean size of the discounted returns behind eval/value_bias, continued beyond time limits at the same rate.",
+        "Mean absolute discounted return behind eval/value_bias, continued beyond time limits at the same rate.",
         "reward",
     ),
     Metric(
         "loss/reconstruction",
-        "Decoder losses of all observation keys together, per row.",
+        "Sum of the decoder losses of all observation keys, per step.",
         healthy="falls fast, then slowly",
     ),
     Metric(
         "loss/r2",
         "Distance of the cross-correlation of states and embeddings from the identity matrix (`--objective r2`).",
-        healthy="falls from about the number of embedded numbers",
+        healthy="falls from about the number of dimensions of the embedding",
     ),
     Metric("loss/reward", "Two-hot cross-entropy of the reward head.", "nats", "falls to the entropy of the bins"),
     Metric(
@@ -72,72 +73,72 @@ METRICS = (
     ),
     Metric(
         "loss/dyn",
-        "Loss that pulls the prior towards the posterior, before its scale; a KL after free nats for `rssm` and `ssm`.",
+        "Loss that trains the prior towards the posterior, before its scale. A KL after free nats (`rssm`, `ssm`).",
         "nats",
-        "above the free nats; exactly at them for long means that the latent carries too little",
+        "above the free nats; at them for long, the latent holds too little information",
     ),
     Metric(
         "loss/rep",
-        "Loss that pulls the posterior towards the prior, before its scale; a KL after free nats for `rssm` and `ssm`.",
+        "Loss that trains the posterior towards the prior, before its scale. A KL after free nats (`rssm`, `ssm`).",
         "nats",
         "equal to loss/dyn where both are the same KL",
     ),
-    Metric("loss/actor", "Policy loss over imagined states.", healthy="no trend to read; its size says little"),
-    Metric("loss/critic", "Two-hot loss of the critic on imagined returns, slow-critic term included.", "nats"),
-    Metric("loss/replay_critic", "Two-hot loss of the critic on replayed rewards, slow-critic term included.", "nats"),
+    Metric("loss/actor", "Policy loss over imagined states.", healthy="has no meaningful trend or size"),
+    Metric("loss/critic", "Two-hot loss of the critic on imagined returns, with its slow-critic term.", "nats"),
+    Metric("loss/replay_critic", "Two-hot loss of the critic on replayed rewards, with its slow-critic term.", "nats"),
     Metric("loss/total", "Sum of all losses, each times its configured scale."),
-    Metric("loss/<name>", "Any further loss, named by the part of the model that returns it, before its scale."),
-    Metric("reconstruction/<key>", "Decoder loss of one observation key, per row.", healthy="falls"),
+    Metric("loss/<name>", "Any other loss, named by the part of the model that returns it, before its scale."),
+    Metric("reconstruction/<key>", "Decoder loss of one observation key, per step.", healthy="falls"),
     Metric(
         "model/kl_dyn",
         "KL divergence from posterior to prior, before free nats.",
         "nats",
-        "settles at a few nats; near 0 means that observations tell the latent nothing",
+        "settles at a few nats; near 0, the latent holds no information about observations",
     ),
     Metric(
         "model/r2_correlation",
-        "Mean correlation of each projected number with its own embedded number (`--objective r2`).",
+        "Mean correlation of each projected dimension with its own dimension of the embedding (`--objective r2`).",
         healthy="rises towards 1",
     ),
     Metric(
         "model/r2_redundancy",
-        "Sum of squared correlations between different numbers (`--objective r2`).",
+        "Sum of squared correlations between different dimensions (`--objective r2`).",
         healthy="falls",
     ),
-    Metric("model/prior_entropy", "Entropy of the predicted latent.", "nats", "falls, but stays above 0"),
+    Metric("model/prior_entropy", "Entropy of the prior.", "nats", "falls, but stays above 0"),
     Metric(
         "model/posterior_entropy",
-        "Entropy of the latent after seeing the observation.",
+        "Entropy of the posterior.",
         "nats",
         "below model/prior_entropy",
     ),
     Metric(
         "model/prediction_error",
-        "Half squared distance of the predicted to the observed code (`rnn`, `gru`).",
-        healthy="falls; a rest stays where outcomes are random, since a point cannot predict them",
+        "Half the squared distance between predicted and observed latent (`rnn`, `gru`).",
+        healthy="falls; stays above 0 where outcomes are random, which a point prediction cannot represent",
     ),
     Metric(
         "model/mixture_nll",
-        "Negative log-density of the observed code under the predicted mixture (`mdn_rnn`).",
+        "Negative log-density of the observed latent under the predicted mixture (`mdn_rnn`).",
         "nats",
         "falls, often below 0",
     ),
     Metric(
         "model/mixture_entropy",
-        "Entropy of the mixture's weights (`mdn_rnn`).",
+        "Entropy of the weights of the mixture (`mdn_rnn`).",
         "nats",
         "between 0 (one component is used) and ln K",
     ),
     Metric(
         "model/vision_kl",
-        "KL divergence of the code from N(0, I), the VAE's regularizer (`gru`, `mdn_rnn`).",
+        "KL divergence of the latent from N(0, I), the regularizer of the VAE (`gru`, `mdn_rnn`).",
         "nats",
-        "settles at a few nats per informative number of the observation",
+        "settles at a few nats per informative dimension of the observation",
     ),
-    Metric("model/reward_error", "Mean absolute error of the predicted reward on replayed rows.", "reward", "falls"),
+    Metric("model/reward_error", "Mean absolute error of the predicted reward on replayed steps.", "reward", "falls"),
     Metric(
         "model/continue_accuracy",
-        "Share of replayed rows whose end, or lack of one, is predicted correctly.",
+        "Fraction of replayed steps whose continuation or end is predicted correctly.",
         "fraction",
         "near 1",
     ),
@@ -145,57 +146,61 @@ METRICS = (
         "behavior/return_mean",
         "Mean lambda-return of imagined trajectories.",
         "reward",
-        "rises; explosive growth means that the critic believes itself",
+        "rises; explosive growth means that the critic overestimates its own targets",
     ),
     Metric(
         "behavior/return_scale",
-        "Range of imagined returns (percentile 5 to 95, smoothed, at least 1) that divides the advantages.",
+        "Range of imagined returns (percentiles 5 to 95, smoothed, at least 1), which divides the advantages.",
         "reward",
-        "grows with the returns; 1 for long means that rewards are tiny or absent",
+        "grows with the returns; at 1 for long, rewards are tiny or absent",
     ),
-    Metric("behavior/value_mean", "Mean value that the critic gives to imagined states.", "reward"),
+    Metric("behavior/value_mean", "Mean value of imagined states.", "reward"),
     Metric(
         "behavior/value_error",
-        "Mean absolute difference of value and lambda-return on imagined states.",
+        "Mean absolute difference of value and lambda-return of imagined states.",
         "reward",
-        "small beside behavior/return_scale",
+        "small compared with behavior/return_scale",
     ),
     Metric("behavior/advantage_std", "Standard deviation of the scaled advantages.", healthy="about 0.01 to 1"),
     Metric(
         "behavior/entropy",
         "Entropy of the policy at imagined states, summed over action dimensions.",
         "nats",
-        "falls slowly; at its floor early means that exploration is over (bounded normal: -0.88 to 1.42 a dimension)",
+        "falls slowly; early at its floor, exploration has ended (bounded normal: -0.88 to 1.42 per dimension)",
     ),
     Metric(
         "behavior/entropy_weight",
-        "Weight of the entropy, where it decays.",
-        healthy="falls to 10 % of what it begins with",
+        "Weight of the entropy, with a schedule.",
+        healthy="falls to 10 % of its initial value",
     ),
     Metric("behavior/action_std", "Mean standard deviation of the policy at imagined states.", healthy="0.1 to 1"),
     Metric(
         "behavior/saturation",
-        "Share of policy means, tanh(m), with abs(m) > 2 at imagined states: there they hardly move any more.",
+        "Tanh saturation: fraction of policy means tanh(m) with abs(m) > 2 at imagined states, where gradients vanish.",
         "fraction",
         "below 0.3; above a half try --agent.behavior.tanh-penalty 0.1",
     ),
-    Metric("behavior/action_abs", "Mean size of imagined actions.", healthy="below 1; far above means saturation"),
+    Metric(
+        "behavior/action_abs",
+        "Mean absolute value of imagined actions.",
+        healthy="below 1; far above it, the policy saturates",
+    ),
     Metric(
         "behavior/weight_mean",
-        "Mean weight of imagined states, the product of continue probabilities so far.",
+        "Mean weight of imagined states, the product of the continue probabilities before them.",
         "fraction",
         "near 1 where episodes rarely terminate",
     ),
     Metric(
         "behavior/imagined_reward",
-        "Mean reward that the model predicts along imagined trajectories.",
+        "Mean predicted reward of imagined trajectories.",
         "reward",
         "near the mean training reward",
     ),
     Metric(
         "imagination/rmse/<key>",
-        "Root mean squared error of the mean of 16 prior-only predictions, over 50 rows that follow 5 observed ones of "
-        "4 held-out episodes; in standard deviations of each number (of brightness from 0 to 1 for images).",
+        "Root mean squared error of the mean of 16 open-loop predictions of 50 steps, after 5 observed steps of 4 "
+        "held-out episodes; in standard deviations of each dimension (in brightness from 0 to 1 for images).",
         healthy="falls",
     ),
     Metric(
@@ -205,60 +210,59 @@ METRICS = (
     ),
     Metric(
         "imagination/skill/<key>",
-        "Skill, 1 minus the ratio of that score to the error of repeating the last observed row.",
-        healthy="rises; 1 is perfect, 0 no better than repeating, below 0 worse",
+        "Skill: 1 minus the ratio of that score to the error of repeating the last observation.",
+        healthy="rises; 1 is perfect, 0 is as good as repeating the last observation",
     ),
     Metric(
         "optim/grad_norm",
-        "Norm of the whole gradient before clipping.",
+        "Norm of the gradient of all parameters before clipping.",
         healthy="finite, without lasting growth",
     ),
-    Metric("optim/update_norm", "Norm of the whole parameter step, learning rate included."),
+    Metric("optim/update_norm", "Norm of the step of all parameters, with the learning rate."),
     Metric("optim/learning_rate", "Learning rate of the latest update.", healthy="constant after its warm-up"),
     Metric(
         "optim/skipped",
-        "Share of updates skipped because the loss or a gradient was not finite; other means leave them out.",
+        "Fraction of updates skipped because the loss or a gradient was not finite; other means leave them out.",
         "fraction",
         "0",
     ),
     Metric("replay/rows", "Rows that replay holds.", "rows", "grows up to the capacity"),
-    Metric("replay/bytes_per_row", "Size of a replay row on disk, both slots for its core state included.", "bytes"),
-    Metric("replay/episodes", "Episodes that replay holds at least in part.", "episodes"),
+    Metric("replay/bytes_per_row", "Size of a replay row on disk, with both slots for its core state.", "bytes"),
     Metric(
         "replay/ratio",
-        "Measured replay ratio: rows trained on for each row collected, since the beginning of the run.",
+        "Measured replay ratio: rows trained on for each row collected, since the start of the run.",
         healthy="at the configured ratio after the first updates",
     ),
     Metric(
         "env/shadows",
-        "Whether observed frames of dmc tasks are drawn with shadows and reflections: 1 yes, 0 no.",
-        healthy="equal in runs that are compared, since pixels differ",
+        "Shadows and reflections in observed frames of dmc tasks: 1 drawn, 0 left out.",
+        healthy="equal in all runs of a comparison, since pixels differ",
     ),
-    Metric("loop/updates", "Updates since the beginning of the run.", "updates"),
-    Metric("loop/episodes", "Training episodes finished since the beginning of the run.", "episodes"),
+    Metric("loop/updates", "Updates since the start of the run.", "updates"),
+    Metric("loop/episodes", "Training episodes finished since the start of the run.", "episodes"),
     Metric(
         "loop/env_failures",
-        "Times that a training environment failed and was made anew since the beginning of the run.",
+        "Number of training environments that failed and were recreated since the start of the run.",
         "failures",
         "0",
     ),
-    Metric("time/elapsed", "Wall-clock time of the run, its time before a resume included.", "s"),
+    Metric("time/elapsed", "Wall-clock time of the run, with its time before a resume.", "s"),
     Metric("time/env_steps_per_second", "Environment steps per second since the previous record.", "1/s"),
     Metric("time/updates_per_second", "Updates per second since the previous record.", "1/s"),
-    Metric("time/fraction_acting", "Share of wall-clock time spent choosing actions.", "fraction"),
-    Metric("time/fraction_environment", "Share of wall-clock time spent in environments.", "fraction"),
-    Metric("time/fraction_replay", "Share of wall-clock time spent on storing and sampling rows.", "fraction"),
-    Metric("time/fraction_update", "Share of wall-clock time spent on updates.", "fraction", "the largest share"),
-    Metric("time/fraction_tracking", "Share of wall-clock time spent on writing metrics.", "fraction", "below 0.01"),
-    Metric("time/fraction_evaluation", "Share of wall-clock time spent on evaluation.", "fraction"),
+    Metric("time/fraction_acting", "Fraction of wall-clock time spent choosing actions.", "fraction"),
+    Metric("time/fraction_environment", "Fraction of wall-clock time spent in environments.", "fraction"),
+    Metric("time/fraction_replay", "Fraction of wall-clock time spent on storing and sampling rows.", "fraction"),
+    Metric("time/fraction_update", "Fraction of wall-clock time spent on updates.", "fraction", "the largest share"),
+    Metric("time/fraction_tracking", "Fraction of wall-clock time spent on writing metrics.", "fraction", "below 0.01"),
+    Metric("time/fraction_evaluation", "Fraction of wall-clock time spent on evaluation.", "fraction"),
     Metric(
         "time/fraction_imagination",
-        "Share of wall-clock time spent on looks at the imagination.",
+        "Fraction of wall-clock time spent on open-loop evaluation.",
         "fraction",
-        "below 0.05; else raise loop.imagine_every",
+        "below 0.05; otherwise raise loop.imagine_every",
     ),
-    Metric("time/fraction_saving", "Share of wall-clock time spent on checkpoints.", "fraction", "below 0.01"),
-    Metric("time/peak_rss_mb", "Largest memory that the process has held.", "MB", "flat once replay is warm"),
+    Metric("time/fraction_saving", "Fraction of wall-clock time spent on checkpoints.", "fraction", "below 0.01"),
+    Metric("time/peak_rss_mb", "Peak memory of the process.", "MB", "constant once replay is full"),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS if "<" not in metric.name}
@@ -267,14 +271,18 @@ _FAMILIES = tuple((metric.name.partition("<")[0], metric) for metric in METRICS 
 
 @cache
 def describe(name: str) -> Metric:
-    """Return the definition of one metric, its own name filled in where a family defines it.
+    """Return the definition of a metric; one that is not registered has no description.
 
-    Raises:
-        KeyError: no metric and no family of metrics has this name.
+    A member of a family gets the definition of the family under its own name.
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
     for prefix, family in _FAMILIES:
         if name.startswith(prefix) and name != prefix and name.isprintable():
             return replace(family, name=name)
-    raise KeyError(name)
+    return Metric(name, "")
+
+
+def is_registered(name: str) -> bool:
+    """Return True when a metric is defined here, itself or as a member of a family."""
+    return bool(describe(name).description)

@@ -1,4 +1,4 @@
-"""Can a core remember? A cue is shown once, and decides the reward 10, 50 and 200 steps later."""
+"""Part `memory`: recall of a cue that is shown once and decides the reward 10, 50 and 200 steps later."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from envs.recall import Recall
 
 DELAYS = (10, 50, 200)
 LENGTHS = {4: (1000, 128), 8: (500, 128), 16: (400, 64), 32: (200, 64), 64: (100, 32), 128: (60, 32), 201: (40, 16)}
-"""Updates and batch size by rows of an episode's beginning: memory is stretched as training goes on."""
+"""Updates and batch size by the length of windows, which grows in the course of training."""
 STAGES = tuple(Stage(updates, batch, length, from_start=True) for length, (updates, batch) in LENGTHS.items())
 QUERY_PROBABILITY = 0.3
 STOCH = 8
-"""A small code: every random group or number of a large one is noise in the memory of a cue that needs one bit."""
+"""Size of the latent. The cue is one bit, and every further random dimension adds noise to its memory."""
 
 
 def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Recording]:
-    """Training and test episodes."""
+    """Return training and test episodes."""
 
     def recall(index: int) -> Any:
         return prepare(Recall(DELAYS, QUERY_PROBABILITY), seed=0, index=index)
@@ -35,7 +35,7 @@ def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Reco
 
 
 def examine(config: Config, train: Recording, test: Recording, stages: Sequence[Stage], seed: int) -> dict[str, Any]:
-    """Train a core on ever longer beginnings of episodes; accuracy is how often a query's reward is predicted right."""
+    """Train a core on longer and longer windows and return the accuracy of the predicted sign of rewards, by delay."""
     model, loss = train_model(config, train, stages, seed)
     torch.manual_seed(seed)
     everything = np.arange(test.episodes)

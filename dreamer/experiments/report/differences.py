@@ -1,4 +1,4 @@
-"""In what the configurations of several runs differ."""
+"""Settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from dreamer.experiments.report.runs import Run
+from dreamer.config import leaves
+from dreamer.experiments.report.run_folders import Run
 
 ARRANGEMENT = {"num_envs", "train_time_limit", "parallel", "imports"}
-"""Settings of environments that leave the evaluated task as it is."""
+"""Settings of environments that do not change the evaluated task."""
 EXPECTED = {"task", "seed", "agent.dynamics.core", "agent.world_model.representation.objective"}
 """Settings that an ablation varies."""
 
 
-def tell_apart(runs: list[Run]) -> list[Run]:
-    """The same runs, their tasks and cores named so that only repetitions of one experiment share both names.
+def with_distinct_names(runs: list[Run]) -> list[Run]:
+    """Return the runs with tasks and cores named such that only repetitions of one experiment share both names.
 
-    A task gets the settings of its environment, a core its size and its own settings, where runs differ in them.
+    A task gets the settings of its environment, and a core gets its size and its own settings, where runs differ in
+    them.
     """
     sized = len({run.config.size for run in runs}) > 1
 
-    def told_apart(run: Run) -> Run:
+    def renamed(run: Run) -> Run:
         siblings = [other for other in runs if (other.core, other.config.size) == (run.core, run.config.size)]
         settings = [other.config.agent.dynamics.settings for other in siblings]
         environments = [other.config.env for other in runs]
@@ -32,13 +34,13 @@ def tell_apart(runs: list[Run]) -> list[Run]:
             task=" ".join([run.task, *_changes(run.config.env, environments, ARRANGEMENT)]),
         )
 
-    return [told_apart(run) for run in runs]
+    return [renamed(run) for run in runs]
 
 
-def _changes(own: Any, all_of_them: list[Any], ignored: Iterable[str] = ()) -> list[str]:
-    """`name=value` for the fields that differ between configs of one kind and are not at their default in `own`."""
+def _changes(own: Any, everyone: list[Any], ignored: Iterable[str] = ()) -> list[str]:
+    """`name=value` of the fields that differ between configs of one kind and are not at their default in `own`."""
     names = [field.name for field in dataclasses.fields(own) if field.name not in ignored]
-    differ = [name for name in names if len({repr(getattr(other, name)) for other in all_of_them}) > 1]
+    differ = [name for name in names if len({repr(getattr(other, name)) for other in everyone}) > 1]
     return [
         f"{name}={_word(getattr(own, name))}" for name in differ if getattr(own, name) != getattr(type(own)(), name)
     ]
@@ -49,9 +51,9 @@ def _word(value: Any) -> str:
 
 
 def differing(runs: list[Run]) -> dict[str, dict[str, list[str]]]:
-    """Settings in which runs differ beyond task, core and seed: dotted path -> value -> paths of the runs.
+    """Return the settings in which runs differ beyond task, core and seed: dotted path -> value -> paths of the runs.
 
-    Settings of the tracker are left out; device, commit and threads of run.json are added.
+    Settings of the tracker are left out. Device, commit and threads of run.json are added.
     """
     values: dict[str, dict[str, list[str]]] = {}
     for run in runs:
@@ -60,25 +62,16 @@ def differing(runs: list[Run]) -> dict[str, dict[str, list[str]]]:
         for path, value in found:
             if path not in EXPECTED and not path.startswith("tracking."):
                 values.setdefault(path, {}).setdefault(_word(value), []).append(run.path)
-    return {path: those for path, those in values.items() if len(those) > 1}
+    return {path: paths for path, paths in values.items() if len(paths) > 1}
 
 
 def confounding(runs: list[Run]) -> list[str]:
-    """Settings that differ between runs of one task and size though neither a core nor a task is named after them.
+    """Return the settings that differ between runs of one task and size, and that no name of a core or task shows.
 
-    A difference between cores may then be theirs.
+    They may explain a difference between cores.
     """
     found: dict[str, None] = {}
     for group in {(run.task, run.config.size) for run in runs}:
         alike = [run for run in runs if (run.task, run.config.size) == group]
         found |= dict.fromkeys(path for path in differing(alike) if not path.startswith("agent.dynamics."))
     return sorted(found.keys() - {"run.device", "run.threads", "device"})
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted path and value of every setting in nested dicts."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -1,4 +1,4 @@
-"""The run folders below a folder, reduced to what a report compares."""
+"""Run folders below a folder, reduced to the values that a report compares."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from dreamer.system.redaction import redact
 from dreamer.tracking import read
 
 MARKS = {"run.json", "metrics.jsonl"}
-"""A folder with one of these is meant to be a run folder."""
+"""A folder with one of these files is meant to be a run folder."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder."""
+    """Values of one run folder."""
 
     path: str
-    """The folder, relative to the folder of the report."""
+    """Folder, relative to the folder of the report."""
     task: str
     """Task."""
     core: str
-    """Dynamics core, followed by its latent family and its objective where they are not the usual ones."""
+    """Dynamics core, with its latent family and its objective where they are not the default."""
     seed: int
-    """Seed of the run."""
+    """Seed."""
     config: Config
     """Full configuration."""
     info: dict[str, Any]
@@ -49,15 +49,15 @@ class Run:
     step: int
     """Environment steps of the last record."""
     wall_seconds: float
-    """Wall-clock time, NaN when not recorded."""
+    """Wall-clock time in seconds; NaN when not recorded."""
     seconds_per_update: float
-    """Time of training per update, acting included, evaluation and saving not; NaN when not recorded."""
+    """Seconds of training per update, with acting, without evaluation and saving; NaN when not recorded."""
     env_steps_per_second: float
     """Environment steps per second of training; NaN when not recorded."""
 
     @property
     def finished(self) -> bool:
-        """Whether the evaluation at the end of the run is there."""
+        """True when the evaluation at the end of the run is recorded."""
         return len(self.steps) > 0 and bool(self.steps[-1] >= self.config.steps)
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Parameters of each part of the agent, empty when not recorded."""
+        """Number of parameters of each part of the agent; empty when not recorded."""
         counts = self.info.get("parameters")
         items = counts.items() if isinstance(counts, dict) else ()
         return {str(part): count for part, count in items if isinstance(count, int) and part != "total"}
@@ -80,19 +80,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that should have been a run and is none."""
+    """Run that left no readable run folder."""
 
     place: str
     """Folder, or task, core and seed."""
     error: str
-    """What is wrong, in one line."""
+    """Error in one line."""
 
 
 def find_runs(folder: Path) -> tuple[list[Run], list[Failure]]:
-    """All runs below `folder`, and what cannot be read, in the order of their paths.
+    """Return all runs below `folder`, and all failures, in the order of their paths.
 
     `failures.json` in the folder, a list of objects with `task`, `core`, `seed` and `error`, adds runs that left no
-    folder. Raises `UserError` when `folder` is no folder.
+    folder. Raises `UserError` when `folder` is not a folder.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
@@ -119,19 +119,19 @@ def _candidates(folder: Path) -> Iterable[Path]:
 
 
 def read_run(path: Path, place: str) -> Run:
-    """Read one run folder, which the report calls `place`; raises `UserError` for a damaged one."""
+    """Return the values of one run folder, named `place` in the report; raises `UserError` for a damaged one."""
     folder = open_run(path)
     records = read(folder.metrics)
     config = folder.config
     dynamics = config.agent.dynamics
-    usual = dataclasses.replace(dynamics, latent="auto").family
+    default = dataclasses.replace(dynamics, latent="auto").family
     steps, returns = _columns(records, "step", "eval/return_mean")
     every, elapsed = _columns(records, "step", "time/elapsed")
     return Run(
         path=place,
         task=config.task,
         core=variant_name(
-            dynamics.core if dynamics.family == usual else f"{dynamics.core}:{dynamics.family}",
+            dynamics.core if dynamics.family == default else f"{dynamics.core}:{dynamics.family}",
             config.agent.world_model.representation.objective,
         ),
         seed=config.seed,
@@ -156,13 +156,13 @@ def _columns(records: list[dict[str, Any]], *names: str) -> np.ndarray:
 
 
 def _total(elapsed: np.ndarray) -> float:
-    """Seconds counted by a clock that may have started again at zero when the run was resumed."""
+    """Seconds counted by a clock that may have restarted at zero when the run was resumed."""
     passed = np.diff(elapsed, prepend=0.0)
     return float(np.where(passed < 0, elapsed, passed).sum())
 
 
 def _rate(counts: np.ndarray, rates: np.ndarray) -> float:
-    """Mean over time of the rates at which a counter grew between records; NaN when it did not."""
+    """Mean over time of the rates at which a counter grew between records; NaN for a counter that never grew."""
     grown = np.diff(counts, prepend=0.0)
     used = (grown > 0) & (rates > 0)
     return float(grown[used].sum() / (grown[used] / rates[used]).sum()) if used.any() else math.nan

@@ -1,8 +1,9 @@
-"""The figures of a report."""
+"""Figures of an ablation report."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -20,18 +21,21 @@ from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH, svg
 MARKERS = "osD^vPX*"
 
 
-def colors(analysis: Analysis) -> dict[str, str]:
-    """Colour of every core: the same in all figures, and that of a core without variants in all reports."""
-    return {name: PALETTE[_place(analysis, name) % len(PALETTE)] for name in analysis.cores}
-
-
-def _place(analysis: Analysis, core: str) -> int:
+def core_order(names: Iterable[str]) -> list[str]:
+    """Return all dynamics cores, followed by the other names, such as variants of a core."""
     known = get_args(CoreName)
-    return [*known, *(name for name in analysis.cores if name not in known)].index(core)
+    return [*known, *(name for name in names if name not in known)]
+
+
+def core_colors(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour of every name; a core without variants has the same colour in all reports."""
+    names = list(names)
+    order = core_order(names)
+    return {name: PALETTE[order.index(name) % len(PALETTE)] for name in names}
 
 
 def draw(analysis: Analysis, folder: Path) -> dict[str, str]:
-    """Write `<name>.png` of every figure that the numbers allow into `folder`; returns their SVG by name."""
+    """Write `<name>.png` of every figure that the numbers allow into `folder` and return their SVG by name."""
     folder.mkdir(exist_ok=True)
     drawings = {"learning_curves": _learning_curves}
     if analysis.compared:
@@ -52,9 +56,9 @@ def _learning_curves(analysis: Analysis) -> Figure:
     rows = -(-len(analysis.cells) // columns)
     figure = Figure(figsize=(WIDTH, 0.4 + (2.4 if columns > 1 else 3.4) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (task, cells) in zip(grid.flat, analysis.cells.items(), strict=False):
-        for core, cell in cells.items():
-            _line(axes, analysis, core, cell.steps, cell.curve)
+    for axes, (task, results) in zip(grid.flat, analysis.cells.items(), strict=False):
+        for core, result in results.items():
+            _line(axes, analysis, core, result.steps, result.curve)
         axes.set(title=textwrap.fill(task, 44))
         axes.set_ylim(bottom=min(axes.get_ylim()[0], analysis.scales[task].low))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -74,7 +78,7 @@ def _intervals(analysis: Analysis) -> Figure:
     for axes, label in ((left, "final evaluation"), (right, "area under the evaluation curve")):
         for row, name in enumerate(names):
             core = analysis.cores[name]
-            _interval(axes, row, core.final if axes is left else core.auc, colors(analysis)[name])
+            _interval(axes, row, core.final if axes is left else core.auc, core_colors(analysis.cores)[name])
         axes.set(xlabel=f"score, IQM: {label}", yticks=range(len(names)), yticklabels=names)
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(axis="x")
@@ -88,7 +92,7 @@ def _improvement(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(0.75 * WIDTH, 0.8 + 0.28 * len(pairs)), layout="constrained")
     axes = figure.add_subplot()
     for row, (x, y) in enumerate(pairs):
-        _interval(axes, row, analysis.improvement[x][y], colors(analysis)[x])
+        _interval(axes, row, analysis.improvement[x][y], core_colors(analysis.cores)[x])
     axes.axvline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(pairs) - 0.4), yticks=range(len(pairs)))
     axes.set_yticklabels([f"{x}  over  {y}" for x, y in pairs])
@@ -110,7 +114,8 @@ def _profiles(analysis: Analysis) -> Figure:
 
 
 def _line(axes: Axes, analysis: Analysis, core: str, x: np.ndarray, band: Band) -> None:
-    color, marker = colors(analysis)[core], MARKERS[_place(analysis, core) % len(MARKERS)]
+    color = core_colors(analysis.cores)[core]
+    marker = MARKERS[core_order(analysis.cores).index(core) % len(MARKERS)]
     axes.plot(x, band.value, color=color, label=core, marker=marker, markersize=3.5, markevery=max(1, len(x) // 10))
     axes.fill_between(x, band.low, band.high, color=color, alpha=0.16, linewidth=0)
 

@@ -1,4 +1,4 @@
-"""How wrong predictions are, by the number of steps ahead; against repeating the last observed row."""
+"""Errors of predictions by the number of steps ahead, and of repeating the last observation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from torch import Tensor
 
 
 class ErrorCurves:
-    """Errors of sampled predictions, collected step by step; means over windows and over numbers.
+    """Errors of sampled predictions, step by step, as means over episodes and dimensions.
 
-    `rmse` is that of the samples' mean, `crps` is of their distribution (equal to the absolute error where all samples
-    agree), `spread` is their standard deviation, `copy_rmse` and `copy_crps` are of repeating the last observed row,
-    `coverage_50` and `coverage_90` are the shares of numbers inside the samples' central intervals.
+    `rmse` is the error of the mean of the samples. `crps` is the error of their distribution; it equals the absolute
+    error where all samples agree. `spread` is their standard deviation. `copy_rmse` and `copy_crps` are the errors of
+    repeating the last observation. `coverage_50` and `coverage_90` are the fractions of targets inside the central
+    intervals of the samples.
     """
 
     def __init__(self) -> None:
@@ -20,11 +21,11 @@ class ErrorCurves:
 
     def add(
         self,
-        samples: Float[Tensor, "window sample number"],
-        target: Float[Tensor, "window number"],
-        last: Float[Tensor, "window number"],
+        samples: Float[Tensor, "episode sample dimension"],
+        target: Float[Tensor, "episode dimension"],
+        last: Float[Tensor, "episode dimension"],
     ) -> None:
-        """Add the next step ahead."""
+        """Add the errors of the next step ahead; `last` is the last observation."""
         below = (samples < target.unsqueeze(1)).float().mean(1)
         step = {
             "rmse": (samples.mean(1) - target).square().mean().sqrt(),
@@ -40,11 +41,11 @@ class ErrorCurves:
 
 
 def crps(
-    samples: Float[Tensor, "window sample ..."], target: Float[Tensor, "window ..."]
-) -> Float[Tensor, "window ..."]:
-    """Continuous ranked probability score of samples for targets.
+    samples: Float[Tensor, "episode sample ..."], target: Float[Tensor, "episode ..."]
+) -> Float[Tensor, "episode ..."]:
+    """Return the continuous ranked probability score of samples for targets.
 
-    E|X - y| - E|X - X'| / 2 over distinct pairs (the fair estimate, Ferro 2014), computed by sorting.
+    E|X - y| - E|X - X'| / 2 over distinct pairs (the fair estimate of Ferro 2014), computed by sorting.
     """
     count = samples.shape[1]
     error = (samples - target.unsqueeze(1)).abs().mean(1)

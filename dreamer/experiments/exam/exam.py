@@ -1,0 +1,151 @@
+"""`dreamer exam`: each part of the exam for every core and seed, done once and kept in a folder."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt
+
+import envs
+from dreamer.config import SizeName, words
+from dreamer.dynamics import LATENTS
+from dreamer.errors import UserError
+from dreamer.experiments.ablation.grid import variants
+from dreamer.experiments.exam.parts import PARTS, Key, Part, Plan
+from dreamer.experiments.exam.plots import draw
+from dreamer.experiments.exam.verdict import document
+from dreamer.runs.provenance import command_line, commit
+from dreamer.system.files import write_atomically
+
+ALL = tuple(name for core, latents in LATENTS.items() for name in (core, *(f"{core}:{other}" for other in latents[1:])))
+"""Every core with every latent it can have."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ExamArguments:
+    """Examine dynamics cores: two outcomes, memory, open-loop drift, speed. The same command resumes an exam."""
+
+    cores: tuple[str, ...] = ("all",)
+    """Cores, or variants such as rssm:gaussian. `all` is every core, rssm and ssm with both latents."""
+    seeds: Annotated[int, Ge(1)] = 3
+    """Number of models of each core, with seeds 0, 1, ..."""
+    folder: Path = Path("runs/exam")
+    """Folder of results and plots. An exam that was started there with the same settings is resumed."""
+    size: SizeName = "100k"
+    """Size whose number of parameters all cores are matched to."""
+    parts: tuple[Part, ...] = ("uncertainty", "memory", "drift", "speed")
+    """Parts of the exam to do."""
+    task: str = "dmc:cartpole_swingup"
+    """DeepMind Control task of the drift part."""
+    free_nats: Annotated[float, Ge(0)] = 0.0
+    """Free nats of rssm and ssm. 0 trains priors to the end; Dreamer V3 uses 1."""
+    effort: Annotated[float, Gt(0)] = 1.0
+    """Factor of episodes and updates; below 1 for a quick try."""
+    jobs: Annotated[int, Ge(0)] = 0
+    """Number of models trained at a time, each in its own process; 0 is one per processor core. Speed runs alone."""
+    json: bool = False
+    """Print the results as one JSON object."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that must agree for an exam to be resumed."""
+        names = ("size", "task", "free_nats", "effort")
+        return {"format": FORMAT} | {name: value for name, value in asdict(self).items() if name in names}
+
+
+def exam(args: ExamArguments) -> str:
+    """Do the exam and return verdict and table as Markdown, or JSON; raises `UserError` for users' mistakes."""
+    chosen = list(variants([name for word in words(args.cores) for name in (ALL if word == "all" else (word,))]))
+    _check(args)
+    _open_folder(args)
+    plan = Plan(chosen, args.seeds, args.size, args.free_nats, args.task, args.effort)
+    for part in args.parts:
+        missing = {key: run for key, run in PARTS[part](plan) if not _path(args.folder, part, key).exists()}
+        jobs = 1 if part == "speed" else args.jobs or envs.cores()
+        for key, result in _results(missing, jobs):
+            write_atomically(_path(args.folder, part, key), (json.dumps(result) + "\n").encode())
+            print(f"{part}  {key[0]}  seed {key[1]}  done", file=sys.stderr, flush=True)
+    results = _gather(args, chosen)
+    text = document(results)
+    write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
+    write_atomically(args.folder / "report.md", text.encode())
+    draw(results, args.folder)
+    return json.dumps(results) if args.json else text
+
+
+def _check(args: ExamArguments) -> None:
+    if args.seeds < 1:
+        raise UserError(f"--seeds: must be at least 1 (got {args.seeds})")
+    if args.jobs < 0:
+        raise UserError(f"--jobs: must be at least 0 (got {args.jobs})")
+    if args.free_nats < 0 or args.effort <= 0:
+        raise UserError("--free-nats must be at least 0 and --effort greater than 0")
+    if not args.task.startswith("dmc:"):
+        raise UserError(f"--task {args.task}: the drift part needs a dmc: task, whose simulator is deterministic")
+
+
+def _results(work: dict[Key, Callable[[], dict[str, Any]]], jobs: int) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Results of all work, in the order in which they are ready; `jobs` processes at a time."""
+    if min(jobs, len(work)) <= 1:
+        yield from ((key, run()) for key, run in work.items())
+        return
+    threads = max(1, envs.cores() // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
+        futures = {pool.submit(run): key for key, run in work.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _path(folder: Path, part: str, key: Key) -> Path:
+    variant, seed = key
+    return folder / "parts" / f"{part}_{variant.replace(':', '_')}_seed{seed}.json"
+
+
+def _open_folder(args: ExamArguments) -> None:
+    """Create the folder; raises `UserError` when an exam with other settings was started there."""
+    path = args.folder / "exam.json"
+    try:
+        (args.folder / "parts").mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomically(path, (json.dumps(args.settings(), indent=1) + "\n").encode())
+        before = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot use {args.folder} for an exam: {error}") from None
+    now = args.settings()
+    differing = sorted(name for name in now if not isinstance(before, dict) or before.get(name) != now[name])
+    if differing:
+        raise UserError(
+            f"{args.folder} holds an exam with another {', '.join(differing)}; use the same value, or another --folder"
+        )
+
+
+def _gather(args: ExamArguments, names: list[str]) -> dict[str, Any]:
+    """Every finished part by part and variant, a list over seeds."""
+    results: dict[str, Any] = {
+        "settings": args.settings() | {"seeds": args.seeds},
+        "command": command_line(),
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+    }
+    for part in PARTS:
+        found: dict[str, list[Any]] = {}
+        for variant in names:
+            paths = [_path(args.folder, part, (variant, seed)) for seed in range(args.seeds)]
+            read = [json.loads(path.read_text()) for path in paths if path.exists()]
+            if read:
+                found[variant] = read
+        if found:
+            results[part] = found
+    return results

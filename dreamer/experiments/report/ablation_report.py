@@ -1,0 +1,145 @@
+"""Report of an ablation: the runs below a folder, compared as a page, as Markdown and as numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamer.errors import UserError
+from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
+from dreamer.experiments.report.analysis import THRESHOLDS, Analysis, analyse
+from dreamer.experiments.report.differences import confounding, differing, with_distinct_names
+from dreamer.experiments.report.document import Document, html, markdown
+from dreamer.experiments.report.run_folders import Failure, Run, find_runs
+from dreamer.runs.provenance import command_line, commit
+from dreamer.runs.trust import check_entries
+from dreamer.system.files import write_atomically
+from dreamer.system.redaction import redact_command
+
+COSTS = ("seconds_per_update", "env_steps_per_second", "wall_seconds")
+OPENED = ("failures.json*", "report.*", "figures", "figures/*")
+"""Files of the folder that are read or written; each is checked before that."""
+
+
+class Excluded(NamedTuple):
+    """A run that counts in no number."""
+
+    kind: str
+    """`failed`, `unfinished` or `repeated`."""
+    place: str
+    """Run folder, or task, core and seed."""
+    reason: str
+    """Reason for the exclusion, in one line."""
+
+
+def write_ablation_report(folder: Path) -> Path:
+    """Write report.html, report.md, report.json and figures/*.png into `folder` and return the path of the page.
+
+    Raises `UserError` when there is no finished run below `folder`, or when it cannot be written to.
+    """
+    check_entries(folder, (entry for pattern in OPENED for entry in folder.glob(pattern)))
+    found, failures = find_runs(folder)
+    counted, excluded = _select(with_distinct_names(found), failures)
+    if not counted:
+        raise UserError(f"no finished run below {folder}: {_tally(counted, excluded)}")
+    analysis = analyse(counted)
+    verdict = ablation_verdict.verdict(analysis)
+    verdict += ablation_verdict.cautions(analysis, len(excluded), confounding(counted))
+    origin = {
+        "command": command_line(),
+        "commit": commit(),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    numbers = _numbers(analysis, counted, excluded, verdict, origin)
+    document = _document(folder, analysis, counted, excluded, verdict, origin)
+    try:
+        svg = ablation_figures.draw(analysis, folder / "figures")
+        write_atomically(folder / "report.json", (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(folder / "report.md", markdown(document).encode())
+        write_atomically(folder / "report.html", html(document, svg).encode())
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+    return folder / "report.html"
+
+
+def _document(
+    folder: Path,
+    analysis: Analysis,
+    counted: list[Run],
+    excluded: list[Excluded],
+    verdict: list[str],
+    origin: dict[str, str],
+) -> Document:
+    parts = [
+        *ablation_sections.results(analysis),
+        ablation_sections.excluded(excluded),
+        ablation_sections.settings(differing(counted), counted),
+        ablation_sections.runs_table(counted, analysis),
+        *ablation_sections.provenance(origin["command"], origin["commit"], counted),
+    ]
+    title = f"Dynamics cores compared: {folder.resolve().name}"
+    return Document(title, f"{_tally(counted, excluded)}; written {origin['written']}", verdict, parts)
+
+
+def _numbers(
+    analysis: Analysis, counted: list[Run], excluded: list[Excluded], verdict: list[str], origin: dict[str, str]
+) -> dict[str, Any]:
+    """Content of report.json."""
+    return {
+        "verdict": verdict,
+        **origin,
+        **_plain(dataclasses.asdict(analysis)),
+        "thresholds": THRESHOLDS.tolist(),
+        "runs": [_plain(_run(one, analysis.scales[one.task].score(one.final))) for one in counted],
+        "left_out": [entry._asdict() for entry in excluded],
+        "settings": differing(counted),
+    }
+
+
+def _select(runs: list[Run], failures: list[Failure]) -> tuple[list[Run], list[Excluded]]:
+    """The finished runs that count, and all others. Of repeated runs the newest counts."""
+    excluded = [Excluded("failed", failure.place, failure.error) for failure in failures]
+    newest: dict[tuple[str, str, int], Run] = {}
+    for one in sorted(runs, key=lambda one: (str(one.info.get("created")), one.path)):
+        key = (one.task, one.core, one.seed)
+        name = f"{one.task}, {one.core}, seed {one.seed}"
+        if not one.finished:
+            reason = f"{name}: step {one.step:,} of {one.config.steps:,} ({one.step / one.config.steps:.0%})"
+            excluded.append(Excluded("unfinished", one.path, reason))
+            continue
+        if key in newest:
+            excluded.append(Excluded("repeated", newest[key].path, f"{name}: {one.path} is newer"))
+        newest[key] = one
+    return sorted(newest.values(), key=lambda one: one.path), excluded
+
+
+def _tally(counted: list[Run], excluded: list[Excluded]) -> str:
+    """`18 finished, 1 unfinished, 2 failed`."""
+    kinds = [entry.kind for entry in excluded]
+    others = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
+    return ", ".join([f"{len(counted)} finished", *others])
+
+
+def _run(one: Run, score: float) -> dict[str, Any]:
+    return {
+        **{name: getattr(one, name) for name in ("path", "task", "core", "seed", "final", "auc")},
+        "score": score,
+        **{name: getattr(one, name) for name in ("steps", "returns", "parameters", *COSTS)},
+        "command": redact_command(str(one.info.get("command", "unknown"))),
+        **{name: one.info.get(name) for name in ("commit", "device", "created")},
+    }
+
+
+def _plain(tree: Any) -> Any:
+    """Nested values as JSON can hold them: arrays as lists, values that are not finite as null."""
+    if isinstance(tree, dict):
+        return {name: _plain(value) for name, value in tree.items()}
+    if hasattr(tree, "tolist"):
+        return _plain(tree.tolist())
+    if isinstance(tree, list):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -1,0 +1,129 @@
+"""Videos of evaluation episodes and the open-loop evaluation on the page of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from dreamer.errors import UserError
+from dreamer.experiments.report.document import Media, Section
+from dreamer.experiments.report.wording import number
+from dreamer.openloop import folder as openloop
+from dreamer.openloop.traces import figures
+from dreamer.tracking.plotting import STYLE, svg
+from dreamer.tracking.video import evaluation_videos
+
+CARRIED = 4_000_000
+"""Bytes of videos and pictures that a section carries. The page links to the rest."""
+VIDEOS = 4
+"""Evaluation videos on a page: the first, the last, and some between."""
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """The newest open-loop evaluation of a run, as on disk."""
+
+    run: Path
+    """Run folder."""
+    place: str
+    """Folder of the evaluation, relative to the run folder."""
+    step: int
+    """Environment step of the evaluation."""
+    record: Mapping[str, Any]
+    """Content of imagination.json."""
+    figures: dict[str, str]
+    """Figures as SVG, by name."""
+    media: list[Path]
+    """Videos and film strips."""
+
+
+def read_imagination(folder: Path) -> Imagination | None:
+    """Return the newest open-loop evaluation of a run folder, or None; raises `UserError` for a damaged one."""
+    newest = openloop.newest(folder)
+    if newest is None:
+        return None
+    try:
+        record = json.loads((newest / openloop.RECORD).read_text())
+        with matplotlib.rc_context(STYLE):
+            drawn = {name: svg(figure) for name, figure in figures(record)}
+        return Imagination(
+            run=folder,
+            place=newest.relative_to(folder).as_posix(),
+            step=int(newest.name.removeprefix("step_")),
+            record=record,
+            figures=drawn,
+            media=sorted([*newest.glob("*_strip.png"), *newest.glob("*.mp4")]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise UserError(
+            f"{newest / openloop.RECORD} is damaged ({error}); `dreamer imagine {folder}` writes it again"
+        ) from None
+
+
+def skills(found: Imagination | None) -> list[str]:
+    """Return a sentence with the skill of the predictions, by key."""
+    if found is None:
+        return []
+    values = []
+    for key, errors in found.record["errors"].items():
+        model, repeated = (np.mean(np.array(errors[name], float)) for name in ("crps", "copy_crps"))
+        values.append(f"{key} {number(1 - model / repeated)}" if repeated > 0 else f"{key} unknown")
+    steps = len(found.record["episodes_alive"])
+    scale = "1 is perfect, 0 is no better than repeating the last observation"
+    return [f"Open-loop skill over {steps} steps ahead ({scale}): {', '.join(values)}."]
+
+
+def videos(folder: Path) -> list[Section]:
+    """Return a section with videos of evaluation episodes, the newest first."""
+    paths = evaluation_videos(folder)
+    if not paths:
+        return []
+    picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, VIDEOS).round().astype(int))][::-1]
+    captions = [f"step {int(path.stem.removeprefix('eval_')):,}" for path in picked]
+    return [Section("Videos", "Evaluation episodes with sampled actions.", media=_carried(folder, picked, captions))]
+
+
+def imagination(found: Imagination | None) -> list[Section]:
+    """Return the sections of an open-loop evaluation: predictions, imagined rollouts and errors."""
+    if found is None:
+        text = "No open-loop evaluation yet: run `dreamer imagine RUN`, or train with --loop.imagine-every."
+        return [Section("Open-loop predictions", text)]
+    settings = found.record["settings"]
+    predictions = (
+        f"At step {found.step:,} the model observes {settings['context']} steps of held-out episodes. It predicts the "
+        f"rest with its prior, from the actions that were taken, in {settings['samples']} samples of each episode. "
+        f"All numbers are in {found.place}."
+    )
+    rollouts = "From the same observed steps the policy acts in the model, beside what happened in the environment."
+    errors = f"Means over {settings['episodes']} held-out episodes, beside repeating the last observation."
+    imagined = [path for path in found.media if path.stem.endswith("_dreams")]
+    predicted = [path for path in found.media if path not in imagined]
+    return [
+        _imagination_section(found, "Open-loop predictions", predictions, "predictions", predicted),
+        _imagination_section(found, "Imagined rollouts", rollouts, "dreams", imagined),
+        _imagination_section(found, "Error by steps ahead", errors, "errors", []),
+    ]
+
+
+def _imagination_section(found: Imagination, title: str, text: str, figure: str, media: list[Path]) -> Section:
+    captions = [path.stem.replace("_", " ") for path in media]
+    return Section(title, text, figure if figure in found.figures else "", media=_carried(found.run, media, captions))
+
+
+def _carried(root: Path, paths: Sequence[Path], captions: Sequence[str]) -> list[Media]:
+    """Files below `root` as media. The page carries them until `CARRIED` bytes are used up."""
+    found, room = [], CARRIED
+    for path, caption in zip(paths, captions, strict=True):
+        size = path.stat().st_size
+        carried = size <= room
+        room -= size if carried else 0
+        note = "" if carried else f" ({size / 1e6:.1f} MB, not in this page)"
+        link = path.relative_to(root).as_posix()
+        found.append(Media(link, caption + note, path.read_bytes() if carried else None))
+    return found
