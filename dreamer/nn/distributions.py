@@ -83,6 +83,43 @@ def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bin
 
 
 @runtime_checkable
+class ScalarDistribution(Protocol):
+    """The operations of a scalar's distribution that the losses use."""
+
+    def mean(self) -> Float[Tensor, "*batch"]:
+        """Expected value."""
+        ...
+
+    def cross_entropy(self, *targets: tuple[Float[Tensor, "*batch"], float]) -> Float[Tensor, "*batch"]:
+        """Weighted sum of the cross-entropies to several (target, weight) pairs."""
+        ...
+
+    def __getitem__(self, index: Any) -> ScalarDistribution:
+        """The distributions at an index of the leading axes."""
+        ...
+
+
+@dataclass(frozen=True)
+class TwoHot:
+    """Categorical distribution over exponentially spaced bins, which stands for a scalar (V3)."""
+
+    logits: Float[Tensor, "*batch bins"]
+    bins: Float[Tensor, " bins"]
+
+    def mean(self) -> Float[Tensor, "*batch"]:
+        """Expected value."""
+        return two_hot_mean(self.logits, self.bins)
+
+    def cross_entropy(self, *targets: tuple[Float[Tensor, "*batch"], float]) -> Float[Tensor, "*batch"]:
+        """Weighted sum of the cross-entropies to several (target, weight) pairs; targets get no gradient."""
+        return sum(weight * two_hot_loss(self.logits, target, self.bins) for target, weight in targets)  # type: ignore[return-value]
+
+    def __getitem__(self, index: Any) -> TwoHot:
+        """Index the leading axes."""
+        return TwoHot(self.logits[index], self.bins)
+
+
+@runtime_checkable
 class ActionDistribution(Protocol):
     """What the actor-critic needs of a policy's distribution over action vectors `[*batch, action]`."""
 

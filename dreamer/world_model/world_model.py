@@ -122,19 +122,18 @@ class WorldModel(nn.Module):
         representation, objective_metrics = self.objective.loss(
             self.core.decoder_input(states, features), embeds, self.standardize(batch.obs)
         )
-        reward_hidden = self.reward.mlp(features)
+        reward = self.reward(features)
         cont_logits = self.cont(features)
         core_terms, core_metrics = self.core.loss(states)
         terms = {
             self.objective.term: representation,
-            "reward": self.reward.errors(reward_hidden, (batch.reward, 1.0)),
+            "reward": reward.cross_entropy((batch.reward, 1.0)),
             "cont": self.cont.loss(cont_logits, batch.is_terminal),
             **core_terms,
         }
         with torch.no_grad():
-            predicted = self.reward.value(reward_hidden)
             metrics: dict[str, Any] = {
-                "model/reward_error": (predicted - batch.reward).abs().mean(),
+                "model/reward_error": (reward.mean() - batch.reward).abs().mean(),
                 "model/continue_accuracy": ((cont_logits > 0) == ~batch.is_terminal).float().mean(),
                 **objective_metrics,
                 **core_metrics,
@@ -167,14 +166,7 @@ class WorldModel(nn.Module):
         return {name: scale for name, scale in asdict(self.config.scales).items() if name not in unused}
 
     def predict(
-        self, features: Float[Tensor, "*batch feature"], first: Mapping[str, Tensor] | None = None
+        self, features: Float[Tensor, "*batch feature"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """Expected reward on arrival at, and discounted continuation probability of, states with these features.
-
-        `first` is what the first linear maps of the heads `reward` and `cont` make of them, where that is known;
-        rewards then carry no gradient.
-        """
-        if first is None:
-            return self.reward.mean(self.reward(features)), torch.sigmoid(self.cont(features).float())
-        reward = self.reward.value(self.reward.mlp(features, first["reward"]))
-        return reward, torch.sigmoid(self.cont(features, first["cont"]).float())
+        """Expected reward on arrival at states with these features, and their discounted continuation probability."""
+        return self.reward(features).mean(), torch.sigmoid(self.cont(features).float())

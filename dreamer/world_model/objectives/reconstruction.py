@@ -36,6 +36,12 @@ class Reconstruction(Objective):
         metrics = {f"reconstruction/{key}": error.detach().mean() for key, error in errors.items()}
         return torch.stack(list(errors.values())).sum(0), metrics
 
+    def reconstruction_error(
+        self, inputs: Float[Tensor, "*batch _"], obs: Mapping[str, Tensor]
+    ) -> Float[Tensor, "*batch"] | None:
+        """Squared error of the decoded observations, summed over dimensions and keys."""
+        return torch.stack(list(self.decoder.loss(inputs, obs).values())).sum(0)
+
     def decode(self, inputs: Float[Tensor, "*batch _"]) -> dict[str, Tensor]:
         """Observations by key, see `Decoder.forward`."""
         return self.decoder(inputs)
