@@ -72,7 +72,7 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     @property
     def decoder_deter(self) -> int:
-        """Leading dimensions of `decoder_input` that are a deterministic state h, which the image decoder reads in blocks."""
+        """Leading dimensions of `decoder_input` that are a deterministic h; the image decoder reads them in blocks."""
         return 0
 
     def decoder_input(self, state: State, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:

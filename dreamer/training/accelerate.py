@@ -67,7 +67,9 @@ class AcceleratedUpdate:
         self.code = AgentCode(self.agent)
         self.methods = verified_equivalents(self.agent)
         if self.compiled:
-            self.methods += compiled_steps(self.agent, self.backend)
+            names = {name for _, name, _ in self.methods}
+            steps = ["imagine_step"] if "observe" in names else ["imagine_step", "observe_step"]
+            self.methods += compiled_steps(self.agent, steps, self.backend)
         return True
 
 
@@ -114,7 +116,7 @@ class GraphedUpdate:
             self.outputs = self.update(self.batch)
 
 
-def compiled_steps(agent: Agent, backend: str) -> Methods:
+def compiled_steps(agent: Agent, names: list[str], backend: str) -> Methods:
     """The core's own steps through torch.compile, as the loops over time call them; random numbers stay the same.
 
     An unrolled loop takes minutes to compile, a step seconds.
@@ -122,7 +124,6 @@ def compiled_steps(agent: Agent, backend: str) -> Methods:
     torch._inductor.config.fallback_random = True
     torch.compiler.reset()  # its cache does not see that a method which a step calls has been edited
     core = agent.world_model.core
-    names = ["imagine_step"] if fast_filter.applies(core) else ["imagine_step", "observe_step"]
     return [(core, name, torch.compile(getattr(core, name), dynamic=False, backend=backend)) for name in names]
 
 
