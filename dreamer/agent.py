@@ -1,4 +1,8 @@
-"""The agent: acts by filtering, learns from any batch. Owns the optimizer and all learner state."""
+"""The agent: the whole algorithm on one page. Read this second, after `batch.py`.
+
+`act` filters observations and chooses actions. `update` learns from any batch. The agent owns the optimizer and all
+learner state.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,8 @@ from torch import Tensor, nn
 
 from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
 from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
-from dreamer.behavior.imagination import frozen, imagine, imagine_fast
-from dreamer.dynamics import DynamicsConfig
+from dreamer.behavior.imagination import frozen, imagine
+from dreamer.dynamics import LATENTS, DynamicsConfig, DynamicsCore
 from dreamer.errors import UserError
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
@@ -40,22 +44,22 @@ class AgentConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer of everything."""
     imagination_horizon: Annotated[int, Ge(1)] = 15
-    """Imagined transitions per rollout."""
+    """Transitions per imagined rollout."""
     imagination_starts: Annotated[int, Ge(0)] = 0
-    """Rollouts start from this many last rows of each sequence; 0 means from every row."""
+    """Last steps of each sequence that rollouts start from; 0 means all steps."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of matrix products; auto is bfloat16 on CUDA and float32 elsewhere. Parameters, distributions, divergences
-    and returns are float32 always."""
+    and returns are always float32."""
 
 
 @dataclass(frozen=True)
 class Carry:
-    """What acting remembers between observations."""
+    """Recurrent state of acting, carried from one observation to the next."""
 
     state: Struct
     """Filtered core state, leading axis `[env]`."""
     action: Float[Tensor, "env action"]
-    """Action vector chosen last."""
+    """The last action vector."""
 
 
 class Agent(nn.Module):
@@ -68,17 +72,18 @@ class Agent(nn.Module):
         self.obs_shapes = dict(obs_shapes)
         self.action = action
         self.world_model = WorldModel(config.world_model, config.dynamics, obs_shapes, action.dim)
+        check_differentiable(config, self.world_model.core)
         self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
         self.vision_updates = 0
         self._optimizers: tuple[LaProp, LaProp | None] | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of matrix products on the device where the parameters are."""
+        """Context in which matrix products have the configured precision."""
         device, wanted = self.device.type, self.config.precision
         if wanted == "bfloat16" or (wanted == "auto" and device == "cuda"):
             return torch.autocast(device, torch.bfloat16)
@@ -95,7 +100,7 @@ class Agent(nn.Module):
         return self._make_optimizers()[1]
 
     def _make_optimizers(self) -> tuple[LaProp, LaProp | None]:
-        """Made on first use, so that they live where the parameters were moved to."""
+        """Create both on first use, on the device that the parameters were moved to."""
         if self._optimizers is None:
             vision = [p for module in self.world_model.vision_modules() for p in module.parameters()]
             others = {id(p) for p in vision}
@@ -106,13 +111,13 @@ class Agent(nn.Module):
 
     @property
     def in_vision_stage(self) -> bool:
-        """Whether the next update trains vision alone (staged training)."""
+        """True while updates train vision alone (staged training)."""
         return self.vision_updates < self.world_model.core.vision_updates
 
     # Acting
 
     def initial_carry(self, num_envs: int) -> Carry:
-        """What acting remembers before the first observation."""
+        """State of acting before the first observation."""
         action = torch.zeros(num_envs, self.action.dim, device=self.device)
         return Carry(self.world_model.core.initial_state(num_envs), action)
 
@@ -124,9 +129,9 @@ class Agent(nn.Module):
         carry: Carry,
         mode: ActionMode = "sample",
     ) -> Carry:
-        """Filter one row of every environment and choose actions: acting is observing a sequence of length one.
+        """Filter one row of every environment and choose actions. Acting is filtering a sequence of length one.
 
-        `carry.action` must be the action that led to `obs`. The new carry holds the filtered state and the action.
+        `carry.action` must be the action that led to `obs`. Returns the filtered state and the new action.
         """
         core = self.world_model.core
         with self.autocast():
@@ -140,10 +145,10 @@ class Agent(nn.Module):
     ) -> tuple[Any, Carry]:
         """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy arrays).
 
-        A bare array stands for the only key. Vectors `[env, size]` and images `[env, height, width, channel]` with a
-        leading environment axis are understood too.
-        Pass the returned state to the next call, and `is_first=True` (or `state=None`) at the start of an episode.
-        Returns the environment's action: a float array `[action]` clipped to [-1, 1], or an integer.
+        A bare array is taken for the only key. Vectors and images may have a leading environment axis: `[env, size]`,
+        `[env, height, width, channel]`. Pass the returned state to the next call, and `is_first=True` (or `state=None`)
+        at the start of an episode. Returns the environment's action, a float array `[action]` clipped to [-1, 1] or an
+        integer, and the new state. Raises `ValueError` for observations that the agent was not trained on.
         """
         if not isinstance(obs, Mapping):
             obs = {next(iter(self.obs_shapes)): obs}
@@ -164,7 +169,7 @@ class Agent(nn.Module):
         return (action[0] if single else action), carry
 
     def env_action(self, action: Float[Tensor, "env action"]) -> np.ndarray:
-        """Action vectors as the environment takes them: clipped to [-1, 1], or class indices."""
+        """Action vectors in the environment's form: clipped to [-1, 1], or class indices."""
         if self.action.discrete:
             return action.argmax(-1).cpu().numpy()
         return action.clamp(-1, 1).cpu().numpy()
@@ -172,94 +177,108 @@ class Agent(nn.Module):
     # Learning
 
     def update(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
-        """One gradient step on a batch; returns metrics (tensors: the host never waits) and the new stored states.
+        """One gradient step on a batch; returns metrics and the filtered states, packed for replay.
 
-        Where the loss or a gradient is not finite the parameters stay as they are, `optim/skipped` is 1, and the states
-        must not be stored.
-        In staged training (`core.vision_updates`) the first updates train vision alone; from then on it is frozen.
+        Metrics are tensors on the agent's device, so the host never waits. When the loss or a gradient is not finite,
+        the parameters stay unchanged, `optim/skipped` is 1, and the states must not be stored. In staged training
+        (`core.vision_updates`) the first updates train vision alone; afterwards it is frozen.
         """
-        if self.in_vision_stage or self.vision_optimizer is None:  # vision that is frozen keeps its units
+        # Observation statistics (`standardize`); frozen vision keeps its input scale
+        if self.in_vision_stage or self.vision_optimizer is None:
             self.world_model.adapt(batch.obs)
         if self.in_vision_stage:
             return self._update_vision(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+
+        # Loss
         with frozen(*self.world_model.vision_modules()), self.autocast():
             total, metrics, packed = self.loss(batch, self.optimizer.updates)
+
+        # Step
+        self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer_metrics = self.optimizer.step(loss=total.detach())
         self.actor_critic.update_slow_critic()
-        metrics |= {f"optim/{name}": value for name, value in optimizer_metrics.items()}
-        return metrics, packed
-
-    def _update_vision(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
-        optimizer = self.vision_optimizer
-        assert optimizer is not None, "a core with vision updates has vision modules"
-        optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            embeds = self.world_model.embed(batch.obs)
-            states = self.world_model.observe(batch, embeds)
-            losses = self.world_model.vision_losses(states, embeds, batch)
-            terms = {name: term.mean() for name, term in losses.items()}
-        total = torch.stack([self.world_model.scales[name] * value for name, value in terms.items()]).sum()
-        total.backward()
-        metrics = {f"optim/{name}": value for name, value in optimizer.step(loss=total.detach()).items()}
-        metrics |= {f"loss/{name}": value.detach() for name, value in terms.items()}
-        self.vision_updates += 1
-        return metrics | {"loss/total": total.detach()}, self.world_model.core.pack(states.detach())
+        return metrics | {f"optim/{name}": value for name, value in optimizer_metrics.items()}, packed
 
     def loss(
         self, batch: Batch, updates: Float[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "batch time packed"]]:
-        """The weighted sum of all loss terms, their metrics, and the filtered states packed for replay.
+        """The sum of the means of all loss terms times their scales, metrics, and the filtered states packed for
+        replay.
 
-        `updates`, how many there were, sets weights that change with them; without it they are what they begin with.
+        A term without a configured scale has scale 1. `updates` is the number of updates so far; weights that change
+        with it have their initial value without it.
         """
         terms, metrics, packed = self.loss_terms(batch, updates)
-        scales = self.world_model.scales | self.actor_critic.scales
-        if terms.keys() != scales.keys():
-            raise ValueError(f"loss terms {sorted(terms)} differ from configured scales {sorted(scales)}")
-        means = {name: term.mean() for name, term in terms.items()}
-        total = torch.stack([scales[name] * value for name, value in means.items()]).sum()
-        names = {"cont": "continue"}
-        metrics |= {f"loss/{names.get(name, name)}": value.detach() for name, value in means.items()}
-        return total, metrics | {"loss/total": total.detach()}, packed
+        total, loss_metrics = self._weighted_sum(terms)
+        return total, metrics | loss_metrics, packed
 
     def loss_terms(
         self, batch: Batch, updates: Float[Tensor, ""] | None = None
     ) -> tuple[dict[str, Tensor], Metrics, Float[Tensor, "batch time packed"]]:
-        """All unreduced, unscaled loss terms by name: the world model's, then the actor-critic's."""
-        world_model, actor_critic = self.world_model, self.actor_critic
+        """Unreduced, unscaled loss terms by name, metrics, and the filtered states packed for replay; see `loss`."""
+        world_model, core, actor_critic = self.world_model, self.world_model.core, self.actor_critic
+
+        # Encode
         embeds = world_model.embed(batch.obs)
+
+        # Filter
         states = world_model.observe(batch, embeds)
-        features = world_model.core.features(states)
+        features = core.features(states)
+
+        # Model losses
         model_terms, model_metrics = world_model.losses(states, features, embeds, batch)
 
-        starts = states.map(lambda x: x[:, -self.config.imagination_starts :]).detach()
-        trajectory = self.imagine(starts.flatten())
+        # Imagine, from the last `rows` steps of every sequence
+        rows = self.config.imagination_starts or features.shape[1]
+        trajectory = self.imagine(states[:, -rows:].detach().flatten())
+
+        # Actor and critic
         behavior_terms, returns, behavior_metrics = actor_critic.losses(trajectory, updates)
 
-        rows = features.shape[1] if not self.config.imagination_starts else self.config.imagination_starts
-        bootstrap = returns[:, 0].unflatten(0, (features.shape[0], -1))
-        tail = batch.tail(rows)
+        # Replay critic, whose gradient reaches the world model through the features
+        bootstrap = returns[:, 0].unflatten(0, (-1, rows))
         discount = self.config.world_model.discount
-        replay_term = actor_critic.replay_loss(features[:, -rows:], tail, bootstrap, discount)
+        replay_term = actor_critic.replay_loss(features[:, -rows:], batch.tail(rows), bootstrap, discount)
 
         terms = {**model_terms, **behavior_terms, "replay_critic": replay_term}
-        return terms, model_metrics | behavior_metrics, world_model.core.pack(states.detach())
+        return terms, model_metrics | behavior_metrics, core.pack(states.detach())
+
+    def _weighted_sum(self, terms: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], Metrics]:
+        scales = self.world_model.scales | self.actor_critic.scales
+        means = {name: term.mean() for name, term in terms.items()}
+        total = torch.stack([scales.get(name, 1.0) * mean for name, mean in means.items()]).sum()
+        names = {"cont": "continue"}
+        metrics = {f"loss/{names.get(name, name)}": mean.detach() for name, mean in means.items()}
+        return total, metrics | {"loss/total": total.detach()}
 
     def imagine(self, start: Struct) -> Trajectory:
-        """Roll the policy out from states with leading axis `[start]`, as the actor-critic's losses need it."""
-        policy = self.actor_critic.policy(sample=True)
-        horizon = self.config.imagination_horizon
+        """Roll the policy out from states `[start]`; gradients are recorded only where the actor's loss needs them."""
+        policy, horizon = self.actor_critic.policy(sample=True), self.config.imagination_horizon
         if self.config.behavior.reinforce_share == 1:
-            return imagine_fast(self.world_model, policy, self.actor_critic.readers, start, horizon)
+            with torch.no_grad():
+                return imagine(self.world_model, policy, start, horizon)
         with frozen(self.world_model):
             return imagine(self.world_model, policy, start, horizon)
+
+    def _update_vision(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
+        """One gradient step of vision alone (staged training)."""
+        optimizer = self.vision_optimizer
+        assert optimizer is not None, "a core with vision updates has vision modules"
+        with self.autocast():
+            embeds = self.world_model.embed(batch.obs)
+            states = self.world_model.observe(batch, embeds)
+            total, metrics = self._weighted_sum(self.world_model.vision_losses(states, embeds, batch))
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        metrics |= {f"optim/{name}": value for name, value in optimizer.step(loss=total.detach()).items()}
+        self.vision_updates += 1
+        return metrics, self.world_model.core.pack(states.detach())
 
     # Saving
 
     def learner_state(self) -> dict[str, Any]:
-        """Everything learned: parameters, optimizers, normalizer, slow critic."""
+        """Everything that learning changes: parameters, statistics, slow critic, optimizers."""
         vision = self.vision_optimizer
         return {
             "modules": self.state_dict(),
@@ -291,7 +310,7 @@ class Agent(nn.Module):
 
 
 def _as_trained(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """An observation as the networks take it; raises ValueError where it is not of the shape or kind they learned."""
+    """An observation in the form that the networks take; raises `ValueError` for another shape or kind."""
     array = np.asarray(value) if len(shape) == 3 else np.asarray(value, np.float32)
     wanted = f"{'uint8 image' if len(shape) == 3 else 'vector'} {list(shape)}"
     if array.shape[-len(shape) :] != shape or (len(shape) == 3 and array.dtype != np.uint8):
@@ -300,17 +319,12 @@ def _as_trained(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_config(config: AgentConfig, action: ActionSpec) -> None:
-    """Refuse combinations that cannot learn; raises `UserError` saying what would work."""
+    """Raise `UserError` for combinations that cannot learn."""
     behavior, dynamics = config.behavior, config.dynamics
-    family, settings = dynamics.family, dynamics.settings
-    if behavior.reinforce_share < 1:
+    settings = dynamics.settings
+    if behavior.reinforce_share < 1 and action.discrete:
         flag = f"--agent.behavior.actor-gradient {behavior.actor_gradient}"
-        if action.discrete:
-            raise UserError(f"{flag} needs continuous actions; use reinforce")
-        if dynamics.core == "mdn_rnn":
-            raise UserError(f"{flag} cannot pass a mixture; use reinforce")
-        if family != "gaussian":
-            raise UserError(f"{flag} needs --latent gaussian; or use reinforce")
+        raise UserError(f"{flag} needs continuous actions; use reinforce")
     if behavior.min_std > behavior.max_std:
         raise UserError(f"--agent.behavior.min-std {behavior.min_std} must not exceed max-std {behavior.max_std}")
     if config.imagination_starts == 1:
@@ -320,3 +334,12 @@ def check_config(config: AgentConfig, action: ActionSpec) -> None:
     if getattr(settings, "cell", "") == "block_gru" and settings.deter % settings.blocks:
         flag = f"--agent.dynamics.{dynamics.core.replace('_', '-')}.deter"
         raise UserError(f"{flag} {settings.deter} must be a multiple of its {settings.blocks} blocks")
+
+
+def check_differentiable(config: AgentConfig, core: DynamicsCore[Any]) -> None:
+    """Raise `UserError` for an actor gradient through a core whose imagined states carry none."""
+    if config.behavior.reinforce_share < 1 and not core.differentiable:
+        flag = f"--agent.behavior.actor-gradient {config.behavior.actor_gradient}"
+        if "gaussian" in LATENTS[config.dynamics.core] and config.dynamics.family != "gaussian":
+            raise UserError(f"{flag} needs --latent gaussian; or use reinforce")
+        raise UserError(f"{flag} cannot pass the samples of the {config.dynamics.core} core; use reinforce")

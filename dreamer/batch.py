@@ -1,4 +1,4 @@
-"""The data that flows through the agent, and the one convention of time: arrival rows. Read this first.
+"""Rows, batches and trajectories, and the time alignment of all of them: arrival rows. Read this first.
 
     t              0         1         2         3          4 (new episode)
     obs            o0        o1        o2        o3         o0'
@@ -9,17 +9,17 @@
     is_terminal    False     False     False     True       False     (False when a time limit ended it)
 
 Row t is everything known when o_t arrives, before the policy acts. The filter consumes `prev_action[t]` together with
-`obs[t]`; the reward and continue heads at state s_t predict `reward[t]` and `1 - is_terminal[t]`. Gymnasium's
-`NEXT_STEP` autoreset emits exactly this stream. Nothing downstream shifts an index.
+`obs[t]`. The reward and continue heads at state s_t predict `reward[t]` and `1 - is_terminal[t]`. Gymnasium's
+`NEXT_STEP` autoreset emits exactly this stream. No other module shifts an index.
 
 A training window is one context row plus `batch_length` rows. The context row supplies only its stored state, from
-which filtering of the following rows starts; a row with `is_first` starts from the initial state instead.
+which the filter starts. A row with `is_first` starts from the initial state instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def images(shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """What a policy must produce: `dim` numbers in [-1, 1], or a one-hot vector of `dim` choices."""
+    """Actions of a policy: `dim` values in [-1, 1], or a one-hot vector of `dim` choices."""
 
     dim: int
     discrete: bool
@@ -58,15 +58,15 @@ class Row:
     obs: dict[str, np.ndarray]
     """Vectors `[env, size]` and uint8 images `[env, height, width, channel]`, in alphabetical order of the keys."""
     prev_action: np.ndarray
-    """Action vectors `[env, action]` that led here; zeros on the first row of an episode."""
+    """Action vectors `[env, action]` that led to this row; zeros on the first row of an episode."""
     reward: np.ndarray
     """Rewards `[env]` received on arrival; 0 on the first row of an episode."""
     is_first: np.ndarray
     """First row of an episode, `[env]` bool."""
     is_last: np.ndarray
-    """Last row of an episode, for whatever reason it ended, `[env]` bool."""
+    """Last row of an episode, terminated or truncated, `[env]` bool."""
     is_terminal: np.ndarray
-    """Last row of an episode that the environment itself ended (not a time limit), `[env]` bool."""
+    """Last row of an episode that terminated; False when a time limit ended it, `[env]` bool."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def clone(self) -> Batch:
-        """The same batch in memory of its own."""
+        """A copy of the batch."""
         return self._map(torch.clone)
 
     def copy_(self, other: Batch) -> None:
-        """Overwrite this batch's tensors by those of another batch of the same shapes."""
+        """Overwrite this batch's tensors with those of another batch of the same shapes."""
         for name in (*ROW_SCALARS, "prev_action", "context"):
             getattr(self, name).copy_(getattr(other, name), non_blocking=True)
         for key, value in self.obs.items():
@@ -132,5 +132,3 @@ class Trajectory:
     """Predicted rewards."""
     discount: Float[Tensor, "start states"]
     """Predicted continuation probabilities, discount included."""
-    first: Mapping[str, Float[Tensor, "start states _"]] = field(default_factory=dict)
-    """What the first linear maps of actor, critic and slow critic make of the features, where that is known already."""

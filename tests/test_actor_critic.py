@@ -64,7 +64,7 @@ def test_values_start_at_zero_and_the_policy_near_its_center():
     """Pitfall 24: zero-initialized critic, policy outputs scaled by 0.01."""
     actor_critic = make(actor=HeadConfig(units=64, layers=3))
     features = torch.randn(100, FEATURES)
-    assert not actor_critic.critic.mean(actor_critic.critic(features)).any()
+    assert not actor_critic.critic(features).mean().any()
     policy = actor_critic.actor(features)
     assert 0 < policy.mean.abs().max().item() < 0.05
     torch.testing.assert_close(policy.std, torch.full((100, 2), 0.8927), atol=0.01, rtol=0)
@@ -92,7 +92,7 @@ def test_losses_match_their_definition(action):
     terms, target, _ = actor_critic.losses(trajectory)
 
     critic, slow = actor_critic.critic, actor_critic.slow_critic
-    value = critic.mean(critic(trajectory.features))
+    value = critic(trajectory.features).mean()
     expected = lambda_return(trajectory.reward, trajectory.discount, value, 0.95)
     torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-5)
     low, high = np.percentile(expected.detach(), [5, 95])
@@ -102,8 +102,7 @@ def test_losses_match_their_definition(action):
     policy = actor_critic.actor(states)
     gain = policy.log_prob(trajectory.action) * advantage + 3e-4 * policy.entropy()
     torch.testing.assert_close(terms["actor"], -(weight * gain).mean(1), rtol=1e-4, atol=1e-6)
-    logits = critic(states)
-    errors = critic.loss(logits, expected) + critic.loss(logits, slow.mean(slow(states)))
+    errors = critic(states).cross_entropy((expected, 1.0), (slow(states).mean(), 1.0))
     torch.testing.assert_close(terms["critic"], (weight * errors).mean(1), rtol=1e-4, atol=1e-6)
     assert terms.keys() == {"actor", "critic"} and actor_critic.scales.keys() == {"actor", "critic", "replay_critic"}
     assert actor_critic.scales == {"actor": 1.0, "critic": 1.0, "replay_critic": 0.3}
@@ -308,8 +307,7 @@ def test_slow_critic_regularizes_and_does_not_bootstrap():
     torch.testing.assert_close(target, expected, rtol=1e-4, atol=1e-4)
     actor_critic.config = dataclasses.replace(actor_critic.config, slow_scale=0.0)
     without, _, _ = actor_critic.losses(trajectory)
-    head = actor_critic.critic
-    pull = head.loss(head(trajectory.features[:, :-1]), torch.full((STARTS, HORIZON), 50.0))
+    pull = actor_critic.critic(trajectory.features[:, :-1]).cross_entropy((torch.full((STARTS, HORIZON), 50.0), 1.0))
     weight = trajectory.discount.cumprod(1)[:, :-1]
     torch.testing.assert_close(terms["critic"] - without["critic"], (weight * pull).mean(1), rtol=1e-3, atol=1e-3)
 
@@ -371,9 +369,8 @@ def test_replay_loss_is_two_cross_entropies():
     nothing = torch.zeros(2, 6, dtype=torch.bool)
     features, batch, _ = replayed(actor_critic, is_last=nothing, is_terminal=nothing, reward=torch.ones(2, 6))
     loss = actor_critic.replay_loss(features, batch, torch.full((2, 6), 333.0), DISCOUNT)
-    head = actor_critic.critic
-    logits = head(features[:, :-1])
-    expected = head.loss(logits, torch.full((2, 5), 333.0)) + head.loss(logits, torch.full((2, 5), 7.0))
+    critic = actor_critic.critic(features[:, :-1])
+    expected = critic.cross_entropy((torch.full((2, 5), 333.0), 1.0), (torch.full((2, 5), 7.0), 1.0))
     torch.testing.assert_close(loss, expected)
 
 
@@ -421,6 +418,6 @@ def test_critic_learns_the_mean_reward():
     actor_critic = make(DISCRETE)
     torch.manual_seed(1)
     run_bandit(actor_critic, lambda action: torch.where(torch.rand(len(action)) < 0.25, 8.0, 0.0))
-    value = actor_critic.critic.mean(actor_critic.critic(torch.ones(1, FEATURES)))
+    value = actor_critic.critic(torch.ones(1, FEATURES)).mean()
     assert value.item() == pytest.approx(2.0, abs=0.5)
     assert math.isfinite(value.item())

@@ -235,7 +235,7 @@ def test_imagination_follows_the_timeline():
             features.append(core.features(state))
         expected = torch.stack(features, 1)
         torch.testing.assert_close(rollout.features, expected)
-        reward = world_model.reward.mean(world_model.reward(expected))
+        reward = world_model.reward(expected).mean()
         torch.testing.assert_close(rollout.reward, reward, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(rollout.discount, world_model.cont(expected).sigmoid())
         assert ((rollout.discount > 0) & (rollout.discount < 1)).all()
@@ -354,8 +354,11 @@ def test_total_is_the_weighted_sum_of_the_means_of_all_terms():
     assert set(terms) == {"reconstruction", "reward", "cont", "dyn", "rep", "actor", "critic", "replay_critic"}
 
 
-def test_terms_without_a_scale_are_refused(monkeypatch):
-    agent = make_agent()
+@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+def test_every_term_has_a_configured_scale_and_a_new_one_has_scale_1(core, monkeypatch):
+    agent = make_agent({"dynamics.core": core})
+    terms, _, _ = agent.loss_terms(make_batch(agent))
+    assert terms.keys() == agent.world_model.scales.keys() | agent.actor_critic.scales.keys()
     core_loss = agent.world_model.core.loss
 
     def loss(states):
@@ -363,8 +366,12 @@ def test_terms_without_a_scale_are_refused(monkeypatch):
         return terms | {"overshooting": terms["dyn"]}, metrics
 
     monkeypatch.setattr(agent.world_model.core, "loss", loss)
-    with pytest.raises(ValueError, match="overshooting"):
-        agent.loss(make_batch(agent))
+    torch.manual_seed(0)
+    total, metrics, _ = agent.loss(make_batch(agent))
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    without, _, _ = agent.loss(make_batch(agent))
+    assert (total - without).item() == pytest.approx(metrics["loss/overshooting"].item(), rel=1e-4)
 
 
 def test_updates_leave_the_batch_alone_and_return_the_new_states():

@@ -468,7 +468,7 @@ def test_block_gru_matches_the_published_equations():
     for param in cell.parameters():
         nn.init.normal_(param)
     h, z, a = (torch.randn(3, size) for size in (deter, stoch, ACTION))
-    result = cell(h, z, cell.project_action(a)).detach()
+    result = cell(h, z, a).detach()
 
     def number(x):
         return x.detach().double().numpy()
@@ -505,8 +505,7 @@ def test_reset_gate_multiplies_the_candidate_and_not_the_state():
         bias = torch.tensor([[reset] * 3 + [0.0] * 3 + [50.0] * 3] * 2)
         with torch.no_grad():
             cell.gates.bias.copy_(bias.flatten())
-        action = cell.project_action(torch.randn(3, ACTION))
-        assert cell(torch.randn(3, 6), torch.randn(3, 5), action).abs().max() < 1e-6
+        assert cell(torch.randn(3, 6), torch.randn(3, 5), torch.randn(3, ACTION)).abs().max() < 1e-6
 
 
 def test_prior_and_posterior_have_the_published_depth():

@@ -155,7 +155,7 @@ def test_a_size_the_networks_cannot_take_is_refused(height, width, better):
 
 
 def test_blocks_that_do_not_divide_h_are_refused():
-    with pytest.raises(UserError, match=r"image.blocks 8 must divide the 12 numbers of the core's h"):
+    with pytest.raises(UserError, match=r"image.blocks 8 must divide the size 12 of the core's h"):
         make_agent({"dynamics.rssm.deter": 12}, obs=PIXELS)
 
 

@@ -73,14 +73,6 @@ def test_samples_pass_gradients_to_every_parameter(latent):
     assert (params.grad != 0).all()
 
 
-def test_pull_back_is_the_gradient_of_a_sample(latent):
-    params = torch.randn(2, 3, latent.num_params, requires_grad=True)
-    sample = latent.sample(params)
-    grad = torch.randn_like(sample)
-    (expected,) = torch.autograd.grad(sample, params, grad)
-    torch.testing.assert_close(latent.pull_back(params.detach(), sample.detach(), grad), expected)
-
-
 def test_mode_is_deterministic(latent):
     params = torch.randn(4, latent.num_params)
     assert torch.equal(latent.mode(params), latent.mode(params))

@@ -76,9 +76,9 @@ def test_scalar_heads_start_at_exactly_zero():
     """Pitfalls 22 and 24: also after moving features to large values."""
     torch.manual_seed(0)
     head = ScalarHead(HeadConfig(units=8), 5)
-    logits = head(torch.randn(3, 7, 5) * 100)
-    assert not logits.any() and not head.mean(logits).any()
-    assert head.loss(logits, torch.randn(3, 7)).mean().item() == pytest.approx(math.log(255), rel=1e-5)
+    scalar = head(torch.randn(3, 7, 5) * 100)
+    assert not scalar.logits.any() and not scalar.mean().any()
+    assert scalar.cross_entropy((torch.randn(3, 7), 1.0)).mean().item() == pytest.approx(math.log(255), rel=1e-5)
 
 
 def test_continue_labels_fold_in_the_discount():

@@ -1,4 +1,4 @@
-"""Actor and critic, learned from finished imagined trajectories (Dreamer V3 section "Actor-critic learning")."""
+"""Actor and critic, trained on finished imagined trajectories (Dreamer V3, section "Actor-critic learning")."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SATURATED = 2.0  # in front of the tanh of a policy's mean, whose slope is 0.07 
 
 @dataclass(frozen=True)
 class BehaviorScales:
-    """Weights of the actor-critic's loss terms; the names must equal the names of the terms."""
+    """Weights of the actor-critic's loss terms, by the name of the term."""
 
     actor: Annotated[float, Ge(0)] = 1.0
     """Policy gradient and entropy."""
     critic: Annotated[float, Ge(0)] = 1.0
     """Critic on imagined states."""
     replay_critic: Annotated[float, Ge(0)] = 0.3
-    """Critic on replayed states; its gradient reaches the world model."""
+    """Critic on replayed states; the gradient reaches the world model."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class ActorCriticConfig:
     entropy: Annotated[float, Ge(0)] = 3e-4
     """Weight of the policy's entropy, in units of normalized return per nat."""
     entropy_decay: Annotated[int, Ge(0)] = 0
-    """Updates over which this weight falls linearly to 0, down to 10 % at least; 0 keeps it constant."""
+    """Updates over which this weight decays linearly towards 0, to no less than 10 %; 0 keeps it constant."""
     tanh_penalty: Annotated[float, Ge(0)] = 0.0
-    """Weight of max(|m| - 2, 0)^2, which keeps means tanh(m) of continuous actions where they can move; 0 is V3."""
+    """Tanh saturation penalty: weight of max(|m| - 2, 0)^2 for means tanh(m) of continuous actions; 0 is V3."""
     lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
     """Mixing of multi-step returns."""
     min_std: Annotated[float, Gt(0)] = 0.1
@@ -60,24 +60,24 @@ class ActorCriticConfig:
     max_std: Annotated[float, Gt(0)] = 1.0
     """Largest standard deviation of continuous actions."""
     action_unimix: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of a uniform distribution mixed into discrete policies (0.01 in the paper-era release)."""
+    """Weight of the uniform distribution mixed into discrete policies (0.01 in the paper-era release)."""
     slow_critic_tau: Annotated[float, Gt(0), Le(1)] = 0.02
-    """Step of the slow critic toward the critic after every update."""
+    """Fraction by which the slow critic moves towards the critic after every update."""
     slow_scale: Annotated[float, Ge(0)] = 1.0
-    """Weight of the critic's pull toward the slow critic."""
+    """Weight of the critic's cross-entropy to the slow critic's prediction."""
     return_ema_rate: Annotated[float, Gt(0), Le(1)] = 0.01
-    """Step of the running return percentiles."""
+    """Rate of the running return percentiles."""
     scales: BehaviorScales = field(default_factory=BehaviorScales)
     """Weights of the loss terms."""
 
     @property
     def reinforce_share(self) -> float:
-        """Share of reinforce in the policy's gradient; what remains goes through the dynamics."""
+        """Weight of reinforce in the policy's gradient; the rest goes through the dynamics."""
         return {"reinforce": 1.0, "dynamics": 0.0, "both": self.mix}[self.actor_gradient]
 
 
 class Actor(nn.Module):
-    """Policy: features to a distribution over action vectors."""
+    """Policy network: features to a distribution over action vectors."""
 
     def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
         super().__init__()
@@ -86,11 +86,9 @@ class Actor(nn.Module):
         self.mlp = MLP(feature_dim, config.actor.units, config.actor.layers)
         self.output = Linear(self.mlp.out_features, action.dim * (1 if action.discrete else 2), scale=0.01)
 
-    def forward(
-        self, features: Float[Tensor, "*batch feature"], first: Float[Tensor, "*batch units"] | None = None
-    ) -> ActionDistribution:
-        """Distribution of the action in states with these features; `first` as in `MLP.forward`."""
-        params = self.output(self.mlp(features, first))
+    def forward(self, features: Float[Tensor, "*batch feature"]) -> ActionDistribution:
+        """Distribution of the action in states with these features."""
+        params = self.output(self.mlp(features))
         if self.discrete:
             return OneHot.from_logits(params, self.config.action_unimix)
         raw_mean, raw_std = params.chunk(2, -1)
@@ -98,7 +96,7 @@ class Actor(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Learns from `Trajectory` values alone: it cannot reach the world model that imagined them."""
+    """Actor, critic and slow critic. They learn from a finished `Trajectory` and have no access to the world model."""
 
     def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
         super().__init__()
@@ -116,34 +114,31 @@ class ActorCritic(nn.Module):
     def losses(
         self, trajectory: Trajectory, updates: Float[Tensor, ""] | None = None
     ) -> tuple[dict[str, Float[Tensor, " start"]], Float[Tensor, "start horizon"], Metrics]:
-        """Terms `actor` and `critic` per start state, the lambda-returns, and scalars worth logging.
+        """Loss terms `actor` and `critic` of each start state, the lambda-returns, and scalars to log.
 
-        The entropy's weight decays with `updates`, how many there were; without it the weight is what it begins with.
-        Unless `actor_gradient` is reinforce, the trajectory must carry gradients from rewards and features to actions.
+        `updates` is the number of updates so far, over which the entropy's weight decays; without it the weight is the
+        initial one. Unless `actor_gradient` is reinforce, the trajectory must carry gradients from rewards and features
+        to actions.
         """
-        features, first = trajectory.features.detach(), trajectory.first
-        hidden = self.critic.mlp(features, first.get("critic"))
-        value = self.critic.value(hidden)
-        slow_value = self._slow_value(features, first.get("slow_critic"))
+        config = self.config
+        features = trajectory.features.detach()
+        critic = self.critic(features)
+        with torch.no_grad():
+            value, slow_value = critic.mean(), self.slow_critic(features).mean()
         weight = torch.cumprod(trajectory.discount.detach(), 1)[:, :-1]
-        policy = self.actor(features, first.get("actor"))
-        entropy = policy.entropy()[:, :-1]
-        if self.config.reinforce_share == 1:
-            returns = self._returns(trajectory, value)
-        else:
-            with frozen(self.critic):
-                returns = self._returns(trajectory, self.critic.mean(self.critic(trajectory.features)))
+
+        returns = self._returns(trajectory, value)
         target = returns.detach()
         self.normalizer.update(target)
         advantage = (target - value[:, :-1]) / self.normalizer.scale
-        gain = self._gain(policy[:, :-1], trajectory.action.detach(), advantage, returns / self.normalizer.scale)
-        if self.config.tanh_penalty and isinstance(policy, BoundedNormal):
-            excess = (policy.raw_mean[:, :-1].abs() - SATURATED).clamp(min=0)
-            gain = gain - self.config.tanh_penalty * excess.square().sum(-1)
-        entropy_weight = self._entropy_weight(updates)
-        actor_loss = -(weight * (gain + entropy_weight * entropy)).mean(1)
-        errors = self.critic.errors(hidden[:, :-1], (target, 1.0), (slow_value[:, :-1], self.config.slow_scale))
-        critic_loss = (weight * errors).mean(1)
+
+        policy = self.actor(features)
+        objective = self._objective(policy[:, :-1], trajectory.action.detach(), advantage, returns)
+        entropy, entropy_weight = policy.entropy()[:, :-1], self._entropy_weight(updates)
+        actor_loss = -(weight * (objective + entropy_weight * entropy)).mean(1)
+
+        cross_entropy = critic[:, :-1].cross_entropy((target, 1.0), (slow_value[:, :-1], config.slow_scale))
+        critic_loss = (weight * cross_entropy).mean(1)
 
         with torch.no_grad():
             metrics = {
@@ -173,24 +168,28 @@ class ActorCritic(nn.Module):
     ) -> Float[Tensor, "batch time-1"]:
         """Critic loss on replayed states, whose gradient reaches the world model through `features`.
 
-        Rows that end an episode are masked: their successor belongs to another episode.
+        Steps that end an episode are masked, because the next step belongs to another episode.
         """
         args = (batch.reward, batch.is_last, batch.is_terminal, bootstrap.detach())
         target = replay_return(*args, discount, self.config.lambda_)
         features = features[:, :-1]
-        slow_value = self._slow_value(features.detach())
-        loss = self.critic.errors(self.critic.mlp(features), (target, 1.0), (slow_value, self.config.slow_scale))
+        with torch.no_grad():
+            slow_value = self.slow_critic(features).mean()
+        loss = self.critic(features).cross_entropy((target, 1.0), (slow_value, self.config.slow_scale))
         return loss.masked_fill(batch.is_last[:, :-1], 0.0)
 
-    def _gain(
+    def _objective(
         self, policy: ActionDistribution, action: Tensor, advantage: Tensor, returns: Tensor
     ) -> Float[Tensor, "start horizon"]:
-        """What the policy ascends: log-probabilities times advantages (V3), returns (V1), or some of each (V2)."""
+        """Objective of the policy without entropy: log-probability times advantage (V3), return (V1), or both (V2)."""
         share = self.config.reinforce_share
-        if share == 0:
-            return returns
-        scores = policy.log_prob(action) * advantage.detach()
-        return scores if share == 1 else share * scores + (1 - share) * returns
+        objective: Tensor = (1 - share) * returns / self.normalizer.scale if share < 1 else torch.zeros(())
+        if share > 0:
+            objective = objective + share * policy.log_prob(action) * advantage.detach()
+        if self.config.tanh_penalty and isinstance(policy, BoundedNormal):
+            excess = (policy.raw_mean.abs() - SATURATED).clamp(min=0)
+            objective = objective - self.config.tanh_penalty * excess.square().sum(-1)
+        return objective
 
     def _entropy_weight(self, updates: Tensor | None) -> float | Float[Tensor, ""]:
         c = self.config
@@ -199,30 +198,24 @@ class ActorCritic(nn.Module):
         return c.entropy * (1 - updates.float() / c.entropy_decay).clamp(min=FINAL_ENTROPY)
 
     def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
+        """Lambda-returns, differentiable where the actor's gradient goes through the dynamics."""
+        if self.config.reinforce_share < 1:
+            with frozen(self.critic):
+                value = self.critic(trajectory.features).mean()
         return lambda_return(trajectory.reward, trajectory.discount, value, self.config.lambda_)
 
     @torch.no_grad()
-    def _slow_value(self, features: Tensor, first: Tensor | None = None) -> Tensor:
-        """The slow critic's prediction, to which the critic's loss pulls it back."""
-        return self.slow_critic.value(self.slow_critic.mlp(features, first))
-
-    @property
-    def readers(self) -> dict[str, MLP]:
-        """The networks that read imagined features, for `imagine_fast`."""
-        return {"actor": self.actor.mlp, "critic": self.critic.mlp, "slow_critic": self.slow_critic.mlp}
-
-    @torch.no_grad()
     def update_slow_critic(self) -> None:
-        """Move the slow critic toward the critic."""
+        """Move the slow critic towards the critic."""
         torch._foreach_lerp_(
             list(self.slow_critic.parameters()), list(self.critic.parameters()), self.config.slow_critic_tau
         )
 
     def policy(self, sample: bool) -> Policy:
-        """Features to actions, drawn from the policy or its mode."""
+        """Function from features to actions: samples of the policy, or its mode."""
 
-        def choose(features: Tensor, first: Tensor | None = None) -> Tensor:
-            distribution = self.actor(features, first)
+        def choose(features: Tensor) -> Tensor:
+            distribution = self.actor(features)
             return distribution.sample() if sample else distribution.mode()
 
         return choose

@@ -18,7 +18,7 @@ def lambda_return(
         R_H = v_H
         R_i = r_{i+1} + c_{i+1} [(1 - lambda) v_{i+1} + lambda R_{i+1}]
 
-    Rewards and discounts are those of the arrival at a state, so those of state 0 are not used.
+    Rewards and discounts belong to the arrival at a state, so those of state 0 are not used.
     """
     interim = reward[:, 1:] + discount[:, 1:] * (1 - lambda_) * value[:, 1:]
     carried = lambda_ * discount[:, 1:]
@@ -55,7 +55,7 @@ def replay_return(
 
 
 class ReturnNormalizer(nn.Module):
-    """Running 5th-to-95th percentile range of returns (V3 eq. 12); both ends start at 0 and are not debiased."""
+    """Running range from the 5th to the 95th percentile of returns (V3 eq. 12); both start at 0 without debiasing."""
 
     low: Tensor
     high: Tensor
@@ -70,7 +70,7 @@ class ReturnNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Float[Tensor, "..."]) -> None:
-        """Move both ends toward the percentiles (linear interpolation) of all given returns, if those are finite."""
+        """Move both ends towards the percentiles (linear interpolation) of these returns, if those are finite."""
         low, high = torch.quantile(returns.float().flatten(), self.quantiles)
         rate = self.rate * (low + high).isfinite()
         self.low.lerp_(low.nan_to_num(), rate)
@@ -78,5 +78,5 @@ class ReturnNormalizer(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, ""]:
-        """What advantages are divided by: the range, but at least `limit`."""
+        """Divisor of advantages: the range, but at least `limit`."""
         return (self.high - self.low).clamp(min=self.limit)

@@ -6,7 +6,7 @@ What changes from one core to the next:
     rssm      h = f(h, z, a), z ~ p(z | h)   z ~ q(z | h, e)      sees history and observation
     ssm       z ~ p(z | z, a)                z ~ q(z | prior, e)  no deterministic path
     rnn       h = f(h, m, a), m = mu(h)      m = mu(h, e)         nothing is sampled
-    mdn_rnn   h = LSTM(h, z, a), z ~ mixture z ~ q(z | e)         the code knows no history
+    mdn_rnn   h = LSTM(h, z, a), z ~ mixture z ~ q(z | e)         z does not depend on the history
     gru       h = GRU(h, z, a), z = W h      z ~ q(z | e)         one component, no variance
 """
 
@@ -37,7 +37,7 @@ LATENTS: dict[str, tuple[LatentName, ...]] = {
     "gru": ("gaussian",),
     "mdn_rnn": ("gaussian",),
 }
-"""Families of the stochastic state that each core can have, its default first."""
+"""Latent families of each core, its default first."""
 
 WIDTHS = {
     "rssm": "deter",
@@ -46,12 +46,12 @@ WIDTHS = {
     "gru": "deter",
     "mdn_rnn": "deter",
 }
-"""The setting of each core that `--match-params` widens or narrows: what carries most of its parameters."""
+"""The setting of each core that `--match-params` changes: it determines most of the core's parameters."""
 
 
 @dataclass(frozen=True)
 class DynamicsConfig:
-    """Which dynamics model stands between observations and behavior."""
+    """Dynamics model."""
 
     core: Annotated[CoreName, tyro.conf.arg(aliases=("--core",))] = "rssm"
     """Dynamics core."""

@@ -4,7 +4,8 @@
         prev state --- observe_step(action, embed) --->  corrected state              (predict, then correct)
 
 Both steps return the same state type, so imagination starts from any filtered state. The only loop over time and the
-only reset at episode starts are in this file.
+only reset at episode starts are in this file. Training, acting and imagination call the two steps as each core's file
+defines them.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ State = TypeVar("State", bound=Struct)
 
 
 def stored_field() -> Any:
-    """Mark a state field that replay must keep, because the next step of the filter depends on it."""
+    """A state field that replay keeps, because the next step of the filter depends on it."""
     return dataclasses.field(metadata={"stored": True})
 
 
 def derived_field() -> Any:
-    """Mark a state field that only the core's own loss reads; replay does not keep it."""
+    """A state field that only the core's own loss reads; replay does not keep it."""
     return dataclasses.field(metadata={"stored": False})
 
 
 class DynamicsCore(nn.Module, ABC, Generic[State]):
     """A latent dynamics model that filters observations and imagines without them.
 
-    `State` is a frozen `Struct` dataclass, opaque to everybody else. Fields made with `stored_field` are what the
-    filter needs to go on; the others serve the core's own loss.
+    `State` is a frozen `Struct` dataclass. No other module reads its fields. The filter's next step needs the fields
+    made with `stored_field`; the core's own loss needs the others.
     """
 
     feature_dim: int
-    """Size of `features`, what heads and policy read."""
+    """Size of `features`, the input of heads and policy."""
     differentiable: bool
-    """Whether imagined states carry an unbiased gradient to the actions (for `actor_gradient` dynamics and both)."""
+    """True where imagined states carry an unbiased gradient to the actions (for `actor_gradient` dynamics and both)."""
     vision_updates: int = 0
     """Updates that train `vision_modules` and the decoder alone before the rest (staged training); 0 is none."""
 
@@ -62,7 +63,7 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def features(self, state: State) -> Float[Tensor, "*batch feature"]:
-        """What heads, decoder, actor and critic read."""
+        """Input of heads, decoder, actor and critic."""
 
     @property
     def decoder_dim(self) -> int:
@@ -71,11 +72,11 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     @property
     def decoder_deter(self) -> int:
-        """How many of the first numbers of `decoder_input` are a deterministic state h, read in blocks for images."""
+        """Leading dimensions of `decoder_input` that are a deterministic h; the image decoder reads them in blocks."""
         return 0
 
     def decoder_input(self, state: State, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:
-        """What the decoder reads: the features, unless the core codes observations apart from their history."""
+        """Input of the decoder: the features, unless the core encodes observations apart from their history."""
         return features
 
     def vision_modules(self) -> list[nn.Module]:
@@ -95,8 +96,8 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
     ) -> State:
         """Filter sequences and return the states of all steps, leading axes `[batch, time]`.
 
-        Rows with `is_first` start from the initial state and a zero action, whatever came before. `state` is the state
-        of the row before the sequence (default: the initial state).
+        Steps with `is_first` start from the initial state and a zero action, whatever came before. `state` is the state
+        of the step before the sequence (default: the initial state).
         """
         initial = self.initial_state(embeds.shape[0])
         state = initial if state is None else state
@@ -109,7 +110,7 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
         return type(initial).stack(states, dim=1)
 
     def pack(self, state: State) -> Float[Tensor, "*batch packed"]:
-        """The stored fields side by side, one row of numbers per state: what replay keeps."""
+        """The stored fields concatenated into one float32 vector per state, as replay keeps them."""
         return torch.cat([getattr(state, field.name) for field in _stored(state)], -1).float()
 
     def unpack(self, packed: Float[Tensor, "batch packed"]) -> State:
@@ -122,7 +123,7 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     @property
     def packed_dim(self) -> int:
-        """Numbers in a packed state."""
+        """Size of a packed state."""
         return self.pack(self.initial_state(1)).shape[-1]
 
 

@@ -1,5 +1,5 @@
-"""GRU core: z_{t+1} = GRU(z_t, a_t), a point prediction of a VAE's code (World Models, arXiv 1803.10122, without
-its mixture).
+"""GRU core: z_{t+1} = GRU(z_t, a_t), a point prediction of a VAE's latent (World Models, arXiv 1803.10122,
+without its mixture).
 
     vision       z_t ~ q(z_t | e_t)                      no history
     memory       h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})
@@ -36,21 +36,21 @@ class GRUState(Struct):
     deter: Float[Tensor, "*batch deter"] = stored_field()
     """Memory h."""
     stoch: Float[Tensor, "*batch stoch"] = stored_field()
-    """Code z: a sample of q(z | e) after `observe_step`, W h after `imagine_step`."""
+    """Latent z: a sample of q(z | e) after `observe_step`, W h after `imagine_step`."""
     params: Float[Tensor, "*batch param"] = derived_field()
     """Parameters of q(z | e); zeros after `imagine_step`, where there is none."""
 
 
 @dataclass(frozen=True)
 class GRUConfig:
-    """GRU with a point prediction of a VAE's code."""
+    """GRU with a point prediction of a VAE's latent."""
 
     deter: Annotated[int, Ge(1)] = 512
     """Size of the memory h."""
     hidden: Annotated[int, Ge(1)] = 64
     """Width of the cell's input projection."""
     stoch: Annotated[int, Ge(1)] = 32
-    """Numbers in a code z."""
+    """Dimensions of the latent z."""
     cell: CellName = "gru"
     """Recurrent cell: gru, or block_gru (V3)."""
     blocks: Annotated[int, Ge(1)] = 8
@@ -58,11 +58,11 @@ class GRUConfig:
     min_std: Annotated[float, Gt(0)] = 0.01
     """Smallest standard deviation of q(z | e)."""
     vision_updates: Annotated[int, Ge(0)] = 0
-    """Staged training: updates that train vision alone, which is frozen from then on; 0 trains all together."""
+    """Staged training: updates that train vision alone before it is frozen; 0 trains everything together."""
 
 
 class GRUCore(VisionCore[GRUState]):
-    """Vision codes single observations, a GRU predicts the next code as a point."""
+    """A VAE encodes single observations; a GRU predicts the next latent as a point."""
 
     differentiable = True
 
@@ -73,14 +73,14 @@ class GRUCore(VisionCore[GRUState]):
         self.predict = Linear(config.deter, config.stoch)
         self.feature_dim = config.deter + config.stoch
 
-    def remember(self, state: GRUState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
+    def recurrent(self, state: GRUState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
         """h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})."""
-        return self.cell(state.deter, state.stoch, self.cell.project_action(bound_action(action)))
+        return self.cell(state.deter, state.stoch, bound_action(action))
 
     def initial_state(self, batch_size: int) -> GRUState:
         """All zeros; nothing is learned."""
         zeros = next(self.parameters()).new_zeros
-        sizes = (self.config.deter, self.code.dim, self.code.num_params)
+        sizes = (self.config.deter, self.latent.dim, self.latent.num_params)
         return GRUState(*(zeros(batch_size, size) for size in sizes))
 
     def observe_step(
@@ -88,11 +88,11 @@ class GRUCore(VisionCore[GRUState]):
     ) -> GRUState:
         """Advance h with the action, then draw z from the observation alone."""
         params = self.encode(embed)
-        return GRUState(self.remember(state, prev_action), self.code.sample(params), params)
+        return GRUState(self.recurrent(state, prev_action), self.latent.sample(params), params)
 
     def imagine_step(self, state: GRUState, action: Float[Tensor, "batch action"]) -> GRUState:
         """Advance h with the action, then set z to W h."""
-        deter = self.remember(state, action)
+        deter = self.recurrent(state, action)
         return GRUState(deter, self.predict(deter), torch.zeros_like(state.params))
 
     def features(self, state: GRUState) -> Float[Tensor, "*batch feature"]:
@@ -100,11 +100,11 @@ class GRUCore(VisionCore[GRUState]):
         return torch.cat([state.deter, state.stoch], -1)
 
     def decoder_input(self, state: GRUState, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:
-        """z alone: vision decodes what it coded."""
+        """z alone: vision decodes its own latent."""
         return state.stoch
 
     def loss(self, states: GRUState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
-        """`dyn`: half squared distance of W h to the code; `rep`: the VAE's KL."""
+        """`dyn`: half squared distance of W h to the latent; `rep`: the VAE's KL."""
         error = self.predict(states.deter) - states.stoch.detach()
         dyn = 0.5 * error.float().square().sum(-1)
         rep = self.vision_loss(states.params)

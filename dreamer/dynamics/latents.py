@@ -1,4 +1,4 @@
-"""Stochastic latents as strategies: how parameters become samples, divergences and entropies."""
+"""Stochastic latents: sampling, divergence and entropy of each family, given unconstrained parameters."""
 
 from __future__ import annotations
 
@@ -19,19 +19,13 @@ class Latent(ABC):
     """A family of distributions over the stochastic state z, given unconstrained parameters."""
 
     dim: int
-    """Numbers in a sample."""
+    """Size of a sample."""
     num_params: int
-    """Numbers that parameterize the distribution."""
+    """Number of unconstrained parameters of the distribution."""
 
     @abstractmethod
     def sample(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
         """Draw z with a gradient to the parameters."""
-
-    @abstractmethod
-    def pull_back(
-        self, params: Float[Tensor, "*batch param"], sample: Float[Tensor, "*batch stoch"], grad: Tensor
-    ) -> Float[Tensor, "*batch param"]:
-        """The gradient of the parameters that a sample drawn from them passes on, given the sample's gradient."""
 
     @abstractmethod
     def mode(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
@@ -39,7 +33,7 @@ class Latent(ABC):
 
     @abstractmethod
     def describe(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch param"]:
-        """The distribution in numbers that another network can read."""
+        """The constrained parameters, as an input for another network."""
 
     @abstractmethod
     def kl(self, left: Float[Tensor, "*batch param"], right: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
@@ -53,8 +47,8 @@ class Latent(ABC):
 class CategoricalLatent(Latent):
     """`groups` categorical variables of `classes` classes, mixed with 1 % uniform (V3 eq. 5, V2 appendix C).
 
-    Samples are one-hot in every group; their gradient is that of the mixed probabilities (straight-through). KL and
-    entropy use the mixed probabilities too. Numbers are laid out class-major, `[classes, groups]` flattened: reducing
+    Samples are one-hot in every group. Their gradient is that of the mixed probabilities (straight-through). KL and
+    entropy use the mixed probabilities too. The layout is class-major, `[classes, groups]` flattened, because reducing
     over the outer of the two axes is several times faster on CPUs than over a short inner one.
     """
 
@@ -74,14 +68,6 @@ class CategoricalLatent(Latent):
         if probs.requires_grad:
             sample = sample + (probs - probs.detach())
         return sample.flatten(-2)
-
-    def pull_back(
-        self, params: Float[Tensor, "*batch param"], sample: Float[Tensor, "*batch stoch"], grad: Tensor
-    ) -> Float[Tensor, "*batch param"]:
-        """That of the mixed probabilities, whatever was drawn."""
-        probs = F.softmax(params.float().unflatten(-1, (self.classes, self.groups)), -2)
-        outer = grad.unflatten(-1, (self.classes, self.groups)) * probs
-        return (outer - probs * outer.sum(-2, keepdim=True)).mul_(1 - self.unimix).flatten(-2)
 
     def mode(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
         """One-hot vectors of the most likely classes."""
@@ -111,7 +97,7 @@ def _sample_one_hot(probs: Float[Tensor, "*batch classes groups"]) -> Float[Tens
 
 
 class GaussianLatent(Latent):
-    """A diagonal Gaussian of `dim` numbers with std = softplus(raw) + min_std (PlaNet, Dreamer V1)."""
+    """A diagonal Gaussian of `dim` dimensions with std = softplus(raw) + min_std (PlaNet, Dreamer V1)."""
 
     def __init__(self, dim: int, min_std: float = 0.1):
         self.dim, self.num_params, self.min_std = dim, 2 * dim, min_std
@@ -127,14 +113,6 @@ class GaussianLatent(Latent):
         """mean + std * noise."""
         mean, std = self.mean_std(params)
         return mean + std * torch.randn_like(std)
-
-    def pull_back(
-        self, params: Float[Tensor, "*batch param"], sample: Float[Tensor, "*batch stoch"], grad: Tensor
-    ) -> Float[Tensor, "*batch param"]:
-        """That of mean + std * noise, the noise being what the sample tells."""
-        mean, std = self.mean_std(params)
-        raw_std = params.float().chunk(2, -1)[1]
-        return torch.cat([grad, grad * (sample - mean) / std * torch.sigmoid(raw_std)], -1)
 
     def mode(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
         """The mean."""
@@ -156,7 +134,7 @@ class GaussianLatent(Latent):
 
 
 def make_latent(name: LatentName, stoch: int, classes: int, unimix: float, min_std: float) -> Latent:
-    """The latent of that name: `stoch` groups of `classes` classes, or `stoch` Gaussian numbers."""
+    """The latent of that name: `stoch` groups of `classes` classes, or `stoch` Gaussian dimensions."""
     return CategoricalLatent(stoch, classes, unimix) if name == "categorical" else GaussianLatent(stoch, min_std)
 
 
@@ -168,8 +146,8 @@ def balanced_kl(
 ) -> tuple[dict[str, Float[Tensor, "*batch"]], dict[str, Float[Tensor, ""]]]:
     """Balanced KL with free nats (V3 eq. 4): `dyn` trains the prior, `rep` the posterior; and scalars to log.
 
-    The maximum with `free_nats` applies to each row after summing over the latent's groups, before any mean: below it
-    the gradient is exactly zero.
+    The maximum with `free_nats` applies to each step, after the sum over the latent's groups and before any mean. Below
+    it the gradient is exactly zero.
     """
     dyn = latent.kl(posterior.detach(), prior)
     rep = latent.kl(posterior, prior.detach())

@@ -1,4 +1,5 @@
-"""MDN-RNN: an LSTM that predicts the next code as a mixture of Gaussians (World Models, arXiv 1803.10122, section 2.3).
+"""MDN-RNN: an LSTM that predicts the next latent as a mixture of Gaussians (World Models, arXiv 1803.10122, section
+2.3).
 
     vision       z_t ~ q(z_t | e_t)                                    no history
     memory       h_t, c_t = LSTM(h_{t-1}, c_{t-1}, z_{t-1}, a_{t-1})
@@ -8,7 +9,7 @@
         h_{t-1}, z_{t-1} --+-- LSTM --> h_t --> z_t ~ mixture(h_t)     imagine
                  embedding  e_t -------------> z_t ~ q(z_t | e_t)      observe
 
-`gru` is this core with one component and no variance; `rssm` is what one gets when the posterior also sees h.
+`gru` is this core with one component and no variance. `rssm` is this core with a posterior that also reads h.
 """
 
 from __future__ import annotations
@@ -37,33 +38,33 @@ class MDNRNNState(Struct):
     cell: Float[Tensor, "*batch deter"] = stored_field()
     """Cell c of the LSTM."""
     stoch: Float[Tensor, "*batch stoch"] = stored_field()
-    """Code z: a sample of q(z | e) after `observe_step`, of the mixture after `imagine_step`."""
+    """Latent z: a sample of q(z | e) after `observe_step`, of the mixture after `imagine_step`."""
     params: Float[Tensor, "*batch param"] = derived_field()
     """Parameters of q(z | e); zeros after `imagine_step`, where there is none."""
 
 
 @dataclass(frozen=True)
 class MDNRNNConfig:
-    """LSTM with a mixture density output over a VAE's code."""
+    """LSTM with a mixture density output over a VAE's latent."""
 
     deter: Annotated[int, Ge(1)] = 256
     """Size of the LSTM."""
     stoch: Annotated[int, Ge(1)] = 32
-    """Numbers in a code z."""
+    """Dimensions of the latent z."""
     components: Annotated[int, Ge(1)] = 5
     """Components K of the mixture."""
     mixture: Literal["joint", "per_dimension"] = "joint"
-    """One set of weights for whole codes, or independent weights for every number of a code."""
+    """joint: one set of mixture weights per latent; per_dimension: independent weights for every dimension."""
     temperature: Annotated[float, Gt(0)] = 1.0
-    """Temperature tau of imagination: weights are flattened by 1/tau, noise is multiplied by sqrt(tau)."""
+    """Temperature tau of imagination: mixture logits are multiplied by 1/tau, noise by sqrt(tau)."""
     min_std: Annotated[float, Gt(0)] = 0.01
     """Smallest standard deviation of q(z | e) and of a component."""
     vision_updates: Annotated[int, Ge(0)] = 0
-    """Staged training: updates that train vision alone, which is frozen from then on; 0 trains all together."""
+    """Staged training: updates that train vision alone before it is frozen; 0 trains everything together."""
 
 
 class MDNRNN(VisionCore[MDNRNNState]):
-    """Vision codes single observations, an LSTM predicts the distribution of the next code."""
+    """A VAE encodes single observations; an LSTM predicts the distribution of the next latent."""
 
     def __init__(self, config: MDNRNNConfig, embed_dim: int, action_dim: int):
         super().__init__(embed_dim, config.stoch, config.min_std, config.vision_updates)
@@ -75,7 +76,7 @@ class MDNRNN(VisionCore[MDNRNNState]):
         self.predict = Linear(config.deter, self.mixture.num_params)
         self.feature_dim = config.deter + config.stoch
 
-    def remember(
+    def recurrent(
         self, state: MDNRNNState, action: Float[Tensor, "batch action"]
     ) -> tuple[Float[Tensor, "batch deter"], Float[Tensor, "batch deter"]]:
         """h_t, c_t = LSTM(h_{t-1}, c_{t-1}, z_{t-1}, a_{t-1})."""
@@ -84,7 +85,7 @@ class MDNRNN(VisionCore[MDNRNNState]):
     def initial_state(self, batch_size: int) -> MDNRNNState:
         """All zeros; nothing is learned."""
         zeros = next(self.parameters()).new_zeros
-        sizes = (self.config.deter, self.config.deter, self.code.dim, self.code.num_params)
+        sizes = (self.config.deter, self.config.deter, self.latent.dim, self.latent.num_params)
         return MDNRNNState(*(zeros(batch_size, size) for size in sizes))
 
     def observe_step(
@@ -92,24 +93,24 @@ class MDNRNN(VisionCore[MDNRNNState]):
     ) -> MDNRNNState:
         """Advance the LSTM with the action, then draw z from the observation alone."""
         params = self.encode(embed)
-        return MDNRNNState(*self.remember(state, prev_action), self.code.sample(params), params)
+        return MDNRNNState(*self.recurrent(state, prev_action), self.latent.sample(params), params)
 
     def imagine_step(self, state: MDNRNNState, action: Float[Tensor, "batch action"]) -> MDNRNNState:
         """Advance the LSTM with the action, then draw z from the mixture at the configured temperature."""
-        deter, cell = self.remember(state, action)
+        deter, cell = self.recurrent(state, action)
         stoch = self.mixture.sample(self.predict(deter), self.config.temperature)
         return MDNRNNState(deter, cell, stoch, torch.zeros_like(state.params))
 
     def features(self, state: MDNRNNState) -> Float[Tensor, "*batch feature"]:
-        """[h, z], what the controller of World Models reads."""
+        """[h, z], the input of World Models' controller."""
         return torch.cat([state.deter, state.stoch], -1)
 
     def decoder_input(self, state: MDNRNNState, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:
-        """z alone: vision decodes what it coded."""
+        """z alone: vision decodes its own latent."""
         return state.stoch
 
     def loss(self, states: MDNRNNState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
-        """`dyn`: negative log-density of the code under the mixture, in nats; `rep`: the VAE's KL."""
+        """`dyn`: negative log-density of the latent under the mixture, in nats; `rep`: the VAE's KL."""
         params = self.predict(states.deter)
         dyn = -self.mixture.log_prob(params, states.stoch.detach())
         rep = self.vision_loss(states.params)

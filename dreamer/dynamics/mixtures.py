@@ -11,11 +11,11 @@ from dreamer.nn.distributions import HALF_LOG_TWO_PI, one_hot_argmax, sample_sco
 
 
 class GaussianMixture:
-    """K diagonal Gaussians over `dim` numbers, everything in float32.
+    """K diagonal Gaussians over `dim` dimensions, computed in float32.
 
-    A joint mixture has one set of weights: a component is a whole vector, so that numbers may depend on each other.
-    Otherwise every number has weights of its own and is independent of the others. Standard deviations are
-    softplus(raw) + min_std: a floor, without which the density of a number that never varies has no maximum.
+    A joint mixture has one set of weights. A component is then a whole vector, so dimensions may depend on each other.
+    Otherwise every dimension has its own weights and is independent of the others. Standard deviations are
+    softplus(raw) + min_std. Without this floor the density of a constant dimension has no maximum.
     """
 
     def __init__(self, dim: int, components: int, joint: bool, min_std: float):
@@ -30,7 +30,7 @@ class GaussianMixture:
         Float[Tensor, "*batch components stoch"],
         Float[Tensor, "*batch components stoch"],
     ]:
-        """Log-weights (weight axis: 1 when joint, else one per number), means and standard deviations."""
+        """Log-weights (weight axis: 1 when joint, else one per dimension), means and standard deviations."""
         count, dim = self.components, self.dim
         logits, mean, raw_std = params.float().split([count * self.weight_dim, count * dim, count * dim], -1)
         log_weights = F.log_softmax(logits.unflatten(-1, (count, self.weight_dim)), -2)
@@ -65,6 +65,6 @@ class GaussianMixture:
         return (mean * one_hot_argmax(log_weights.transpose(-1, -2)).transpose(-1, -2)).sum(-2)
 
     def weight_entropy(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
-        """Entropy of the weights in nats (mean over numbers where each has its own): near 0 uses one component."""
+        """Entropy of the weights in nats (mean over dimensions where each has its own): near 0 uses one component."""
         log_weights = self.split(params)[0]
         return -(log_weights.exp() * log_weights).sum(-2).mean(-1)

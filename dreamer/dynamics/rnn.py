@@ -10,8 +10,8 @@
                                            +--> m_t = mu_posterior(h_t, e_t)    observe
                           embedding  e_t --+
 
-PlaNet's released code gives the divergence a scale of 0, since its planner needs no more than that; here the prior is
-trained towards the posterior, because imagination runs on it. One future per action: it must average over outcomes.
+PlaNet's released code gives the divergence a scale of 0. Here the prior is trained towards the posterior, because
+imagination uses it. The model predicts one future per action, so it averages over outcomes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RNNState(Struct):
     deter: Float[Tensor, "*batch deter"] = stored_field()
     """Recurrent state h."""
     mean: Float[Tensor, "*batch stoch"] = stored_field()
-    """m, which stands where the RSSM has its sample."""
+    """m, in the place of the RSSM's sample."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RNNConfig:
     hidden: Annotated[int, Ge(1)] = 64
     """Width of the input projections, the prior and the posterior."""
     stoch: Annotated[int, Ge(1)] = 32
-    """Numbers in m."""
+    """Dimensions of m."""
     cell: CellName = "block_gru"
     """Recurrent cell: block_gru (V3) or gru (PlaNet, V1)."""
     blocks: Annotated[int, Ge(1)] = 8
@@ -61,7 +61,7 @@ class RNNConfig:
 
 
 class RNN(DynamicsCore[RNNState]):
-    """A purely deterministic path: h remembers, m is the one predicted present."""
+    """A purely deterministic path: h carries the history, m is a point estimate of the present."""
 
     differentiable = True
 
@@ -76,7 +76,7 @@ class RNN(DynamicsCore[RNNState]):
 
     def recurrent(self, state: RNNState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
         """h_t = f(h_{t-1}, m_{t-1}, a_{t-1})."""
-        return self.cell(state.deter, state.mean, self.cell.project_action(bound_action(action)))
+        return self.cell(state.deter, state.mean, bound_action(action))
 
     def prior(self, deter: Float[Tensor, "*batch deter"]) -> Float[Tensor, "*batch stoch"]:
         """mu_prior(h_t)."""
@@ -107,7 +107,7 @@ class RNN(DynamicsCore[RNNState]):
 
     @property
     def decoder_deter(self) -> int:
-        """Numbers of h, which come first."""
+        """Size of h, which comes first in the features."""
         return self.config.deter
 
     def features(self, state: RNNState) -> Float[Tensor, "*batch feature"]:
@@ -115,7 +115,7 @@ class RNN(DynamicsCore[RNNState]):
         return torch.cat([state.deter, state.mean], -1)
 
     def loss(self, states: RNNState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
-        """Half squared distances: `dyn` draws the prior to the posterior, `rep` the posterior to the prior.
+        """Half squared distances: `dyn` moves the prior to the posterior, `rep` the posterior to the prior.
 
         They are the balanced KL of unit-variance Gaussians around the two means.
         """

@@ -20,13 +20,12 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from dreamer.dynamics.cells import BlockGRU, CellName, make_cell
+from dreamer.dynamics.cells import CellName, make_cell
 from dreamer.dynamics.core import DynamicsCore, bound_action, derived_field, stored_field
 from dreamer.dynamics.latents import LatentName, balanced_kl, make_latent
-from dreamer.dynamics.scan import Steps, filter_sequence
 from dreamer.nn.layers import mlp_to
 from dreamer.nn.struct import Struct
 
@@ -52,7 +51,7 @@ class RSSMConfig:
     hidden: Annotated[int, Ge(1)] = 64
     """Width of the input projections, the prior and the posterior."""
     stoch: Annotated[int, Ge(1)] = 32
-    """Categorical groups, or numbers of a Gaussian z."""
+    """Categorical groups, or dimensions of a Gaussian z."""
     classes: Annotated[int, Ge(2)] = 4
     """Classes of each categorical group (categorical latent only)."""
     cell: CellName = "block_gru"
@@ -64,15 +63,18 @@ class RSSMConfig:
     posterior_layers: Annotated[int, Ge(0)] = 1
     """Hidden layers of the posterior."""
     unimix: Annotated[float, Ge(0), Lt(1)] = 0.01
-    """Share of a uniform distribution mixed into categorical latents."""
+    """Weight of the uniform distribution mixed into categorical latents."""
     min_std: Annotated[float, Gt(0)] = 0.1
     """Smallest standard deviation of a Gaussian latent."""
     free_nats: Annotated[float, Ge(0)] = 1.0
-    """KL below which a row gives no gradient."""
+    """KL in nats below which a step gives no gradient."""
 
 
 class RSSM(DynamicsCore[RSSMState]):
-    """Deterministic and stochastic paths together: h remembers, z carries what could not be predicted."""
+    """Deterministic and stochastic paths together.
+
+    h carries the history. z carries what h could not predict.
+    """
 
     def __init__(self, config: RSSMConfig, latent: LatentName, embed_dim: int, action_dim: int):
         super().__init__()
@@ -84,11 +86,10 @@ class RSSM(DynamicsCore[RSSMState]):
         self.prior_net = mlp_to(deter, hidden, config.prior_layers, params)
         self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, params)
         self.feature_dim = config.deter + self.latent.dim
-        self.filter_steps = Steps()
 
     def recurrent(self, state: RSSMState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:
         """h_t = f(h_{t-1}, z_{t-1}, a_{t-1})."""
-        return self.cell(state.deter, state.stoch, self.cell.project_action(bound_action(action)))
+        return self.cell(state.deter, state.stoch, bound_action(action))
 
     def prior(self, deter: Float[Tensor, "*batch deter"]) -> Float[Tensor, "*batch param"]:
         """Parameters of p(z_t | h_t)."""
@@ -125,7 +126,7 @@ class RSSM(DynamicsCore[RSSMState]):
 
     @property
     def decoder_deter(self) -> int:
-        """Numbers of h, which come first."""
+        """Size of h, which comes first in the features."""
         return self.config.deter
 
     def features(self, state: RSSMState) -> Float[Tensor, "*batch feature"]:
@@ -135,35 +136,3 @@ class RSSM(DynamicsCore[RSSMState]):
     def loss(self, states: RSSMState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
         """Balanced KL between posterior and prior; the prior of all steps is computed in one call."""
         return balanced_kl(self.latent, states.params, self.prior(states.deter), self.config.free_nats)
-
-    def observe(
-        self,
-        embeds: Float[Tensor, "batch time embed"],
-        prev_actions: Float[Tensor, "batch time action"],
-        is_first: Bool[Tensor, "batch time"],
-        state: RSSMState | None = None,
-    ) -> RSSMState:
-        """The base loop, with what does not depend on the state computed for all steps at once."""
-        state = self.initial_state(is_first.shape[0]) if state is None else state
-        actions = self.cell.project_action(bound_action(prev_actions.masked_fill(is_first.unsqueeze(-1), 0.0)))
-        if torch.is_grad_enabled() and isinstance(self.cell, BlockGRU) and self.config.posterior_layers == 1:
-            start = state.deter, state.stoch
-            networks = self.cell, self.posterior_net, self.latent
-            return RSSMState(*filter_sequence(*networks, start, is_first, actions, embeds, self.filter_steps))
-        first, *rest = self.posterior_net
-        weight, bias = first.get_parameter("weight"), first.get_parameter("bias")
-        from_embed = embeds @ weight[:, self.config.deter :].T + bias
-        from_deter = weight[:, : self.config.deter].T
-        deter, stoch, reset = state.deter, state.stoch, is_first.unsqueeze(-1)
-        deters, stochs, params = [], [], []
-        for t in range(is_first.shape[1]):
-            deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
-            deter = self.cell(deter, stoch, actions[:, t])
-            param = torch.addmm(from_embed[:, t], deter, from_deter)
-            for layer in rest:
-                param = layer(param)
-            stoch = self.latent.sample(param)
-            deters.append(deter)
-            stochs.append(stoch)
-            params.append(param)
-        return RSSMState(torch.stack(deters, 1), torch.stack(stochs, 1), torch.stack(params, 1))

@@ -7,8 +7,8 @@
                                       |
                      embedding e_t ---+--> posterior q(z_t | prior_t, e_t)          observe
 
-Everything that is to be remembered must pass through a sample at every step. The posterior reads the prior through its
-description: mean and standard deviation, or class probabilities.
+All memory must pass through a sample at every step. The posterior reads the prior's mean and standard deviation, or its
+class probabilities.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SSMConfig:
     hidden: Annotated[int, Ge(1)] = 64
     """Width of the transition and the posterior."""
     stoch: Annotated[int, Ge(1)] = 32
-    """Categorical groups, or numbers of a Gaussian z."""
+    """Categorical groups, or dimensions of a Gaussian z."""
     classes: Annotated[int, Ge(2)] = 4
     """Classes of each categorical group (categorical latent only)."""
     prior_layers: Annotated[int, Ge(0)] = 2
@@ -54,15 +54,15 @@ class SSMConfig:
     posterior_layers: Annotated[int, Ge(0)] = 1
     """Hidden layers of the posterior."""
     unimix: Annotated[float, Ge(0), Lt(1)] = 0.01
-    """Share of a uniform distribution mixed into categorical latents."""
+    """Weight of the uniform distribution mixed into categorical latents."""
     min_std: Annotated[float, Gt(0)] = 0.1
     """Smallest standard deviation of a Gaussian latent."""
     free_nats: Annotated[float, Ge(0)] = 1.0
-    """KL below which a row gives no gradient."""
+    """KL in nats below which a step gives no gradient."""
 
 
 class SSM(DynamicsCore[SSMState]):
-    """A purely stochastic path: no memory but what survives sampling."""
+    """A purely stochastic path: memory survives only in the sample."""
 
     def __init__(self, config: SSMConfig, latent: LatentName, embed_dim: int, action_dim: int):
         super().__init__()

@@ -1,8 +1,7 @@
 """Convolutions of the image networks: kernel 5, zero padding that keeps the size, initialization of V3.
 
-Images are `[batch, height, width, channel]` throughout, which PyTorch calls channels-last: on a CPU convolution and
-pooling of few channels take a quarter to all of the time that they take with channels first, and RMSNorm reads
-adjacent numbers.
+Images are `[batch, height, width, channel]` throughout (channels-last). On a CPU, convolution and pooling of few
+channels take between a quarter and all of their time with channels first, and RMSNorm reads adjacent memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ KERNEL = 5
 
 
 class Conv(nn.Module):
-    """A convolution; `stride` 2 halves the size, and `pool` does the same by the largest of every 2x2 outputs.
+    """A convolution. `stride` 2 halves the size; `pool` halves it by 2x2 max-pooling.
 
     The weight is `[out, in, 5, 5]`.
     """
@@ -34,7 +33,7 @@ class Conv(nn.Module):
         init_weight_(self.weight, KERNEL * KERNEL * in_channels)
 
     def forward(self, x: Float[Tensor, "batch height width channel"]) -> Float[Tensor, "batch _ _ _"]:
-        """Images of another size and number of channels."""
+        """Output images."""
         # With stride 2 the padding is the mirror image of JAX's "same", which begins one pixel further.
         y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, self.stride, padding=KERNEL // 2)
         return (F.max_pool2d(y, 2) if self.pool else y).permute(0, 2, 3, 1)
@@ -43,8 +42,8 @@ class Conv(nn.Module):
 class UpsampledConv(Conv):
     """Nearest-neighbor upsampling by 2, then a convolution with stride 1.
 
-    It is computed as four 3x3 convolutions of the small image, one for each of the four pixels that every small pixel
-    becomes: two or three of the five rows of the kernel lie on the same small row, and so do columns. That is the same
+    It is computed as four 3x3 convolutions of the small image, one for each of the four output pixels of an input
+    pixel. Two or three of the five kernel rows fall on the same input row, and likewise for columns. This is the same
     map with 36 instead of 100 multiplications.
     """
 

@@ -55,7 +55,7 @@ def two_hot(
 def two_hot_loss(
     logits: Float[Tensor, "*batch bins"], target: Float[Tensor, "*batch"], bins: Float[Tensor, " bins"]
 ) -> Float[Tensor, "*batch"]:
-    """Cross-entropy between the two-hot code of `target` and the categorical of `logits`."""
+    """Cross-entropy between the two-hot encoding of `target` and the categorical of `logits`."""
     lower, upper, weight = two_hot(target.detach(), bins)
     log_probs = F.log_softmax(logits.float(), -1)
     at_lower = log_probs.gather(-1, lower.unsqueeze(-1)).squeeze(-1)
@@ -64,7 +64,7 @@ def two_hot_loss(
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """Switch autocast off, on devices that know it."""
+    """Context without autocast, on devices that support it."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
@@ -83,8 +83,45 @@ def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bin
 
 
 @runtime_checkable
+class ScalarDistribution(Protocol):
+    """Interface of a scalar's distribution, as the losses use it."""
+
+    def mean(self) -> Float[Tensor, "*batch"]:
+        """Expected value."""
+        ...
+
+    def cross_entropy(self, *targets: tuple[Float[Tensor, "*batch"], float]) -> Float[Tensor, "*batch"]:
+        """Weighted sum of the cross-entropies to several (target, weight) pairs."""
+        ...
+
+    def __getitem__(self, index: Any) -> ScalarDistribution:
+        """The distributions at an index of the leading axes."""
+        ...
+
+
+@dataclass(frozen=True)
+class TwoHot:
+    """Categorical distribution over exponentially spaced bins, which stands for a scalar (V3)."""
+
+    logits: Float[Tensor, "*batch bins"]
+    bins: Float[Tensor, " bins"]
+
+    def mean(self) -> Float[Tensor, "*batch"]:
+        """Expected value."""
+        return two_hot_mean(self.logits, self.bins)
+
+    def cross_entropy(self, *targets: tuple[Float[Tensor, "*batch"], float]) -> Float[Tensor, "*batch"]:
+        """Weighted sum of the cross-entropies to several (target, weight) pairs; targets get no gradient."""
+        return sum(weight * two_hot_loss(self.logits, target, self.bins) for target, weight in targets)  # type: ignore[return-value]
+
+    def __getitem__(self, index: Any) -> TwoHot:
+        """Index the leading axes."""
+        return TwoHot(self.logits[index], self.bins)
+
+
+@runtime_checkable
 class ActionDistribution(Protocol):
-    """What the actor-critic needs of a policy's distribution over action vectors `[*batch, action]`."""
+    """Interface of a policy's distribution over action vectors `[*batch, action]`."""
 
     def sample(self) -> Float[Tensor, "*batch action"]:
         """Draw actions; reparameterized where the distribution is continuous."""

@@ -1,22 +1,20 @@
 """Layers of Dreamer V3: linear maps with its initialization, block-diagonal linear maps, and the MLP.
 
-Every hidden layer is linear -> RMSNorm -> SiLU. Weights are drawn from a normal distribution truncated at two
-standard deviations and rescaled so that the realized standard deviation is exactly sqrt(1 / fan_in); biases are zero.
+Every hidden layer is linear -> RMSNorm -> SiLU. Initial weights come from a normal distribution truncated at two
+standard deviations. They are rescaled so that their standard deviation is exactly sqrt(1 / fan_in). Biases start at
+zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.nn.fused import NORM_EPSILON, known_linear, norm_silu
-
+NORM_EPSILON = 1e-4
 TRUNCATED_NORMAL_STD = 0.8796256610342398  # standard deviation of N(0, 1) truncated to [-2, 2]
 
 
@@ -57,11 +55,11 @@ class RMSNorm(nn.Module):
 
 
 class NormSiLU(RMSNorm):
-    """SiLU(RMSNorm(x)), what follows the linear map in every hidden layer."""
+    """SiLU(RMSNorm(x)), which follows the linear map in every hidden layer."""
 
     def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """Normalize and activate."""
-        return norm_silu(x, self.scale)
+        return F.silu(super().forward(x))
 
 
 class BlockLinear(nn.Module):
@@ -94,40 +92,6 @@ class MLP(nn.Sequential):
             modules += [Linear(in_features if layer == 0 else units, units), NormSiLU(units)]
         super().__init__(*modules)
         self.out_features = units if layers else in_features
-
-    @property
-    def first(self) -> Linear:
-        """The first linear map; there must be a hidden layer."""
-        return cast(Linear, self[0])
-
-    def forward(
-        self, x: Float[Tensor, "*batch feature"], first: Float[Tensor, "*batch units"] | None = None
-    ) -> Float[Tensor, "*batch out_feature"]:
-        """Map x; `first` is what the first linear map makes of x, where that is known already (see `JointLinear`)."""
-        layers = iter(self)
-        if first is not None:
-            next(layers)
-            x = known_linear(x, self.first.weight, self.first.bias, first)
-        for layer in layers:
-            x = layer(x)
-        return x
-
-
-class JointLinear:
-    """The first linear maps of several MLPs that read the same input, as one matrix product (no gradients).
-
-    One wide product passes over the input once and runs nearer to the machine's peak than several narrow ones. Made
-    anew for every update, from the weights of that moment.
-    """
-
-    def __init__(self, mlps: Sequence[MLP]):
-        self.weight = torch.cat([mlp.first.weight.detach() for mlp in mlps])
-        self.bias = torch.cat([mlp.first.bias.detach() for mlp in mlps])
-        self.sizes = [mlp.first.out_features for mlp in mlps]
-
-    def __call__(self, x: Float[Tensor, "*batch feature"]) -> tuple[Float[Tensor, "*batch _"], ...]:
-        """What each MLP's first map makes of x, in their order."""
-        return F.linear(x, self.weight, self.bias).split(self.sizes, -1)
 
 
 def mlp_to(in_features: int, units: int, layers: int, out_features: int) -> nn.Sequential:

@@ -18,11 +18,11 @@ class OptimizerConfig:
     """Optimizer of all trained parameters (algorithm: adaptive gradient clipping + LaProp)."""
 
     learning_rate: Annotated[float, Gt(0)] = 4e-5
-    """Step size after warm-up."""
+    """Learning rate after warm-up."""
     warmup: Annotated[int, Ge(0)] = 1000
-    """Updates over which the step size rises linearly from 0; the very first update does nothing."""
+    """Updates over which the learning rate rises linearly from 0; the first update changes nothing."""
     decay: Annotated[int, Ge(0)] = 0
-    """Updates until the step size has fallen linearly to a twentieth, where it stays; 0 keeps it constant (V3)."""
+    """Updates over which the learning rate falls linearly to a twentieth; 0 keeps it constant (V3)."""
     clip: Annotated[float, Gt(0)] = 0.3
     """Largest gradient norm of a tensor, as a fraction of that tensor's own norm."""
     clip_floor: Annotated[float, Gt(0)] = 1e-3
@@ -38,9 +38,9 @@ class OptimizerConfig:
 class LaProp(torch.optim.Optimizer):
     """Adaptive gradient clipping followed by LaProp (arXiv 2002.04839).
 
-    Running means of all parameters lie in two flat vectors, so that a step is a handful of operations however many
-    tensors there are. The count of updates lives on the parameters' device: a step never waits for the host. Every
-    parameter must receive a gradient in every update.
+    The running means of all parameters are two flat vectors, so a step takes few operations for any number of tensors.
+    The update count is a tensor on the parameters' device, so a step never waits for the host. Every parameter must
+    receive a gradient in every update.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig):
@@ -82,7 +82,7 @@ class LaProp(torch.optim.Optimizer):
         }
 
     def _learning_rate(self) -> Tensor:
-        """The step size of this update, after warm-up and decay."""
+        """Learning rate of this update, after warm-up and decay."""
         c = self.config
         rate = torch.full_like(self.updates, c.learning_rate)
         if c.warmup:
@@ -92,7 +92,7 @@ class LaProp(torch.optim.Optimizer):
         return rate
 
     def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
-        """All gradients as one vector, each scaled down to at most `clip` times its tensor's; their raw norm."""
+        """All gradients in one vector, each tensor clipped to `clip` times its norm; and the norm before clipping."""
         grads = [param.grad for param in self.params if param.grad is not None]
         if len(grads) < len(self.params):
             missing = len(self.params) - len(grads)

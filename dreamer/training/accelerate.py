@@ -1,6 +1,10 @@
-"""The agent's update, run as its device runs it fastest: compiled steps of the loops on a CPU, one CUDA graph on a GPU.
+"""The agent's update as its device runs it fastest: hand-optimised equivalents, compiled steps, one CUDA graph on a
+GPU.
 
-Neither changes what is computed. `Agent.update` remains the definition, and what tests and notebooks call.
+`Agent.update` is the definition. For the time of an update, faster versions stand in the place of some methods:
+equivalents from `dreamer/fast`, each after a check that it computes what the plain code computes, and the dynamics
+core's own steps through torch.compile. Acting and evaluation run the plain code. When a class or function of the agent
+is edited while the process runs, everything is checked and compiled again.
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,62 +21,77 @@ from torch import Tensor
 from dreamer.agent import Agent, Metrics
 from dreamer.batch import Batch
 from dreamer.dynamics.rssm import RSSM
-from dreamer.dynamics.scan import Steps
+from dreamer.fast import filter as fast_filter
+from dreamer.fast import kernels
+from dreamer.nn.layers import NormSiLU
 from dreamer.system.redaction import tell
+from dreamer.training.equivalence import AgentCode, Methods, agreement, replaced
+from dreamer.world_model.heads import ScalarHead
 
 CompileChoice = Literal["auto", "on", "off"]
 Update = Callable[[Batch], tuple[Metrics, Tensor]]
-
 WORTHWHILE_UPDATES = 10_000
-"""Planned updates from which `auto` compiles: below, what is won is less than the time that compiling takes."""
+"""Planned updates from which `auto` compiles: below, compilation takes longer than it saves."""
 WARM_UP = 3
-"""Updates on a side stream before a CUDA graph is captured, as PyTorch asks for."""
+"""Updates on a side stream before a CUDA graph is captured, as PyTorch requires."""
 
 
-def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> Update:
-    """The fastest way to call `agent.update` on its device; says in one line when a wanted way is not to be had."""
-    if choice == "on" or (choice == "auto" and planned_updates >= WORTHWHILE_UPDATES):
-        if _can_compile(agent.device):
-            compile_steps(agent)
-        elif choice == "on":
+def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> AcceleratedUpdate | GraphedUpdate:
+    """The fastest way to call `agent.update` on its device; prints one line when a requested way is unavailable."""
+    compiled = choice == "on" or (choice == "auto" and planned_updates >= WORTHWHILE_UPDATES)
+    if compiled and not _can_compile(agent.device):
+        compiled = False
+        if choice == "on":
             tell("not compiling: torch.compile finds no C++ compiler here (CXX, g++ or clang++)")
-    return GraphedUpdate(agent) if agent.device.type == "cuda" else agent.update
+    update = AcceleratedUpdate(agent, compiled)
+    return GraphedUpdate(agent, update) if agent.device.type == "cuda" else update
 
 
-def compile_steps(agent: Agent) -> None:
-    """Compile what the loops over time repeat: the imagined step, and the filter's step there and back.
+class AcceleratedUpdate:
+    """`Agent.update` with faster methods in place while it runs."""
 
-    Unrolled loops take minutes to compile, their steps seconds. Random numbers stay those of the plain code.
-    """
-    torch._inductor.config.fallback_random = True
-    core = agent.world_model.core
-    core.imagine_step = torch.compile(core.imagine_step, dynamic=False)  # type: ignore[method-assign]
-    if isinstance(core, RSSM):
-        core.filter_steps = Steps.compiled()
+    def __init__(self, agent: Agent, compiled: bool, backend: str = "inductor"):
+        self.agent, self.compiled, self.backend = agent, compiled, backend
+        self.methods: Methods = []
+        self.code: AgentCode | None = None
 
+    def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
+        """One update."""
+        self.prepare()
+        with replaced(self.methods):
+            return self.agent.update(batch)
 
-def _can_compile(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return device.type == "cuda"
-    return shutil.which(os.environ.get("CXX", "g++")) is not None or shutil.which("clang++") is not None
+    def prepare(self) -> bool:
+        """Choose the methods to replace, before the first update and after an edit of the code; True when it did."""
+        if self.code is not None and not self.code.edited:
+            return False
+        self.code = AgentCode(self.agent)
+        self.methods = verified_equivalents(self.agent)
+        if self.compiled:
+            names = {name for _, name, _ in self.methods}
+            steps = ["imagine_step"] if "observe" in names else ["imagine_step", "observe_step"]
+            self.methods += compiled_steps(self.agent, steps, self.backend)
+        return True
 
 
 class GraphedUpdate:
-    """`Agent.update` captured once as a CUDA graph and replayed: thousands of kernels for one launch.
+    """An update captured once as a CUDA graph and replayed: one launch in place of thousands.
 
-    All batches must have one shape. Updates before the capture run as they are; they are as good as any.
+    All batches must have one shape. The updates before the capture are ordinary updates.
     """
 
-    def __init__(self, agent: Agent):
-        self.agent = agent
+    def __init__(self, agent: Agent, update: AcceleratedUpdate):
+        self.agent, self.update = agent, update
         self.stream = torch.cuda.Stream(agent.device)
         self.done = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
-        """One update; the results are the caller's to keep."""
-        if self.agent.in_vision_stage:  # perhaps again, after a return to an earlier checkpoint
+        """One update; the caller owns the results."""
+        if self.agent.in_vision_stage:  # may come again after a rollback to an earlier checkpoint
             return self._plain(batch)
+        if self.update.prepare():
+            self.graph, self.done = None, 0
         if self.graph is None:
             if self.done < WARM_UP:
                 return self._plain(batch)
@@ -86,7 +106,7 @@ class GraphedUpdate:
         self.done += not self.agent.in_vision_stage
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            results = self.agent.update(batch)
+            results = self.update(batch)
         torch.cuda.current_stream().wait_stream(self.stream)
         return results
 
@@ -94,4 +114,55 @@ class GraphedUpdate:
         self.batch = batch.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.outputs = self.agent.update(self.batch)
+            self.outputs = self.update(self.batch)
+
+
+def compiled_steps(agent: Agent, names: list[str], backend: str) -> Methods:
+    """The core's own steps through torch.compile, as the loops over time call them; random numbers stay the same.
+
+    An unrolled loop takes minutes to compile, a step seconds.
+    """
+    torch._inductor.config.fallback_random = True
+    torch.compiler.reset()  # its cache does not see that a method which a step calls has been edited
+    core = agent.world_model.core
+    return [(core, name, torch.compile(getattr(core, name), dynamic=False, backend=backend)) for name in names]
+
+
+def equivalents(agent: Agent) -> dict[str, Methods]:
+    """Hand-optimised equivalents of the agent's methods, by the plain code that they equal."""
+    core, modules = agent.world_model.core, list(agent.modules())
+    found: dict[str, Methods] = {
+        "NormSiLU.forward": [
+            (module, "forward", partial(kernels.norm_silu, module))
+            for module in modules
+            if isinstance(module, NormSiLU)
+        ],
+        "ScalarHead.forward": [
+            (module, "forward", partial(kernels.two_hot_head, module))
+            for module in modules
+            if isinstance(module, ScalarHead)
+        ],
+    }
+    if isinstance(core, RSSM) and fast_filter.applies(core):
+        found[f"{type(core).__name__}.observe"] = [(core, "observe", partial(fast_filter.observe, core))]
+    return found
+
+
+def verified_equivalents(agent: Agent) -> Methods:
+    """The equivalents that agree with the plain code on a tiny batch, in values and gradients.
+
+    One line names each that does not agree, because an equation was edited or overridden in a subclass.
+    """
+    chosen: Methods = []
+    for name, methods in equivalents(agent).items():
+        if any(agreement(agent, methods, seed) for seed in range(2)):  # rounding can flip a sample
+            chosen += methods
+        else:
+            tell(f"{name}: the code was edited or overridden, so it runs as it is, without its fast equivalent")
+    return chosen
+
+
+def _can_compile(device: torch.device) -> bool:
+    if device.type != "cpu":
+        return device.type == "cuda"
+    return shutil.which(os.environ.get("CXX", "g++")) is not None or shutil.which("clang++") is not None

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from dreamer.agent import Agent, Carry
 from dreamer.system.randomness import own_randomness
-from dreamer.world_model.objectives.reconstruction import Reconstruction
 
 EVERY = 5
 """Steps from one comparison to the next: the rest of the episode costs nothing."""
@@ -60,11 +59,11 @@ class HeldOut:
     ) -> None:
         """Compare with what the actions of `carry` led to, in the environments that were `running`."""
         model = self._agent.world_model
-        if self._predicted is not None and isinstance(model.objective, Reconstruction):
+        if self._predicted is not None:
             tensors = {key: torch.as_tensor(obs[key]).to(self._agent.device) for key in self._agent.obs_shapes}
-            errors = model.objective.decoder.loss(self._predicted, model.standardize(tensors))
-            error = torch.stack(list(errors.values())).sum(0)
-            self._errors.append(error.cpu().numpy()[running])
+            error = model.objective.reconstruction_error(self._predicted, model.standardize(tensors))
+            if error is not None:
+                self._errors.append(error.cpu().numpy()[running])
         for i in np.flatnonzero(running):
             self._rewards[i].append(float(rewards[i]))
         ended = running & (terminated | truncated)
@@ -108,4 +107,4 @@ class HeldOut:
 
     def _value(self, carry: Carry) -> Float[np.ndarray, " env"]:
         critic = self._agent.actor_critic.critic
-        return critic.mean(critic(self._agent.world_model.core.features(carry.state))).cpu().numpy()
+        return critic(self._agent.world_model.core.features(carry.state)).mean().cpu().numpy()

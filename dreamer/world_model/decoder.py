@@ -30,7 +30,7 @@ class DecoderConfig:
 
 
 class Decoder(nn.Module):
-    """Features to vectors and images, whichever there are; the first `deter` features are h."""
+    """Features to vectors and images; either may be absent. The first `deter` features are h."""
 
     def __init__(self, config: DecoderConfig, image: ImageConfig, feature_dim: int, deter: int, shapes: Shapes):
         super().__init__()
@@ -54,7 +54,7 @@ class Decoder(nn.Module):
         return losses
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> dict[str, Tensor]:
-        """By key, vectors `[*batch, size]` in their own units, images `[*batch, height, width, channel]` in (0, 1)."""
+        """Vectors `[*batch, size]` in their own units, and images `[*batch, height, width, channel]` in (0, 1)."""
         return ({} if self.vector is None else self.vector(features)) | self._images(features)
 
     def _images(self, features: Tensor) -> dict[str, Tensor]:

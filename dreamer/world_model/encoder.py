@@ -1,4 +1,4 @@
-"""Observations to embeddings: vectors and images by themselves, their embeddings side by side."""
+"""Observations to embeddings: one network for vectors, one for images, their embeddings concatenated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Vectors and images, whichever there are, to one embedding: [vectors, images]."""
+    """Vectors and images to one embedding, [vectors, images]; either may be absent."""
 
     def __init__(self, config: EncoderConfig, image: ImageConfig, shapes: Shapes):
         super().__init__()

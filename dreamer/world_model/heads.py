@@ -1,4 +1,4 @@
-"""Heads that read features: two-hot scalars (reward, value) and the discounted continuation."""
+"""Heads on features: two-hot scalars (reward, value) and the discounted continuation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamer.nn.distributions import symexp_bins, two_hot_loss, two_hot_mean
-from dreamer.nn.fused import two_hot_errors, two_hot_value
+from dreamer.nn.distributions import ScalarDistribution, TwoHot, symexp_bins
 from dreamer.nn.layers import MLP, Linear
 
 
@@ -37,31 +36,13 @@ class ScalarHead(nn.Module):
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, len(self.bins), scale=0.0)
 
-    def forward(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch bins"]:
-        """Logits over the bins."""
-        return self.output(self.mlp(features))
-
-    def value(self, hidden: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch"]:
-        """Expected value, without gradients, given the output `hidden` of `mlp`."""
-        return two_hot_value(hidden, self.output.weight, self.output.bias, self.bins)
-
-    def errors(
-        self, hidden: Float[Tensor, "*batch hidden"], *targets: tuple[Float[Tensor, "*batch"], float]
-    ) -> Float[Tensor, "*batch"]:
-        """Weighted sum of the cross-entropies to several (target, weight), given the output `hidden` of `mlp`."""
-        return two_hot_errors(hidden, self.output.weight, self.output.bias, self.bins, targets)
-
-    def mean(self, logits: Float[Tensor, "*batch bins"]) -> Float[Tensor, "*batch"]:
-        """Expected value."""
-        return two_hot_mean(logits, self.bins)
-
-    def loss(self, logits: Float[Tensor, "*batch bins"], target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Cross-entropy to the two-hot code of the target, which gets no gradient."""
-        return two_hot_loss(logits, target, self.bins)
+    def forward(self, features: Float[Tensor, "*batch feature"]) -> ScalarDistribution:
+        """Distribution of the scalar in states with these features."""
+        return TwoHot(self.output(self.mlp(features)), self.bins)
 
 
 class ContinueHead(nn.Module):
-    """MLP to one logit of the probability that the episode goes on, discount included (V3's `contdisc`).
+    """MLP to the logit of the probability that the episode continues, discount included (V3's `contdisc`).
 
     The target is (1 - terminal) * discount, so imagination needs no separate discount factor.
     """
@@ -72,11 +53,9 @@ class ContinueHead(nn.Module):
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, 1)
 
-    def forward(
-        self, features: Float[Tensor, "*batch feature"], first: Float[Tensor, "*batch units"] | None = None
-    ) -> Float[Tensor, "*batch"]:
-        """Logit of the discounted continuation; `first` as in `MLP.forward`."""
-        return self.output(self.mlp(features, first)).squeeze(-1)
+    def forward(self, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch"]:
+        """Logit of the discounted continuation."""
+        return self.output(self.mlp(features)).squeeze(-1)
 
     def loss(self, logits: Float[Tensor, "*batch"], is_terminal: Bool[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Binary cross-entropy to the soft label (1 - terminal) * discount."""

@@ -32,15 +32,15 @@ class ImageConfig:
     """Image encoder and decoder."""
 
     depth: Annotated[int, Ge(1)] = 4
-    """Multiplier of all numbers of channels."""
+    """Multiplier of all channel counts."""
     resampling: Literal["pooled", "strided"] = "pooled"
-    """How images shrink and grow: pooled (V3 today), or strided (V3 of the paper)."""
+    """Downsampling and upsampling: pooled (V3 today), or strided (V3 of the paper)."""
     blocks: Annotated[int, Ge(1)] = 8
-    """Blocks of the decoder's map from h; must divide h and 4 * depth."""
+    """Blocks of the decoder's first layer on h; must divide the size of h and 4 * depth."""
 
 
 class ImageEncoder(nn.Module):
-    """Images stacked on their channels to a vector of `height / 16 * width / 16 * 4 * depth` numbers.
+    """Images, concatenated along channels, to an embedding of size `height / 16 * width / 16 * 4 * depth`.
 
     Raises UserError for a size that cannot be halved four times.
     """
@@ -66,7 +66,7 @@ class ImageEncoder(nn.Module):
         return self.net(x).flatten(1).unflatten(0, images.shape[:-3])
 
     def convolutions(self) -> Iterator[tuple[Conv, int]]:
-        """Every convolution, with the places at which it is computed."""
+        """Every convolution, with the number of pixels at which it is computed."""
         pixels = self.pixels
         for conv in (module for module in self.net if isinstance(module, Conv)):
             pixels //= conv.stride**2
@@ -90,7 +90,7 @@ class ImageDecoder(nn.Module):
         for what, number in (("the core's h", deter), ("4 * depth", 4 * depth)):
             if deter and number % config.blocks:
                 raise UserError(
-                    f"--agent.world-model.image.blocks {config.blocks} must divide the {number} numbers of {what}"
+                    f"--agent.world-model.image.blocks {config.blocks} must divide the size {number} of {what}"
                 )
         self.blocks = config.blocks
         self.from_deter = BlockLinear(deter, size, config.blocks) if deter else None
@@ -138,7 +138,7 @@ def weight_uses(module: nn.Module) -> int:
 
 
 def to_unit(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Bytes as numbers from 0 to 1."""
+    """uint8 images as floats in [0, 1]."""
     return images.to(torch.get_default_dtype()) / 255
 
 

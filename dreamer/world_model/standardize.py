@@ -1,7 +1,8 @@
-"""Vector observations in units of their own spread, where symlog alone would leave small numbers unseen.
+"""Standardized vector observations: (x - running mean) / running standard deviation.
 
-Reconstruction adds up squared errors of all numbers. One that never exceeds 0.2, as the distance to a target does where
-a speed reaches 10, is not worth a latent's nats however much reward depends on it.
+The reconstruction loss sums squared errors over all dimensions. A dimension that never exceeds 0.2, such as the
+distance to a target, adds little to it beside a velocity of 10, so the model may ignore it even where the reward
+depends on it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 from dreamer.batch import Shapes, vectors
 
 SLOWEST = 1e-3
-"""Rate at which statistics follow the batches after the first thousand, which count equally."""
+"""Rate of the running statistics after the first thousand batches, which count equally."""
 LEAST_STD = 1e-2
-"""Numbers that vary less than this, or not at all, are not magnified further."""
+"""Smallest standard deviation that observations are divided by."""
 
 
 class Standardizer(nn.Module):
-    """(x - mean) / std of every number, by the mean and variance of all rows that were trained on.
+    """Standardization of every dimension by the mean and variance of the rows that were trained on.
 
-    Until the first `update` nothing changes. Images pass as they are.
+    Before the first `update` it is the identity. Images pass unchanged.
     """
 
     count: Tensor
@@ -40,7 +41,7 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def update(self, obs: Mapping[str, Tensor]) -> None:
-        """Take in a batch of observations `[*batch, size]`; numbers that are not finite in it are left out."""
+        """Update the statistics with observations `[*batch, size]`; dimensions that are not finite are left out."""
         rows = torch.cat([obs[key].float() for key in self.keys], -1).flatten(0, -2)
         variance, mean = torch.var_mean(rows, 0, correction=0)
         finite = (mean + variance).isfinite()

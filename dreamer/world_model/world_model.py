@@ -24,7 +24,7 @@ from dreamer.world_model.standardize import Standardizer
 
 @dataclass(frozen=True)
 class ModelScales:
-    """Weights of the world model's loss terms; the names must equal the names of the terms."""
+    """Weights of the world model's loss terms, by the name of the term."""
 
     reconstruction: Annotated[float, Ge(0)] = 1.0
     """Squared error of the decoded observations, summed over dimensions, pixels and keys (objective reconstruction)."""
@@ -35,9 +35,9 @@ class ModelScales:
     cont: Annotated[float, Ge(0)] = 1.0
     """Binary cross-entropy of the continue head (logged as `continue`)."""
     dyn: Annotated[float, Ge(0)] = 1.0
-    """The core's loss that trains its prediction."""
+    """Dynamics loss of the core: trains its prediction."""
     rep: Annotated[float, Ge(0)] = 0.1
-    """The core's loss that makes representations predictable."""
+    """Representation loss of the core: makes states predictable."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class WorldModelConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     """Image networks of encoder and decoder."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
-    """What makes states tell of observations."""
+    """Objective that makes states informative about observations."""
     reward: HeadConfig = field(default_factory=HeadConfig)
     """Reward head."""
     cont: HeadConfig = field(default_factory=HeadConfig)
@@ -59,8 +59,7 @@ class WorldModelConfig:
     discount_horizon: Annotated[float, Gt(1)] = 333.0
     """Time scale of discounting in agent steps: the discount factor is 1 - 1 / discount_horizon."""
     standardize: bool = False
-    """Give the networks vector observations minus their running mean, divided by their running standard deviation;
-    symlog comes after."""
+    """Standardize vector observations by their running mean and standard deviation, before symlog."""
     scales: ModelScales = field(default_factory=ModelScales)
     """Weights of the loss terms."""
 
@@ -71,7 +70,7 @@ class WorldModelConfig:
 
 
 class WorldModel(nn.Module):
-    """Learns to filter observations into states, and to predict observations, rewards and continuation from them."""
+    """Filters observations into states, and predicts observations, rewards and continuation from states."""
 
     def __init__(self, config: WorldModelConfig, dynamics: DynamicsConfig, obs_shapes: Shapes, action_dim: int):
         super().__init__()
@@ -87,11 +86,11 @@ class WorldModel(nn.Module):
         self.cont = ContinueHead(config.cont, self.core.feature_dim, config.discount)
 
     def standardize(self, obs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Observations as encoder and decoder know them: standardized where the configuration says so."""
+        """Observations as encoder and decoder see them: standardized if configured."""
         return obs if self.standardizer is None else self.standardizer(obs)
 
     def adapt(self, obs: Mapping[str, Tensor]) -> None:
-        """Let the running statistics of observations, where there are any, take in a batch."""
+        """Update the running statistics of observations, if there are any, with a batch."""
         if self.standardizer is not None:
             self.standardizer.update(obs)
 
@@ -100,9 +99,9 @@ class WorldModel(nn.Module):
         return self.encoder(self.standardize(obs))
 
     def observe(self, batch: Batch, embeds: Float[Tensor, "batch time embed"] | None = None) -> Struct:
-        """Filter a batch, starting from the stored states of its context rows; states `[batch, time]`.
+        """Filter a batch from the stored states of its context rows; returns states `[batch, time]`.
 
-        `embeds` is `embed(batch.obs)`, for callers that go on to need it.
+        `embeds` is `embed(batch.obs)`, for callers that also need it themselves.
         """
         embeds = self.embed(batch.obs) if embeds is None else embeds
         return self.core.observe(embeds, batch.prev_action, batch.is_first, self.core.unpack(batch.context))
@@ -114,27 +113,26 @@ class WorldModel(nn.Module):
         embeds: Float[Tensor, "batch time embed"],
         batch: Batch,
     ) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
-        """Unreduced, unscaled loss terms of filtered states, and scalars worth logging.
+        """Unreduced, unscaled loss terms of filtered states, and scalars to log.
 
-        `states` and their `features` are of a filter that read `embeds`. Terms: `reward`, `cont`, the objective's, and
-        the core's own `dyn` and `rep`.
+        `states` were filtered from `embeds`; `features` are the core's features of them. Terms: `reward`, `cont`, the
+        objective's term, and the core's `dyn` and `rep`.
         """
         representation, objective_metrics = self.objective.loss(
             self.core.decoder_input(states, features), embeds, self.standardize(batch.obs)
         )
-        reward_hidden = self.reward.mlp(features)
+        reward = self.reward(features)
         cont_logits = self.cont(features)
         core_terms, core_metrics = self.core.loss(states)
         terms = {
             self.objective.term: representation,
-            "reward": self.reward.errors(reward_hidden, (batch.reward, 1.0)),
+            "reward": reward.cross_entropy((batch.reward, 1.0)),
             "cont": self.cont.loss(cont_logits, batch.is_terminal),
             **core_terms,
         }
         with torch.no_grad():
-            predicted = self.reward.value(reward_hidden)
             metrics: dict[str, Any] = {
-                "model/reward_error": (predicted - batch.reward).abs().mean(),
+                "model/reward_error": (reward.mean() - batch.reward).abs().mean(),
                 "model/continue_accuracy": ((cont_logits > 0) == ~batch.is_terminal).float().mean(),
                 **objective_metrics,
                 **core_metrics,
@@ -150,14 +148,14 @@ class WorldModel(nn.Module):
         return {self.objective.term: representation, "rep": self.core.loss(states)[0]["rep"]}
 
     def decode(self, states: Struct) -> dict[str, Tensor]:
-        """Observations by key that the states stand for: vectors `[*batch, size]` in their own units, and images
-        `[*batch, height, width, channel]` as numbers from 0 to 1. Raises UserError where the objective has no decoder.
+        """Decoded observations by key: vectors `[*batch, size]` in their own units, images `[*batch, height, width,
+        channel]` as floats from 0 to 1. Raises UserError where the objective has no decoder.
         """
         decoded = self.objective.decode(self.core.decoder_input(states, self.core.features(states)))
         return decoded if self.standardizer is None else self.standardizer.inverse(decoded)
 
     def vision_modules(self) -> list[nn.Module]:
-        """What staged training trains first and then freezes; empty for cores that know no stages."""
+        """Modules that staged training trains first and then freezes; empty without staged training."""
         return [self.encoder, self.objective, *self.core.vision_modules()] if self.core.vision_updates else []
 
     @property
@@ -167,14 +165,7 @@ class WorldModel(nn.Module):
         return {name: scale for name, scale in asdict(self.config.scales).items() if name not in unused}
 
     def predict(
-        self, features: Float[Tensor, "*batch feature"], first: Mapping[str, Tensor] | None = None
+        self, features: Float[Tensor, "*batch feature"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """Expected reward on arrival at, and discounted continuation probability of, states with these features.
-
-        `first` is what the first linear maps of the heads `reward` and `cont` make of them, where that is known;
-        rewards then carry no gradient.
-        """
-        if first is None:
-            return self.reward.mean(self.reward(features)), torch.sigmoid(self.cont(features).float())
-        reward = self.reward.value(self.reward.mlp(features, first["reward"]))
-        return reward, torch.sigmoid(self.cont(features, first["cont"]).float())
+        """Expected reward on arrival at states with these features, and their discounted continuation probability."""
+        return self.reward(features).mean(), torch.sigmoid(self.cont(features).float())

@@ -24,7 +24,8 @@ from dreamer.experience.collect import Collector
 from dreamer.experience.replay import Replay
 from dreamer.experience.spaces import spec_of
 from dreamer.system.device import synchronize
-from dreamer.training.accelerate import accelerated
+from dreamer.training.accelerate import GraphedUpdate, accelerated
+from dreamer.training.equivalence import replaced
 from dreamer.training.launch import choose_parallel, make_factory
 from dreamer.training.session import layout_of
 from dreamer.world_model.images import weight_uses
@@ -94,7 +95,9 @@ class Subject:
             "optimizer": (agent.optimizer, "step"),
         }
         samples: list[dict[str, float]] = []
-        with _spied(places, agent.device) as spent:
+        update = self.accelerated.update if isinstance(self.accelerated, GraphedUpdate) else self.accelerated
+        update.prepare()
+        with replaced(update.methods), _spied(places, agent.device) as spent:
             for _ in range(updates):
                 spent.clear()
                 whole = self.seconds(lambda: agent.update(self.batch))

@@ -21,12 +21,12 @@ ObjectiveName = Literal["reconstruction", "r2"]
 
 @dataclass(frozen=True)
 class RepresentationConfig:
-    """What makes states tell of observations."""
+    """Objective that makes states informative about observations."""
 
     objective: Annotated[ObjectiveName, tyro.conf.arg(aliases=("--objective",))] = "reconstruction"
-    """Objective of representation: reconstruction (a decoder), or r2 (none: redundancy reduction)."""
+    """Representation objective: reconstruction (a decoder) or r2 (redundancy reduction, no decoder)."""
     r2: R2Config = field(default_factory=R2Config)
-    """Settings of `r2`; those of `reconstruction` are the decoder's."""
+    """Settings of `r2`; `reconstruction` uses the decoder's settings."""
 
 
 def make_objective(

@@ -1,4 +1,4 @@
-"""`Objective`: what makes states tell of observations. One term of the loss, and a decoder or none."""
+"""`Objective`: the loss term that makes states informative about observations, with or without a decoder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dreamer.errors import UserError
 class Objective(nn.Module, ABC):
     """The part of the world model that only learning needs.
 
-    It reads the core's `decoder_input`: the features, or the code alone where the core codes single observations.
+    It reads the core's `decoder_input`: the features, or the latent alone where the core encodes single observations.
     """
 
     term: str
     """Name of its loss term, and of the term's scale in `ModelScales`."""
     part: str
-    """What its parameters are called in tables."""
+    """Name of its parameters in tables."""
     decodes = False
-    """Whether `decode` gives observations."""
+    """True where `decode` returns observations."""
 
     @abstractmethod
     def loss(
@@ -31,7 +31,13 @@ class Objective(nn.Module, ABC):
         embeds: Float[Tensor, "batch time embed"],
         obs: Mapping[str, Tensor],
     ) -> tuple[Float[Tensor, "batch time"], dict[str, Float[Tensor, ""]]]:
-        """The unreduced loss of filtered states that saw these embeddings of these observations; scalars to log."""
+        """Unreduced loss of states that were filtered from `embeds`, the embeddings of `obs`, and scalars to log."""
+
+    def reconstruction_error(
+        self, inputs: Float[Tensor, "*batch _"], obs: Mapping[str, Tensor]
+    ) -> Float[Tensor, "*batch"] | None:
+        """Squared error of the decoded observations, summed over dimensions and keys; None where nothing decodes."""
+        return None
 
     def decode(self, inputs: Float[Tensor, "*batch _"]) -> dict[str, Tensor]:
         """Observations by key, see `Decoder.forward`; raises UserError where nothing decodes."""

@@ -1,10 +1,10 @@
-"""R2-Dreamer: no decoder; projected states must equal their observation's embedding, without redundancy.
+"""R2-Dreamer: no decoder. Projected states must match the embedding of their observation, without redundancy.
 
     k = projector(features),  e = sg(embedding), every column standardized over the N rows of the batch
-    M = k^T e / N                                            cross-correlation of all numbers of k with all of e
+    M = k^T e / N                                            cross-correlation of all dimensions of k with all of e
     loss = sum_i (M_ii - 1)^2 + redundancy * sum_{i != j} M_ij^2
 
-The target is stopped, so that the encoder learns only through the states. Source: NM512/r2dreamer; the loss is that of
+The target is detached, so the encoder learns only through the states. Source: NM512/r2dreamer; the loss is that of
 Barlow Twins (arXiv 2103.03230).
 """
 
@@ -27,14 +27,14 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class R2Config:
-    """Redundancy reduction in the place of a decoder."""
+    """Redundancy reduction instead of a decoder."""
 
     redundancy: Annotated[float, Ge(0)] = 5e-4
-    """Weight of the correlations between different numbers."""
+    """Weight of the correlations between different dimensions."""
 
 
 class R2(Objective):
-    """Cross-correlation of projected states and embeddings, drawn to the identity matrix."""
+    """Cross-correlation of projected states and embeddings, moved towards the identity matrix."""
 
     term = "r2"
     part = "projector"
@@ -50,7 +50,7 @@ class R2(Objective):
         embeds: Float[Tensor, "batch time embed"],
         obs: Mapping[str, Tensor],
     ) -> tuple[Float[Tensor, "batch time"], dict[str, Float[Tensor, ""]]]:
-        """One number for the whole batch, given to every row."""
+        """One value for the whole batch, expanded to every step."""
         projected = standardized(self.projector(inputs).flatten(0, 1))
         with full_precision(projected.device.type):  # differences from 1 and 0 need every bit
             correlation = projected.T @ standardized(embeds.detach().flatten(0, 1)) / len(projected)

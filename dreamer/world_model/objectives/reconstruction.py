@@ -1,4 +1,4 @@
-"""Reconstruction: states must suffice to decode what was observed (PlaNet, Dreamer V1 to V3)."""
+"""Reconstruction: the decoder must predict the observations from the states (PlaNet, Dreamer V1 to V3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamer.world_model.objectives.objective import Objective
 
 
 class Reconstruction(Objective):
-    """Squared errors of the decoded observations, summed over all keys."""
+    """Squared error of the decoded observations, summed over all keys."""
 
     term = "reconstruction"
     part = "decoder"
@@ -31,10 +31,16 @@ class Reconstruction(Objective):
         embeds: Float[Tensor, "batch time embed"],
         obs: Mapping[str, Tensor],
     ) -> tuple[Float[Tensor, "batch time"], dict[str, Float[Tensor, ""]]]:
-        """The sum of the errors of all keys; each by itself is logged."""
+        """The sum of the errors of all keys; each key's error is logged."""
         errors = self.decoder.loss(inputs, obs)
         metrics = {f"reconstruction/{key}": error.detach().mean() for key, error in errors.items()}
         return torch.stack(list(errors.values())).sum(0), metrics
+
+    def reconstruction_error(
+        self, inputs: Float[Tensor, "*batch _"], obs: Mapping[str, Tensor]
+    ) -> Float[Tensor, "*batch"] | None:
+        """Squared error of the decoded observations, summed over dimensions and keys."""
+        return torch.stack(list(self.decoder.loss(inputs, obs).values())).sum(0)
 
     def decode(self, inputs: Float[Tensor, "*batch _"]) -> dict[str, Tensor]:
         """Observations by key, see `Decoder.forward`."""
