@@ -14,7 +14,8 @@ from running import tiny_config
 import envs
 from dreamer.agent import Agent
 from dreamer.experience.collect import Collector
-from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.replay import Replay, ReplayConfig
 from dreamer.experience.spaces import spec_of
 from envs.toy import Copy, Counting
 
@@ -169,8 +170,8 @@ def test_an_environment_that_does_not_repeat_itself_starts_a_new_episode(steps):
 
 def test_replay_ends_the_episode_that_could_not_be_restored(tmp_path):
     collector = make_collector(half_unsteady)
-    obs_shapes, action = collector.agent.obs_shapes, collector.agent.action
-    layout = RowLayout(obs_shapes, action.dim, collector.agent.world_model.core.packed_dim)
+    obs_shapes, action = collector.policy.obs_shapes, collector.policy.action
+    layout = RowLayout(obs_shapes, action.dim, collector.policy.world_model.core.packed_dim)
     replay = Replay(ReplayConfig(1000, online=False), tmp_path, layout, NUM_ENVS, 16, 4, 10, 0)
 
     def store(collector, steps):
@@ -225,7 +226,7 @@ def test_an_environment_that_cannot_begin_again_is_one_line():
     collector.reset()
     collect(collector, 5)
     again = make_collector(lambda index: envs.prepare(Broken(), seed=0, index=index), num_envs=1)
-    with pytest.raises(envs.UserError, match="^environment 0 cannot go on: RuntimeError: no power$"):
+    with pytest.raises(envs.UserError, match="^environment 0 cannot be restored: RuntimeError: no power$"):
         again.load_state_dict(collector.state_dict())
 
 

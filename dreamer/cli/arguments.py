@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dreamer.config import Config, DeviceName
-from dreamer.training.launch import Load
+from dreamer.training.load import Load
 
 
 @dataclass(frozen=True)

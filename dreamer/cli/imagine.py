@@ -16,6 +16,7 @@ from dreamer.errors import UserError
 from dreamer.openloop.study import Signal, Study, StudySettings, study
 from dreamer.runs.folder import open_run
 from dreamer.training import launch
+from dreamer.training.load import load_with_step
 
 HORIZONS = (1, 5, 25, 50)
 """Steps ahead whose errors are printed."""
@@ -53,7 +54,7 @@ def imagine(args: ImagineArguments) -> str:
         raise UserError("--samples, --skip and --seed must be at least 0")
     if args.settings.seed >= SEEDS:
         raise UserError(f"--seed: must be less than {SEEDS} (got {args.settings.seed})")
-    agent, step = launch.load_with_step(args.run, args.device)
+    agent, step = load_with_step(args.run, args.device)
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
     seen = study(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)

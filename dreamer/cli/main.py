@@ -78,15 +78,16 @@ def evaluate_command(argv: Sequence[str]) -> int:
     """`dreamer evaluate`."""
     from dreamer.cli.arguments import EvaluateArguments
     from dreamer.config import SEEDS
-    from dreamer.training import launch
-    from dreamer.training.evaluate import Evaluator, film
+    from dreamer.training.evaluate import Evaluator
+    from dreamer.training.load import load
+    from dreamer.training.video import record_video
 
     args = parse(EvaluateArguments, "dreamer evaluate", argv)
     if args.episodes < 1:
         raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
     if not 0 <= args.seed < SEEDS:
         raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
-    agent = launch.load(args.run, args.device)
+    agent = load(args.run, args.device)
     factory = _evaluation_factory(args)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
@@ -102,7 +103,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(report))
     if args.film is not None:
-        tell(f"film: {film(agent, factory, args.film, args.seed)}")
+        tell(f"film: {record_video(agent, factory, args.film, args.seed)}")
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.system.files import sync_folder, write_atomically
 
 FORMAT = 1
@@ -74,7 +74,7 @@ def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
         except UserError:
             raise
         except Exception as error:  # whatever is wrong with a damaged file, the next older one may be good
-            skipped.append(f"skipped damaged checkpoint {path}: {str(error).partition(chr(10))[0]}")
+            skipped.append(f"skipped damaged checkpoint {path}: {first_line(error)}")
     detail = f" ({'; '.join(skipped)})" if skipped else ""
     raise UserError(f"no usable checkpoint in {folder}{detail}")
 
