@@ -14,7 +14,7 @@ from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import NotFinite, UserError, first_line
 from dreamer.experience.exploration import Exploration
 from dreamer.experience.policy import ActingPolicy, CarryT
-from dreamer.experience.restore import first_row, reopen
+from dreamer.experience.restore import OpenActions, first_row, reopen
 from envs.vector import Vector
 
 
@@ -52,7 +52,7 @@ class Collector(Generic[CarryT]):
         self.exploration = Exploration(self.num_envs, policy.action, epsilon, hold)
         self.action = self.carry.action.cpu().numpy()
         self.episodes = [-1] * self.num_envs
-        self.actions: list[list[np.ndarray]] = [[] for _ in indices]
+        self.actions: OpenActions = [[] for _ in indices]
         self.returns = np.zeros(self.num_envs)
         self.lengths = np.zeros(self.num_envs, np.int64)
         self.failures = np.zeros(self.num_envs, np.int64)

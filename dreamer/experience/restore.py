@@ -9,9 +9,12 @@ from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import UserError, first_line
 from envs.vector import Vector
 
+OpenActions = list[list[np.ndarray | np.generic]]
+"""Actions of each environment's open episode, as the environment took them: vectors or class indices."""
+
 
 def reopen(
-    vector: Vector, indices: list[int], episodes: list[int], actions: list[list[np.ndarray]], saved: Row
+    vector: Vector, indices: list[int], episodes: list[int], actions: OpenActions, saved: Row
 ) -> tuple[Row, np.ndarray]:
     """Bring every environment to its `saved` row; returns the present row, and which environments are lost `[env]`.
 
@@ -43,7 +46,7 @@ def first_row(obs: dict[str, np.ndarray], num_envs: int, action_dim: int) -> Row
 
 
 def _step_again(
-    vector: Vector, indices: list[int], episodes: list[int], actions: list[list[np.ndarray]], saved: Row
+    vector: Vector, indices: list[int], episodes: list[int], actions: OpenActions, saved: Row
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Step the environments to the ends of `actions`; returns the observations, and where the row equals `saved`."""
     plans = {index: (episode, done) for index, episode, done in zip(indices, episodes, actions, strict=True)}
