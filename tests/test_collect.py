@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 
@@ -15,6 +16,7 @@ import envs
 from dreamer.agent import Agent
 from dreamer.experience.collect import Collector
 from dreamer.experience.layout import RowLayout
+from dreamer.experience.policy import ActingPolicy
 from dreamer.experience.replay import Replay, ReplayConfig
 from dreamer.experience.spaces import spec_of
 from envs.toy import Copy, Counting
@@ -33,6 +35,37 @@ class Noisy(Counting):
     def _observation(self, action):
         noise = random.SystemRandom().random() if self._unsteady else 0.0
         return {**super()._observation(action), "noise": np.array([noise], np.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Carry of `Scripted`."""
+
+    seen: torch.Tensor
+    action: torch.Tensor
+
+
+class Scripted:
+    """A policy without a model: acts by how many rows of the episode it has seen, and remembers that."""
+
+    def __init__(self, action):
+        self.action, self.device = action, torch.device("cpu")
+
+    def initial_carry(self, num_envs):
+        return Tally(torch.zeros(num_envs, 1), torch.zeros(num_envs, self.action.dim))
+
+    def step(self, obs, is_first, carry):
+        seen = torch.where(is_first.unsqueeze(1), 0.0, carry.seen) + 1
+        return Tally(seen, (seen / 10).expand(-1, self.action.dim))
+
+    def env_action(self, action):
+        return action.numpy()
+
+    def pack_carry(self, carry):
+        return carry.seen
+
+    def unpack_carry(self, packed, action):
+        return Tally(packed, action)
 
 
 class Brief(Counting):
@@ -228,6 +261,28 @@ def test_an_environment_that_cannot_begin_again_is_one_line():
     again = make_collector(lambda index: envs.prepare(Broken(), seed=0, index=index), num_envs=1)
     with pytest.raises(envs.UserError, match="^environment 0 cannot be restored: RuntimeError: no power$"):
         again.load_state_dict(collector.state_dict())
+
+
+def test_any_policy_can_collect():
+    """Its memory is returned to be stored, restored with the episodes, and nothing else is asked of it."""
+
+    def make():
+        vector = envs.make_vector(steady(), list(range(NUM_ENVS)))
+        policy = Scripted(spec_of(vector.single_observation_space, vector.single_action_space).action)
+        assert isinstance(policy, ActingPolicy)
+        return Collector(policy, vector, list(range(NUM_ENVS)))
+
+    collector = make()
+    collector.reset()
+    packed = []
+    for _ in range(7):
+        packed.append(collector.act()[:, 0].tolist())
+        collector.advance()
+    assert packed == [[n, n] for n in (1, 2, 3, 4, 5, 1, 2)]
+    np.testing.assert_allclose(collector.arrived.prev_action, 0.2)
+    again = make()
+    assert again.load_state_dict(through_a_file(collector.state_dict())) == []
+    assert_same(collect(again, 9), collect(collector, 9))
 
 
 def test_a_collector_without_a_row_says_so():
