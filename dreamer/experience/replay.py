@@ -154,7 +154,8 @@ class Replay:
 
     def _starts_per_stream(self) -> np.ndarray:
         rows = np.array([min(stream.head, self.capacity) for stream in self.streams])
-        return np.maximum(rows - self.batch_length, 0)
+        starts: np.ndarray = np.maximum(rows - self.batch_length, 0)
+        return starts
 
     def _draw(self) -> Positions:
         chosen: list[tuple[int, int]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 from gymnasium import spaces
@@ -23,7 +23,7 @@ class Spec(NamedTuple):
         return f"observations {obs} and {self.action.dim} {'actions' if self.action.discrete else 'action dimensions'}"
 
 
-def spec_of(obs_space: gymnasium.Space, action_space: gymnasium.Space) -> Spec:
+def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> Spec:
     """The spec of a prepared environment; raises `TypeError` for spaces that `envs.prepare` does not give."""
     if not isinstance(obs_space, spaces.Dict):
         raise TypeError(f"environments must be prepared with envs.make or envs.prepare; got observations {obs_space}")
