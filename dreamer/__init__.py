@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from dreamer.agent import Agent
     from dreamer.config import Config, compose
     from dreamer.errors import UserError
-    from dreamer.training.launch import load, resume, train
+    from dreamer.training.launch import resume, train
+    from dreamer.training.load import load
     from dreamer.training.loop import Result
 
 __all__ = ["Agent", "Config", "Result", "UserError", "compose", "load", "resume", "train"]
@@ -24,7 +25,7 @@ _HOMES = {
     "Result": "dreamer.training.loop",
     "UserError": "dreamer.errors",
     "compose": "dreamer.config",
-    "load": "dreamer.training.launch",
+    "load": "dreamer.training.load",
     "resume": "dreamer.training.launch",
     "train": "dreamer.training.launch",
 }

@@ -174,6 +174,14 @@ class Agent(nn.Module):
             return action.argmax(-1).cpu().numpy()
         return action.clamp(-1, 1).cpu().numpy()
 
+    def pack_carry(self, carry: Carry) -> Float[Tensor, "env packed"]:
+        """The core state of a carry as replay and checkpoints keep it."""
+        return self.world_model.core.pack(carry.state)
+
+    def unpack_carry(self, packed: Float[Tensor, "env packed"], action: Float[Tensor, "env action"]) -> Carry:
+        """The carry of packed core states and the actions chosen last."""
+        return Carry(self.world_model.core.unpack(packed), action)
+
     # Learning
 
     def update(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:

@@ -16,8 +16,8 @@ class UserError(ValueError):
         super().__init__("".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message))
 
 
-def first_line(error: BaseException) -> str:
-    """First line of an error's message, or the name of its type where it has none."""
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error's message, or the name of its type when it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -23,15 +23,16 @@ from typing import Any
 
 from nursery import resolve
 
+PACKAGES = [Path(__file__).resolve().parent.parent / name for name in ("dreamer", "envs")]
 PLACES = {
-    "append": "dreamer.experience.replay:_Stream.append",
-    "wrap": "dreamer.experience.replay:_Stream.append",
+    "append": "dreamer.experience.stream:Stream.append",
+    "wrap": "dreamer.experience.stream:Stream.append",
     "state write-back": "dreamer.experience.replay:Replay.write_states",
     "checkpoint write": "dreamer.runs.checkpoint:save",
     "commit": "dreamer.experience.replay:Replay.commit",
     "metrics write": "dreamer.tracking.jsonl:JsonlWriter.write",
-    "saving": "dreamer.training.loop:Trainer.save",
-    "resuming": "dreamer.training.loop:Trainer.restore",
+    "saving": "dreamer.training.saver:Saver.save",
+    "resuming": "dreamer.training.state:RunState.load_state_dict",
     "update": "dreamer.agent:Agent.update",
     "any time": "",
 }
@@ -102,7 +103,7 @@ class Assassin:
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count lines of this project."""
         file = Path(frame.f_code.co_filename)
-        if file.parent.name not in ("dreamer", "tracking", "nn", "behavior", "world_model", "dynamics", "envs"):
+        if not any(file.is_relative_to(package) for package in PACKAGES):
             return None
         if event == "line":
             self.line -= 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from tiny import TINY
@@ -18,7 +19,9 @@ from dreamer.runs import checkpoint
 from dreamer.runs.folder import create_run, open_run
 from dreamer.tracking import JsonlWriter, read
 from dreamer.training.launch import make_factory
-from dreamer.training.loop import Trainer
+from dreamer.training.load import agent_of
+from dreamer.training.plan import Plan, make_plan
+from dreamer.training.state import RunState
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -154,20 +157,32 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
     return [] if left == right else [path]
 
 
+def plan_of(path: Path, make_env: Callable[[], gymnasium.Env] | None = None) -> Plan:
+    """The plan with which a run is resumed."""
+    folder = open_run(path)
+    agent = agent_of(folder.config.agent, newest(path), "meta")
+    return make_plan(folder.config, folder.info["device"], make_factory(folder.config, make_env), agent, path)
+
+
+def restored(path: Path, make_env: Callable[[], gymnasium.Env] | None = None) -> RunState:
+    """The state of a run at its newest checkpoint, none of them damaged; close it."""
+    run = RunState(plan_of(path, make_env), open_run(path))
+    run.load_state_dict(newest(path))
+    return run
+
+
 def replayed(path: Path) -> list[Any]:
     """Every readable row and state of a run's replay, as the newest checkpoint sees it."""
-    folder = open_run(path)
-    trainer = Trainer(folder, make_factory(folder.config))
+    run = restored(path)
     try:
-        trainer.restore(newest(path))
         seen = []
-        for stream in trainer.replay.streams:
-            places = np.arange(max(0, stream.head - trainer.replay.capacity), stream.head) % stream.ring
+        for stream in run.replay.streams:
+            places = np.arange(max(0, stream.head - run.replay.capacity), stream.head) % stream.ring
             rows = {name: stream.rows[name][places].tobytes() for name in stream.rows.dtype.names}
             seen.append((stream.head, rows, stream.states[places, stream.live[places]].tobytes()))
         return seen
     finally:
-        trainer.close()
+        run.close()
 
 
 def assert_same_run(path: Path, twin: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from tiny import awaken, make_agent, make_batch
 
 from dreamer.fast.kernels import two_hot_head
-from dreamer.system.transfer import LateStates
+from dreamer.system.transfer import LateResults
 from dreamer.training import accelerate
 
 
@@ -66,12 +66,11 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, capsys, tmp_path):
 
 
 def test_states_reach_replay_at_once_on_a_cpu():
-    written = []
-    late = LateStates(lambda windows, states, flag: written.append((windows, states, flag)))
-    late.put("windows", torch.ones(2, 3, 4), torch.tensor(1.0))
-    assert written[0][0] == "windows" and np.array_equal(written[0][1], np.ones((2, 3, 4))) and written[0][2] is True
-    late.flush()
-    assert len(written) == 1
+    late = LateResults()
+    late.send("update", torch.ones(2, 3, 4), torch.tensor(1.0))
+    ((item, states, flag),) = late.arrived()
+    assert item == "update" and np.array_equal(states, np.ones((2, 3, 4))) and flag is True
+    assert list(late.arrived(wait=True)) == []
 
 
 @pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])

@@ -22,7 +22,7 @@ from dreamer.agent import Agent
 from dreamer.cli.main import main
 from dreamer.config import to_json
 from dreamer.runs import checkpoint
-from dreamer.training import launch
+from dreamer.training import load as loading
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +330,7 @@ def test_no_memory_is_taken_for_weights_that_do_not_fit(small_run, tmp_path, mon
         devices.append(torch.get_default_device().type)
         return Agent(*arguments)
 
-    monkeypatch.setattr(launch, "Agent", build)
+    monkeypatch.setattr(loading, "Agent", build)
     assert "its weights are others" in refused(capsys, "evaluate", run) and devices == ["meta"]
 
 

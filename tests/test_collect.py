@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 
@@ -14,7 +15,9 @@ from running import tiny_config
 import envs
 from dreamer.agent import Agent
 from dreamer.experience.collect import Collector
-from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.policy import ActingPolicy
+from dreamer.experience.replay import Replay, ReplayConfig
 from dreamer.experience.spaces import spec_of
 from envs.toy import Copy, Counting
 
@@ -32,6 +35,37 @@ class Noisy(Counting):
     def _observation(self, action):
         noise = random.SystemRandom().random() if self._unsteady else 0.0
         return {**super()._observation(action), "noise": np.array([noise], np.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Carry of `Scripted`."""
+
+    seen: torch.Tensor
+    action: torch.Tensor
+
+
+class Scripted:
+    """A policy without a model: acts by how many rows of the episode it has seen, and remembers that."""
+
+    def __init__(self, action):
+        self.action, self.device = action, torch.device("cpu")
+
+    def initial_carry(self, num_envs):
+        return Tally(torch.zeros(num_envs, 1), torch.zeros(num_envs, self.action.dim))
+
+    def step(self, obs, is_first, carry):
+        seen = torch.where(is_first.unsqueeze(1), 0.0, carry.seen) + 1
+        return Tally(seen, (seen / 10).expand(-1, self.action.dim))
+
+    def env_action(self, action):
+        return action.numpy()
+
+    def pack_carry(self, carry):
+        return carry.seen
+
+    def unpack_carry(self, packed, action):
+        return Tally(packed, action)
 
 
 class Brief(Counting):
@@ -169,8 +203,8 @@ def test_an_environment_that_does_not_repeat_itself_starts_a_new_episode(steps):
 
 def test_replay_ends_the_episode_that_could_not_be_restored(tmp_path):
     collector = make_collector(half_unsteady)
-    obs_shapes, action = collector.agent.obs_shapes, collector.agent.action
-    layout = RowLayout(obs_shapes, action.dim, collector.agent.world_model.core.packed_dim)
+    obs_shapes, action = collector.policy.obs_shapes, collector.policy.action
+    layout = RowLayout(obs_shapes, action.dim, collector.policy.world_model.core.packed_dim)
     replay = Replay(ReplayConfig(1000, online=False), tmp_path, layout, NUM_ENVS, 16, 4, 10, 0)
 
     def store(collector, steps):
@@ -225,8 +259,30 @@ def test_an_environment_that_cannot_begin_again_is_one_line():
     collector.reset()
     collect(collector, 5)
     again = make_collector(lambda index: envs.prepare(Broken(), seed=0, index=index), num_envs=1)
-    with pytest.raises(envs.UserError, match="^environment 0 cannot go on: RuntimeError: no power$"):
+    with pytest.raises(envs.UserError, match="^environment 0 cannot be restored: RuntimeError: no power$"):
         again.load_state_dict(collector.state_dict())
+
+
+def test_any_policy_can_collect():
+    """Its memory is returned to be stored, restored with the episodes, and nothing else is asked of it."""
+
+    def make():
+        vector = envs.make_vector(steady(), list(range(NUM_ENVS)))
+        policy = Scripted(spec_of(vector.single_observation_space, vector.single_action_space).action)
+        assert isinstance(policy, ActingPolicy)
+        return Collector(policy, vector, list(range(NUM_ENVS)))
+
+    collector = make()
+    collector.reset()
+    packed = []
+    for _ in range(7):
+        packed.append(collector.act()[:, 0].tolist())
+        collector.advance()
+    assert packed == [[n, n] for n in (1, 2, 3, 4, 5, 1, 2)]
+    np.testing.assert_allclose(collector.arrived.prev_action, 0.2)
+    again = make()
+    assert again.load_state_dict(through_a_file(collector.state_dict())) == []
+    assert_same(collect(again, 9), collect(collector, 9))
 
 
 def test_a_collector_without_a_row_says_so():

@@ -17,7 +17,8 @@ from dreamer.agent import Agent
 from dreamer.errors import UserError
 from dreamer.experience.spaces import spec_of
 from dreamer.tracking.video import evaluation_videos
-from dreamer.training.evaluate import Evaluation, Evaluator, film, summarize
+from dreamer.training.evaluate import Evaluation, Evaluator, summarize
+from dreamer.training.video import record_video
 from envs import EVAL_INDEX
 from envs.rendering import select_backend
 from envs.toy import Copy, Counting
@@ -147,7 +148,7 @@ def white_columns(path):
     ("repeat", "shown", "fps"), [(1, [0, 2, 4, 6, 8], 25), (2, [0, 2, 4, 6, 8], 25), (4, [0, 4, 8], 12.5)]
 )
 def test_a_film_shows_an_episode_at_its_own_speed(tmp_path, repeat, shown, fps):
-    path = film(make_agent(make(Striped)), make(Striped, repeat=repeat), tmp_path / "films" / "one.mp4", seed=0)
+    path = record_video(make_agent(make(Striped)), make(Striped, repeat=repeat), tmp_path / "films" / "one.mp4", seed=0)
     assert [round(columns / 3) for columns in white_columns(path)] == shown
     assert imageio.get_reader(path).get_meta_data()["fps"] == fps
     assert [file.name for file in path.parent.iterdir()] == ["one.mp4"]
@@ -163,7 +164,7 @@ class Stuck(Striped):
 
 def test_an_environment_that_hangs_ends_its_film(tmp_path):
     with pytest.raises(UserError, match="the environment failed: TimeoutError: no answer within 0.2 seconds"):
-        film(make_agent(make(Stuck)), make(Stuck), tmp_path / "one.mp4", seed=0, timeout=0.2)
+        record_video(make_agent(make(Stuck)), make(Stuck), tmp_path / "one.mp4", seed=0, timeout=0.2)
 
 
 def test_a_film_that_is_being_written_is_none(tmp_path):
@@ -174,13 +175,13 @@ def test_a_film_that_is_being_written_is_none(tmp_path):
 
 
 def test_a_film_is_no_longer_than_asked(tmp_path):
-    path = film(make_agent(make(Striped)), make(Striped), tmp_path / "one.mp4", seed=0, max_seconds=0.08)
+    path = record_video(make_agent(make(Striped)), make(Striped), tmp_path / "one.mp4", seed=0, max_seconds=0.08)
     assert len(white_columns(path)) == 2
 
 
 def test_an_environment_without_frames_is_told_so(tmp_path):
     with pytest.raises(UserError, match="renders no RGB frames"):
-        film(make_agent(make(Copy)), make(Copy), tmp_path / "one.mp4", seed=0)
+        record_video(make_agent(make(Copy)), make(Copy), tmp_path / "one.mp4", seed=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -189,12 +190,12 @@ def test_a_film_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "one.mp4").mkdir()
     for name, reason in (("file/one.mp4", "File exists|Not a directory"), ("one.mp4", "Is a directory")):
         with pytest.raises(UserError, match=f"cannot write the video .*{name}: ({reason})"):
-            film(make_agent(make(Striped)), make(Striped), tmp_path / name, seed=0, max_seconds=0.08)
+            record_video(make_agent(make(Striped)), make(Striped), tmp_path / name, seed=0, max_seconds=0.08)
 
 
 def test_filming_leaves_the_random_state_as_it_was(tmp_path):
     agent, before = make_agent(make(Striped)), torch.get_rng_state()
-    film(agent, make(Striped), tmp_path / "one.mp4", seed=0)
+    record_video(agent, make(Striped), tmp_path / "one.mp4", seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -208,7 +209,7 @@ def test_a_run_films_when_asked(run_dir, wanted, films):
 def test_a_run_goes_on_without_a_film_where_nothing_can_be_drawn(run_dir, capsys):
     config = tiny_config(steps=20, **{"loop.video": "end"})
     assert dreamer.train(config, run_dir=run_dir, make_env=Copy).status == "finished"
-    assert "no film: the environment renders no RGB frames" in capsys.readouterr().err
+    assert "no video: the environment renders no RGB frames" in capsys.readouterr().err
     assert timeless(run_dir)[-1]["eval/episodes"] == 2
 
 
@@ -217,7 +218,7 @@ def test_a_film_of_the_control_suite(tmp_path):
     if select_backend() is None:
         pytest.skip("nothing can be drawn on this machine: no OpenGL library for off-screen rendering")
     factory = envs.EnvFactory("dmc:cartpole_balance", 0, envs.EnvSettings(repeat=10, time_limit=200))
-    path = film(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
+    path = record_video(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
     frames = imageio.mimread(path)
     assert len(frames) == 20 and frames[0].shape == (256, 256, 3)
     assert frames[0].std() > 10 and np.abs(frames[0].astype(int) - frames[-1]).max() > 30
@@ -228,5 +229,5 @@ def test_a_film_of_a_gymnasium_mujoco_environment(tmp_path):
     if select_backend() is None:
         pytest.skip("nothing can be drawn on this machine: no OpenGL library for off-screen rendering")
     factory = envs.EnvFactory("gym:InvertedPendulum-v5", 0, envs.EnvSettings(time_limit=4))
-    path = film(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
+    path = record_video(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
     assert np.array(imageio.mimread(path)).std() > 10

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from faulty import Faulty, dies, exits, hangs, long, nan, raises
 from nursery import run_children
-from running import PIXELS, ROOT, assert_same_run, newest, timeless, tiny_config, tiny_flags
+from running import PIXELS, ROOT, assert_same_run, newest, restored, timeless, tiny_config, tiny_flags
 from tiny import make_agent, unchecked
 
 import dreamer
@@ -25,8 +25,7 @@ from dreamer.runs.folder import open_run
 from dreamer.tracking import read
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.launch import make_factory
-from dreamer.training.loop import Trainer
-from dreamer.training.session import layout_of
+from dreamer.training.plan import layout_of
 from envs.rendering import select_backend
 from envs.toy import Counting
 
@@ -84,10 +83,8 @@ def test_a_faulty_environment_costs_its_episode_and_the_run_goes_on_exactly(run_
     records = [record for record in timeless(run_dir / "whole") if "loop/env_failures" in record]
     assert [record["loop/env_failures"] for record in records][-1] == 4  # episodes 1 and 6 of both environments
 
-    folder = open_run(run_dir / "whole")
-    trainer = Trainer(folder, make_factory(folder.config, make_env))
-    trainer.replay.load_state_dict(newest(run_dir / "whole")["replay"])
-    for stream in trainer.replay.streams:
+    run = restored(run_dir / "whole", make_env)
+    for stream in run.replay.streams:
         rows = stream.rows[: stream.head]
         episode, step = rows["obs/episode"][:, 0], rows["obs/step"][:, 0]
         assert np.isfinite(rows["obs/row"]).all()
@@ -96,7 +93,7 @@ def test_a_faulty_environment_costs_its_episode_and_the_run_goes_on_exactly(run_
         for number in (1, 6):
             assert step[episode == number].tolist() == [0, 1, 2] and not rows["is_last"][episode == number].any()
         assert step[episode == 2].tolist() == [0, 1, 2, 3, 4, 5, 6]
-    trainer.close()
+    run.close()
 
     train(run_dir / "part", steps=40)
     assert train(run_dir / "part").status == "finished"
@@ -241,7 +238,7 @@ def test_when_what_draws_dies_an_episode_is_lost_and_no_frame_is_wrong(blinded, 
 def test_asked_to_stop_in_an_evaluation_a_run_evaluates_when_it_goes_on(tmp_path, twin):
     path = tmp_path / "run"
     # after one of the two evaluations
-    stop = ["dreamer.training.evaluate:Evaluator._tell", 1, "signal", signal.SIGTERM]
+    stop = ["dreamer.training.evaluate:Evaluator._report", 1, "signal", signal.SIGTERM]
     (ended,) = run_children(([*["train"], *tiny_flags(**COPY), "--run-dir", str(path)], [stop]), folder=tmp_path)
     assert ended.code == 75 and "SIGTERM received" in ended.errors, ended
     assert newest(path)["step"] == 80 and newest(path)["evaluation_due"]
@@ -296,13 +293,11 @@ def test_a_loss_that_is_not_finite_costs_one_update(poisoned, capsys):
 
 
 def test_states_of_a_skipped_update_are_not_stored(poisoned):
-    folder = open_run(poisoned["row"][0])
-    trainer = Trainer(folder, make_factory(folder.config))
-    trainer.replay.load_state_dict(newest(folder.path)["replay"])
-    for stream in trainer.replay.streams:
+    run = restored(poisoned["row"][0])
+    for stream in run.replay.streams:
         places = np.arange(stream.head)
         assert np.isnan(stream.rows["reward"][10]) and np.isfinite(stream.states[places, stream.live[places]]).all()
-    trainer.close()
+    run.close()
 
 
 def test_a_broken_weight_sends_the_run_back_to_its_checkpoint(poisoned):
@@ -360,7 +355,7 @@ def disk(folder, size):
 WRITES = {
     "configuration": ("dreamer.system.files:write_atomically", 1),
     "first checkpoint": ("dreamer.runs.checkpoint:save", 1),
-    "replay": ("dreamer.experience.replay:_map_file", 2),
+    "replay": ("dreamer.experience.stream:map_file", 2),
     "record": ("dreamer.tracking.jsonl:JsonlWriter.write", 4),
     "evaluation": ("dreamer.training.loop:Trainer.evaluate", 1),
     "checkpoint": ("dreamer.runs.checkpoint:save", 4),

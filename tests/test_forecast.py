@@ -9,7 +9,7 @@ from tiny import unchecked
 import dreamer
 from dreamer.config import compose
 from dreamer.errors import UserError
-from dreamer.experience.replay import RowLayout
+from dreamer.experience.layout import RowLayout
 from dreamer.runs import forecast as module
 from dreamer.runs.folder import open_run
 from dreamer.runs.forecast import Forecast, forecast, require_room
@@ -52,7 +52,7 @@ def test_the_files_are_as_large_as_forecast(tmp_path):
     ("disk", "memory", "said"),
     [
         (9e9, 99e9, "9.0 GB are free on the disk of"),
-        (99e9, 9e9, "9.0 GB of memory has this machine"),
+        (99e9, 9e9, "9.0 GB is the memory of this machine"),
     ],
 )
 def test_a_replay_without_room_is_refused(tmp_path, monkeypatch, disk, memory, said):

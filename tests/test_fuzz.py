@@ -28,15 +28,17 @@ import dreamer
 from dreamer.cli.track import _state
 from dreamer.config import from_json, to_json
 from dreamer.errors import UserError
-from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.replay import Replay, ReplayConfig
 from dreamer.experiments.diagnosis.checks import CHECKS
 from dreamer.experiments.diagnosis.history import RunHistory
 from dreamer.experiments.report.document import Document, Section, Table, TableCell, html, markdown
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import open_run
+from dreamer.runs.trust import understood
 from dreamer.tracking import JsonlWriter, read
-from dreamer.training import launch
+from dreamer.training.load import load
 
 fuzz = settings(
     max_examples=int(os.environ.get("DREAMER_FUZZ_EXAMPLES", 60)),
@@ -201,7 +203,7 @@ def test_a_changed_state_of_replay_is_refused_or_can_be_sampled(value, seed):
         state = damaged(replay.state_dict(), value, seed)
         again = small_replay(folder)
         try:
-            with launch.understood(Path(folder)):
+            with understood(Path(folder)):
                 again.load_state_dict(state)
         except UserError as error:
             assert one_line(error)
@@ -277,7 +279,7 @@ def test_a_checkpoint_that_says_something_else_is_refused_or_loaded(trained, val
             (Path(folder) / name).write_bytes((path / name).read_bytes())
         write(Path(folder) / "checkpoints", buffer.getvalue())
         try:
-            launch.load(folder)
+            load(folder)
         except UserError as error:
             assert one_line(error)
 

@@ -482,7 +482,7 @@ def test_training_goes_on_when_an_open_loop_evaluation_fails(run_dir, capsys, mo
     with unchecked():
         result = dreamer.train(tiny_config(steps=20, **{"loop.imagine_every": 10}), run_dir=run_dir)
     assert result.status == "finished" and "eval/return_mean" in result.evaluation
-    assert capsys.readouterr().err.count("no imagination: no light") == 2
+    assert capsys.readouterr().err.count("no open-loop evaluation: no light") == 2
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from tiny import mode_latents
 import envs
 from dreamer.agent import Agent
 from dreamer.experience.collect import Collector
-from dreamer.experience.replay import Replay, ReplayConfig, RowLayout
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.replay import Replay, ReplayConfig
 from dreamer.experience.spaces import spec_of
 from envs.toy import Counting
 

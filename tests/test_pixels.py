@@ -23,7 +23,7 @@ import dreamer
 import envs
 from dreamer.cli.main import main
 from dreamer.experiments.bench import costs
-from dreamer.training.session import layout_of
+from dreamer.training.plan import layout_of
 from envs import rendering
 from envs.dmc import DMC
 from envs.pixels import resize

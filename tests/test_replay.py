@@ -17,7 +17,9 @@ from scipy.stats import chisquare
 
 from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import UserError
-from dreamer.experience.replay import GROWTH, Replay, ReplayConfig, RowLayout, Windows
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.replay import Positions, Replay, ReplayConfig
+from dreamer.experience.stream import GROWTH
 
 LAYOUT = RowLayout(obs_shapes={"where": (2,), "noise": (3,)}, action_dim=2, packed_dim=4)
 EPISODE = 7
@@ -90,8 +92,8 @@ def test_every_legal_start_is_drawn_equally_often(tmp_path, rows):
     assert replay.num_starts == len(legal)
     drawn = Counter()
     for _ in range(400):
-        _, windows = replay.sample()
-        drawn.update(zip(windows.stream.tolist(), windows.start.tolist(), strict=True))
+        _, positions = replay.sample()
+        drawn.update(zip(positions.stream.tolist(), positions.start.tolist(), strict=True))
     assert set(drawn) == legal
     assert chisquare(list(drawn.values())).pvalue > 1e-3
 
@@ -101,11 +103,11 @@ def test_windows_are_consecutive_at_every_fill_and_across_wraps(tmp_path):
     replay = make_replay(tmp_path, batch=16)
     feed(replay, LENGTH + 1)
     for head in range(LENGTH + 1, 130):
-        batch, windows = replay.sample()
+        batch, positions = replay.sample()
         stream, position = places(batch)
-        assert (stream == windows.stream[:, None]).all()
-        assert (position == windows.start[:, None] + np.arange(LENGTH)).all()
-        assert windows.start.min() - 1 >= max(0, head - 30) and position.max() < head
+        assert (stream == positions.stream[:, None]).all()
+        assert (position == positions.start[:, None] + np.arange(LENGTH)).all()
+        assert positions.start.min() - 1 >= max(0, head - 30) and position.max() < head
         feed(replay, 1)
 
 
@@ -139,8 +141,8 @@ def test_sampled_values_are_exactly_the_appended_ones(tmp_path):
 def test_context_is_the_state_of_the_row_before(tmp_path):
     replay = make_replay(tmp_path, batch=16)
     feed(replay, 77)
-    batch, windows = replay.sample()
-    expected = [state_at(start - 1, 2)[stream] for stream, start in zip(windows.stream, windows.start, strict=True)]
+    batch, positions = replay.sample()
+    expected = [state_at(start - 1, 2)[stream] for stream, start in zip(positions.stream, positions.start, strict=True)]
     assert (batch.context.numpy() == np.array(expected)).all()
 
 
@@ -190,9 +192,9 @@ def test_the_newest_windows_come_first_and_cover_every_row_once(tmp_path):
     trained = Counter()
     for round_ in range(12):
         feed(replay, LENGTH if round_ else LENGTH + 1)
-        batch, windows = replay.sample()
+        batch, positions = replay.sample()
         # One window of each stream is new, the third is drawn.
-        assert windows.start[:2].tolist() == [1 + LENGTH * round_] * 2 and set(windows.stream[:2]) == {0, 1}
+        assert positions.start[:2].tolist() == [1 + LENGTH * round_] * 2 and set(positions.stream[:2]) == {0, 1}
         trained.update(zip(*(axis[:2].ravel().tolist() for axis in places(batch)), strict=True))
     assert trained == {(stream, position): 1 for stream in range(2) for position in range(1, 1 + 12 * LENGTH)}
 
@@ -212,7 +214,7 @@ def test_queued_windows_wait_for_their_turn_and_stale_ones_are_skipped(tmp_path)
 
 def test_a_checkpoint_keeps_the_queue_and_where_it_goes_on(tmp_path):
     replay = make_replay(tmp_path, batch=2, online=True, rows=100)
-    feed(replay, 18)  # four windows of each stream, and one row more than they need
+    feed(replay, 18)  # four positions of each stream, and one row more than they need
     replay.sample()
     again = make_replay(tmp_path, batch=2, online=True, rows=100)
     again.load_state_dict(replay.state_dict())
@@ -237,12 +239,12 @@ def test_write_back_replaces_the_states_of_the_trained_rows_alone(tmp_path):
     """Pitfall 16: state t of a window belongs to its training row t, and neighbors keep theirs."""
     replay = make_replay(tmp_path, batch=2)
     feed(replay, 77)
-    windows = Windows(np.array([0, 1]), np.array([60, 50]))
+    positions = Positions(np.array([0, 1]), np.array([60, 50]))
     packed = np.arange(2 * LENGTH * 4, dtype=np.float32).reshape(2, LENGTH, 4) + 0.5
-    replay.write_states(windows, packed)
+    replay.write_states(positions, packed)
     for stream in range(2):
         for position in range(47, 77):
-            step = position - windows.start[stream]
+            step = position - positions.start[stream]
             expected = packed[stream, step] if 0 <= step < LENGTH else state_at(position, 2)[stream]
             assert (stored_state(replay, stream, position) == expected).all(), (stream, position)
 
@@ -251,11 +253,11 @@ def test_a_written_state_is_the_context_of_the_next_row(tmp_path):
     """Pitfall 16: the context row is the one before the first training row."""
     replay = make_replay(tmp_path)
     feed(replay, 40)
-    replay.write_states(Windows(np.array([1]), np.array([20])), np.full((1, LENGTH, 4), 9.0, np.float32))
+    replay.write_states(Positions(np.array([1]), np.array([20])), np.full((1, LENGTH, 4), 9.0, np.float32))
     fresh = 0
     for _ in range(40):
-        batch, windows = replay.sample()
-        written = (windows.stream == 1) & (windows.start - 1 >= 20) & (windows.start - 1 < 24)
+        batch, positions = replay.sample()
+        written = (positions.stream == 1) & (positions.start - 1 >= 20) & (positions.start - 1 < 24)
         assert ((batch.context.numpy() == 9.0).all(-1) == written).all()
         fresh += written.sum()
     assert fresh > 0
@@ -266,9 +268,9 @@ def test_write_back_skips_rows_that_are_gone(tmp_path, appended):
     """Pitfall 16: a row that has been overwritten meanwhile is another row."""
     replay = make_replay(tmp_path, streams=1, batch=1)
     feed(replay, 77)
-    windows = Windows(np.array([0]), np.array([48]))
+    positions = Positions(np.array([0]), np.array([48]))
     feed(replay, appended)  # the oldest readable row is now 47 + appended
-    replay.write_states(windows, np.full((1, LENGTH, 4), -1.0, np.float32))
+    replay.write_states(positions, np.full((1, LENGTH, 4), -1.0, np.float32))
     for position in range(47 + appended, 77 + appended):
         written = 48 <= position < 48 + LENGTH
         assert (stored_state(replay, 0, position) == (-1.0 if written else state_at(position, 1)[0])).all(), position
@@ -283,9 +285,9 @@ def churn(replay, rng, rows):
         assert not replay.must_commit
         feed(replay, 1)
         if replay.num_starts:
-            _, windows = replay.sample()
-            shape = (len(windows.start), LENGTH, 4)
-            replay.write_states(windows, rng.standard_normal(shape).astype(np.float32))
+            _, positions = replay.sample()
+            shape = (len(positions.start), LENGTH, 4)
+            replay.write_states(positions, rng.standard_normal(shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("online", [False, True])
@@ -357,9 +359,9 @@ def test_states_wait_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
     replay.state_dict()
     replay.commit()
     replay.state_dict()
-    windows = Windows(np.array([0, 0]), np.array([25, 35]))
+    positions = Positions(np.array([0, 0]), np.array([25, 35]))
     for wanted in (False, True):
-        replay.write_states(windows, np.ones((2, LENGTH, 4), np.float32))
+        replay.write_states(positions, np.ones((2, LENGTH, 4), np.float32))
         assert replay.must_commit is wanted
     replay.commit()
     assert not replay.must_commit and (stored_state(replay, 0, 35) == 1).all()
@@ -438,9 +440,9 @@ def test_files_grow_in_steps_up_to_the_ring_and_keep_their_rows(tmp_path):
     ring = 2 * GROWTH + 100
     assert sorted(sizes) == [(rows * count, states * count) for count in (GROWTH, 2 * GROWTH, ring)]
     for _ in range(20):
-        batch, windows = replay.sample()
-        assert (places(batch)[1] == windows.start[:, None] + np.arange(LENGTH)).all()
-        assert (batch.context[:, 1].numpy() == windows.start - 1).all()
+        batch, positions = replay.sample()
+        assert (places(batch)[1] == positions.start[:, None] + np.arange(LENGTH)).all()
+        assert (batch.context[:, 1].numpy() == positions.start - 1).all()
 
 
 def fill_disk(path, limit=None):

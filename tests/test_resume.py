@@ -18,7 +18,18 @@ import numpy as np
 import pytest
 import torch
 from nursery import resolve
-from running import PIXELS, ROOT, assert_same_run, dreamer_command, newest, timeless, tiny_config, tiny_flags
+from running import (
+    PIXELS,
+    ROOT,
+    assert_same_run,
+    dreamer_command,
+    newest,
+    plan_of,
+    restored,
+    timeless,
+    tiny_config,
+    tiny_flags,
+)
 from tiny import unchecked
 
 import dreamer
@@ -28,8 +39,7 @@ from dreamer.runs.folder import open_run
 from dreamer.system.files import write_atomically
 from dreamer.tracking import read
 from dreamer.training import launch
-from dreamer.training.launch import make_factory
-from dreamer.training.loop import Trainer
+from dreamer.training.state import RunState
 from envs.rendering import missing_gl_message, select_backend
 from envs.toy import Counting
 
@@ -57,7 +67,7 @@ STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
 CORES = {"ssm": "toy:copy", "rnn": "toy:copy_discrete", "gru": "toy:copy", "mdn_rnn": "toy:copy_discrete"}
 SLOW = {
     "learning": (PLAIN, "dreamer.agent:Agent.update", 15, "after"),
-    "storing": (WRAPPING, "dreamer.experience.replay:_Stream.append", 16 * 103 + 3, "after"),
+    "storing": (WRAPPING, "dreamer.experience.stream:Stream.append", 16 * 103 + 3, "after"),
     "last evaluation": (PLAIN, "dreamer.training.evaluate:Evaluator.run", 4, "before"),
     "before the first checkpoint": (PLAIN, "dreamer.runs.checkpoint:save", 1, "before"),
     "second checkpoint": (PLAIN, "dreamer.runs.checkpoint:save", 2, "before"),
@@ -388,22 +398,23 @@ def test_falling_back_never_reads_rows_that_were_overwritten(tmp_path):
     """A run dies long after its newest checkpoint, which then turns out to be damaged."""
     changes = WRAPPING | {"env.time_limit": 0, "loop.eval_every": 10_000}  # episodes of toy:counting end by themselves
     path = dreamer.train(tiny_config(**changes), run_dir=tmp_path / "run").path
-    folder = open_run(path)
+    plan = plan_of(path)
 
-    dying = Trainer(folder, make_factory(folder.config))
-    dying.restore(newest(path))
+    dying = restored(path)
     while not dying.replay.must_commit:
-        dying.collect()
+        packed = dying.collector.act()
+        dying.replay.append(dying.collector.arrived, packed)
+        dying.collector.advance()
     dying.close()
     os.truncate(max((path / "checkpoints").iterdir()), 100)
 
-    trainer = Trainer(folder, make_factory(folder.config))
-    trainer.restore(checkpoint.load(folder.checkpoints)[1])
+    run = RunState(plan, open_run(path))
+    run.load_state_dict(checkpoint.load(path / "checkpoints")[1])
     for _ in range(400):
-        batch, windows = trainer.replay.sample()
+        batch, positions = run.replay.sample()
         rows = batch.obs["row"][..., 0].numpy()
-        assert (rows == windows.start[:, None] + np.arange(rows.shape[1])).all(), (rows, windows)
-    trainer.close()
+        assert (rows == positions.start[:, None] + np.arange(rows.shape[1])).all(), (rows, positions)
+    run.close()
 
 
 def test_a_half_written_checkpoint_is_ignored(copied):

@@ -9,17 +9,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from running import assert_same_run, differences, newest, timeless, tiny_config
+from running import assert_same_run, differences, newest, restored, timeless, tiny_config
 from tiny import unchecked
 
 import dreamer
 from dreamer.config import from_json
 from dreamer.experience.ratio import ReplayRatio
-from dreamer.runs.folder import open_run
 from dreamer.system.meters import Clock, Meter, peak_rss_mb
 from dreamer.tracking import read
-from dreamer.training.launch import make_factory
-from dreamer.training.loop import Trainer
 
 EPISODE = 10  # steps of a toy:counting episode, which has one row more
 
@@ -37,11 +34,9 @@ def reference(tmp_path_factory):
 
 def stored_actions(path):
     """The actions in a run's replay, without those of first rows."""
-    folder = open_run(path)
-    trainer = Trainer(folder, make_factory(folder.config))
-    trainer.replay.load_state_dict(newest(path)["replay"])
-    rows = [stream.rows[: stream.head] for stream in trainer.replay.streams]
-    trainer.close()
+    run = restored(path)
+    rows = [stream.rows[: stream.head] for stream in run.replay.streams]
+    run.close()
     return np.concatenate([each["prev_action"][~each["is_first"]] for each in rows])
 
 

@@ -18,7 +18,9 @@ from dreamer.errors import UserError
 from dreamer.runs.folder import open_run
 from dreamer.system.redaction import tell
 from dreamer.training import launch
-from dreamer.training.evaluate import Evaluator, film
+from dreamer.training.evaluate import Evaluator
+from dreamer.training.load import load
+from dreamer.training.video import record_video
 
 MODES: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
 RENAMED_OPTIONS = {"film": "video"}
@@ -60,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
     if not 0 <= args.seed < SEEDS:
         raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
-    agent = launch.load(args.run, args.device)
+    agent = load(args.run, args.device)
     factory = _factory(args)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
@@ -75,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(report))
     if args.video is not None:
-        tell(f"video: {film(agent, factory, args.video, args.seed)}")
+        tell(f"video: {record_video(agent, factory, args.video, args.seed)}")
     return 0
 
 

@@ -19,6 +19,7 @@ from dreamer.openloop import folder
 from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.runs.folder import open_run
 from dreamer.training import launch
+from dreamer.training.load import load_with_step
 
 HORIZONS = (1, 5, 25, 50)
 """Steps ahead for which errors are printed."""
@@ -54,7 +55,7 @@ def imagine(args: ImagineArguments) -> str:
     Raises `UserError` for a run without a decoder, and for a folder that is no usable run.
     """
     _check(args.settings)
-    agent, step = launch.load_with_step(args.run, args.device)
+    agent, step = load_with_step(args.run, args.device)
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
     seen = evaluate(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)

@@ -21,6 +21,7 @@ from dreamer.runs.trust import agreement
 from dreamer.tracking import read
 from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
+from dreamer.training.load import Load
 from dreamer.training.loop import Result
 
 REQUEUE = os.EX_TEMPFAIL
@@ -41,7 +42,7 @@ class TrainArguments:
     """Folder of a run to resume from its newest checkpoint. With --steps N, a finished run is extended."""
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Folder of a run whose newest checkpoint gives the new run its initial weights."""
-    load: launch.Load = "all"
+    load: Load = "all"
     """Weights to take from --from: all, or those of the world model."""
     match_params: bool = False
     """Change the core's width until the agent has as many parameters as with the rssm core, within 2 %."""

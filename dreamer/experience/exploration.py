@@ -1,4 +1,4 @@
-"""Random actions held for a while, which bring rows into replay that the policy alone would not visit."""
+"""Temporally extended epsilon-greedy: exploration by random actions that are held for several steps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dreamer.batch import ActionSpec
 
 
 class Exploration:
-    """Temporally extended epsilon-greedy (Dabney et al., 2021): now and then an environment holds one random action.
+    """Temporally extended epsilon-greedy (Dabney et al., 2021): environments now and then hold one random action.
 
-    Wherever the policy is free, a burst begins with probability `epsilon`. It lasts for 1 to `longest` steps, each as
-    likely, or until the episode ends. Continuous actions are uniform in [-1, 1]. All draws are from PyTorch's generator
-    of the CPU, and there are none where `epsilon` is 0.
+    An environment that holds none begins to with probability `epsilon`. The number of steps is uniform in 1 to
+    `longest`, cut at the end of the episode. Continuous actions are uniform in [-1, 1]. All draws come from PyTorch's
+    generator of the CPU; with `epsilon` 0 there are none.
     """
 
     def __init__(self, num_envs: int, action: ActionSpec, epsilon: float, longest: int):
@@ -28,7 +28,7 @@ class Exploration:
     def __call__(
         self, action: Float[Tensor, "env action"], is_first: Bool[Tensor, " env"]
     ) -> Float[Tensor, "env action"]:
-        """The actions to take, given those of the policy; `is_first` marks environments in which an episode begins."""
+        """The actions to take, given those of the policy; `is_first` marks environments that start an episode."""
         if not self.epsilon:
             return action
         num_envs = len(self.left)
@@ -47,9 +47,9 @@ class Exploration:
         return torch.rand(num_envs, self.action.dim) * 2 - 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What goes on in every environment."""
+        """The held action of every environment and the steps that are left."""
         return {"left": self.left.clone(), "held": self.held.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.left, self.held = state["left"].clone(), state["held"].clone()

@@ -1,4 +1,4 @@
-"""The replay ratio: how much is learned from what is collected."""
+"""Replay ratio: training steps replayed per environment step collected."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class ReplayRatio:
-    """How many updates to do after collecting rows, so that `ratio` rows are trained on per collected row.
+    """Number of updates to do after collecting rows, so that `ratio` rows are replayed per collected row.
 
-    The first call asks for exactly one update and starts the clock: rows collected before accrue no debt.
+    The first call asks for exactly one update; rows collected before it do not count.
     """
 
     def __init__(self, ratio: float, rows_per_update: int):
@@ -27,9 +27,9 @@ class ReplayRatio:
         return due
 
     def state_dict(self) -> dict[str, Any]:
-        """The debt."""
+        """The fraction of an update that is due."""
         return {"debt": self.debt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the debt."""
+        """Restore what `state_dict` returned."""
         self.debt = state["debt"]

@@ -4,7 +4,7 @@ A checkpoint is one file, `step_<step>.ckpt`: a line of JSON with its format ver
 `torch.save`. It is written to a temporary name, synced and renamed, so it exists whole or not at all, also when a step
 is saved twice. Loading never unpickles objects (`weights_only=True`).
 
-A run hands a snapshot of its state to a `CheckpointWriter`, whose thread writes it while the run goes on.
+A run hands a snapshot of its state to a `CheckpointWriter`, whose thread writes it while training continues.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.system.files import sync_folder, write_atomically
 
 FORMAT = 1
@@ -28,7 +28,7 @@ FORMAT = 1
 def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     """Write a checkpoint of environment step `step`, then delete all but the newest `keep` up to this step.
 
-    Later ones are deleted too: a run that saves behind them went on from an older one because they are damaged.
+    Later ones are deleted too: they are damaged, since the run was resumed from an older one.
     Raises `UserError` when the disk is full or not writable; older checkpoints stay as they were.
     """
     buffer = io.BytesIO()
@@ -49,7 +49,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
 
 
 def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
-    """Read the newest good checkpoint onto the CPU: its step, its state, and a line for each damaged one skipped.
+    """Read the newest good checkpoint onto the CPU; returns its step, its state, and a line per damaged one skipped.
 
     Raises `UserError` when there is none, or when it was written in another format.
     """
@@ -73,14 +73,14 @@ def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
             return manifest["step"], state, skipped
         except UserError:
             raise
-        except Exception as error:  # whatever is wrong with a damaged file, the next older one may be good
-            skipped.append(f"skipped damaged checkpoint {path}: {str(error).partition(chr(10))[0]}")
+        except Exception as error:  # a damaged file can raise anything, and the next older one may be good
+            skipped.append(f"skipped damaged checkpoint {path}: {first_line(error)}")
     detail = f" ({'; '.join(skipped)})" if skipped else ""
     raise UserError(f"no usable checkpoint in {folder}{detail}")
 
 
 def snapshot(tree: Any) -> Any:
-    """A copy of nested dicts and lists of tensors that lies on the CPU and shares no memory with the original."""
+    """A copy of nested dicts and lists of tensors on the CPU, which shares no memory with the original."""
     if isinstance(tree, torch.Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):
@@ -91,7 +91,7 @@ def snapshot(tree: Any) -> Any:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time in a thread of its own, so that training does not wait for the disk."""
+    """Writes one checkpoint at a time in its own thread, so that training does not wait for the disk."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
@@ -100,33 +100,33 @@ class CheckpointWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written now."""
+        """True while a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
     def begin(self, step: int, state: Mapping[str, Any], before: Callable[[], None]) -> None:
-        """Start to write `state`, a snapshot that nobody changes any more, after having called `before` there.
+        """Start a thread that calls `before` and then writes `state`, a snapshot that does not change any more.
 
-        `before` makes durable what the checkpoint refers to. `wait` must have been called for the checkpoint before.
+        `before` makes everything durable that the checkpoint refers to. Call `wait` for the previous checkpoint first.
         """
 
         def write() -> None:
             try:
                 before()
                 save(self.folder, step, state, self.keep)
-            except BaseException as error:  # raised again where somebody can hear it
+            except BaseException as error:  # `wait` raises it
                 self._error = error
 
         self._thread = threading.Thread(target=write, name="dreamer checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Return once the checkpoint is safely on disk; raises what went wrong, `UserError` for a full disk."""
+        """Return once the checkpoint is safe on disk; raises the thread's error, `UserError` for a full disk."""
         self.join()
         if self._error is not None:
             raise self._error
 
     def join(self) -> None:
-        """Return once nothing is being written any more, well or not."""
+        """Return once nothing is being written, whether or not that succeeded."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """JSON lines of all metrics: the truth about the run."""
+        """JSON lines of all metrics, the primary record of the run."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -54,17 +54,17 @@ class RunFolder:
 
     @property
     def videos(self) -> Path:
-        """Folder of films."""
+        """Folder of videos."""
         return self.path / "videos"
 
     @property
     def faults(self) -> Path:
-        """Folder of what went wrong: failures of environments in environments.log, batches with losses not finite."""
+        """Folder of faults: failures of environments in environments.log, and batches whose loss is not finite."""
         return self.path / "faults"
 
     @property
     def never_began(self) -> bool:
-        """Whether the run died before its first checkpoint and record, so that it can begin again."""
+        """True when the run died before its first checkpoint and record, so that it can be restarted."""
         recorded = self.metrics.exists() and self.metrics.stat().st_size
         return not recorded and not any(self.checkpoints.glob("step_*.ckpt"))
 
@@ -91,11 +91,10 @@ class RunFolder:
 
 
 def create_run(path: Path, config: Config, device: str, origin: Mapping[str, Any] | None = None) -> RunFolder:
-    """Make a new run folder; raises `UserError` when it exists with content or cannot be written.
+    """Create a run folder; raises `UserError` when it exists with content or cannot be written.
 
-    `origin` says in run.json, from the first moment on, what the run cannot begin again without.
-
-    A configuration that holds a secret is refused, too, since it would be written, shown and sent to trackers.
+    `origin` is written to run.json at once: entries without which the run cannot be restarted. A configuration that
+    holds a secret is refused as well, since it would be written, shown and sent to trackers.
     """
     _refuse_secrets(config)
     _make_empty(path)
@@ -137,7 +136,7 @@ def open_run(path: Path) -> RunFolder:
 
 
 def _origin(info: dict[str, Any]) -> str:
-    """By which commit a run was written, if `run.json` names one."""
+    """The end of a message that names the commit in `run.json`, if there is one."""
     written = str(info.get("commit"))
     return f"; the run was made at commit {written[:12]}" if re.fullmatch("[0-9a-f]{40}", written) else ""
 
@@ -163,7 +162,7 @@ def _make_empty(path: Path) -> None:
 
 
 def _refuse_content(path: Path) -> None:
-    """Raise `UserError` for anything but an empty folder, or what a process left that died while it made this one."""
+    """Raise `UserError` unless the folder is empty, or left by a process that died while it created it."""
     try:
         names = {file.name for file in path.iterdir()} if path.is_dir() else None
     except OSError as error:
@@ -174,7 +173,7 @@ def _refuse_content(path: Path) -> None:
 
 
 def default_path(config: Config) -> Path:
-    """runs/<task>_<core>_<size>_seed<seed>_<time>."""
+    """Default run folder: runs/<task>_<core>_<size>_seed<seed>_<time>."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     task = re.sub(r"[^A-Za-z0-9]+", "_", config.task).strip("_")
     return Path("runs") / f"{task}_{config.agent.dynamics.core}_{config.size}_seed{config.seed}_{stamp}"

@@ -1,4 +1,4 @@
-"""How large the replay of a run will be, said before it begins, and refused where it does not fit."""
+"""Forecast of a run's replay size, and the check that it fits disk and memory before the run begins."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from dreamer.batch import Shapes, images
 from dreamer.config import Config
 from dreamer.errors import UserError
-from dreamer.experience.replay import GROWTH, RowLayout
-from dreamer.system.memory import free_bytes, total_memory
-
-GB = 1e9
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.replay import ring_size
+from dreamer.experience.stream import GROWTH
+from dreamer.system.memory import GB, free_bytes, total_memory
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The replay files of a run at its end."""
+    """Size of the replay files of a run at its end."""
 
     row_bytes: int
-    """Bytes of a row with its two slots for a core state."""
+    """Bytes of a row, its two slots for a core state included."""
     image_bytes: int
     """Bytes of the images among them."""
     rows: int
@@ -29,7 +29,7 @@ class Forecast:
 
     @property
     def total(self) -> int:
-        """Bytes on disk; memory holds as many once all rows have been drawn."""
+        """Bytes on disk, and in memory once all rows have been drawn."""
         return self.row_bytes * self.rows
 
     def __str__(self) -> str:
@@ -38,11 +38,11 @@ class Forecast:
 
 
 def forecast(config: Config, layout: RowLayout) -> Forecast:
-    """The replay of a run of this configuration."""
-    streams = config.env.num_envs
+    """The size of replay that this configuration leads to."""
+    loop, streams = config.loop, config.env.num_envs
     collected = math.ceil(config.steps / (config.env.repeat * streams))
-    capacity = max(config.replay.capacity // streams, config.loop.batch_length + 1)
-    ring = capacity + rows_between_checkpoints(config) * config.loop.keep_checkpoints
+    slack = rows_between_checkpoints(config)
+    ring = ring_size(config.replay, streams, loop.batch_length, slack, loop.keep_checkpoints)
     rows = min(ring, math.ceil(collected / GROWTH) * GROWTH)
     return Forecast(sum(layout.row_bytes), image_bytes(layout.obs_shapes), rows * streams)
 
@@ -63,7 +63,7 @@ def require_room(expected: Forecast, folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))
     written = sum(file.stat().st_size for file in (folder / "replay").glob("*")) if existing == folder else 0
     disk, memory = free_bytes(existing) + written, total_memory()
-    for room, what in ((disk, f"are free on the disk of {existing}"), (memory, "of memory has this machine")):
+    for room, what in ((disk, f"are free on the disk of {existing}"), (memory, "is the memory of this machine")):
         if expected.total > room:
             fitting = 10 ** max(0, math.floor(math.log10(max(1, room / expected.row_bytes))))
             raise UserError(

@@ -8,7 +8,7 @@ from dreamer.errors import UserError
 
 
 def choose_device(name: str) -> str:
-    """Resolve `auto`, and refuse a device that this machine lacks."""
+    """The name of a device with `auto` resolved; raises `UserError` for a device that this machine lacks."""
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -22,7 +22,7 @@ def choose_device(name: str) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has finished, for honest timings."""
+    """Wait until the device has finished, so that timings include its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Replace `path` by the joined parts such that a crash leaves either the old or the new content."""
+    """Replace the content of `path` by the joined parts; a crash leaves either the old or the new content."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
@@ -24,7 +24,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder safe against power loss; what the files hold is another matter. Raises `OSError`."""
+    """Make the names in a folder, not the content of its files, safe against power loss. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

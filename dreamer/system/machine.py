@@ -10,10 +10,11 @@ NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc's allocator keep what is freed instead of returning it to the system; whether that was possible.
+    """Make glibc's allocator keep freed memory instead of returning it to the system; return False if it cannot.
 
-    An update frees and allocates the same large tensors again and again. By default each of them is mapped anew and
-    every page of it is a fault, which costs a CPU more time than filling it. What the process holds is its peak.
+    An update frees and allocates the same large tensors again and again. By default the allocator maps each of them
+    again, and every page costs a page fault, which takes a CPU longer than filling it. With this setting the process
+    holds as much memory as it has needed at its peak.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Whether a model fits this machine's memory, told before training begins."""
+"""Memory and disk space of this machine, and the check that a model fits before training begins."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from torch import nn
 
 from dreamer.errors import UserError
 
+GB = 1e9
 TRAINED_BYTES = 28
-"""Memory per parameter while it is trained: weight, gradient, two running means, and three vectors during a step."""
+"""Bytes per trained parameter: weight, gradient, two running means, and three vectors during a step."""
 SAVED_BYTES = 24
-"""Memory per parameter while a checkpoint is written: weight and two running means, copied and serialized."""
+"""Bytes per parameter while a checkpoint is written: weight and two running means, copied and serialized."""
+CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat"), "anon"),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.stat"), "total_rss"),
+)
+"""Limit, statistics, and the name of used memory in them, for cgroup versions 2 and 1."""
 
 
 def require_memory(model: nn.Module, device: str) -> None:
@@ -30,57 +36,57 @@ def require_memory(model: nn.Module, device: str) -> None:
     for name, each, free in places:
         if free is not None and parameters * each > free:
             raise UserError(
-                f"{parameters / 1e6:.0f} million parameters need at least {parameters * each / 1e9:.1f} GB of {name} "
-                f"to train, and {free / 1e9:.1f} GB are free; choose a smaller --size"
+                f"{parameters / 1e6:.0f} million parameters need at least {parameters * each / GB:.1f} GB of {name} "
+                f"to train, and {free / GB:.1f} GB are free; choose a smaller --size"
             )
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, its container and its own limit; None when unknown."""
-    found = [_free_of_machine(), _free_of_container(), _free_of_process()]
-    return min((free for free in found if free is not None), default=None)
-
-
-def _free_of_machine() -> int | None:
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _free_of_container() -> int | None:
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.stat")
-    anonymous = [int(line.split()[1]) for line in used if line.startswith("anon ")]
-    if not limit or limit[0] == "max" or not anonymous:
-        return None
-    return max(0, int(limit[0]) - anonymous[0])
-
-
-def _free_of_process() -> int | None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = _lines("/proc/self/statm")
-    if limit == resource.RLIM_INFINITY or not pages:
-        return None
-    return max(0, limit - int(pages[0].split()[0]) * resource.getpagesize())
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+    """Bytes that this process may still allocate: the least of machine, container and own limit; None if unknown."""
+    found = [_free_of_machine(), _free_of_process(), *(limit - used for limit, used in _containers())]
+    return min((max(0, free) for free in found if free is not None), default=None)
 
 
 def total_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or what a container allows."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if limit.is_file() and limit.read_text().strip().isdigit():
-            total = min(total, int(limit.read_text()))
-    return total
+    """Bytes of memory that this process may use: the machine's, or the limit of its container."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, _ in _containers())])
 
 
 def free_bytes(path: Path) -> int:
     """Free disk space at `path`, in bytes; no limit where the file system has no blocks, as /proc has none."""
     stats = os.statvfs(path)
     return stats.f_bavail * stats.f_frsize if stats.f_blocks else sys.maxsize
+
+
+def _containers() -> list[tuple[int, int]]:
+    """Limit of the container's memory, and how much of it is used, in bytes; empty without a limit."""
+    found = []
+    for limit, statistics, name in CGROUPS:
+        allowed = _lines(limit)
+        used = [int(line.split()[1]) for line in _lines(statistics) if line.startswith(f"{name} ")]
+        if allowed and allowed[0].isdigit():  # version 2 says `max` where there is no limit
+            found.append((int(allowed[0]), sum(used)))
+    return found
+
+
+def _free_of_machine() -> int | None:
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _free_of_process() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = _lines(Path("/proc/self/statm"))
+    if limit == resource.RLIM_INFINITY or not pages:
+        return None
+    return limit - int(pages[0].split()[0]) * resource.getpagesize()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

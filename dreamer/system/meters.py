@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Meter:
-    """Accumulates sums of metrics where they are (host numbers or device tensors); the host waits only in `take`."""
+    """Means of metrics. Sums stay on the device of their values, so that the host waits only in `take`."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float | Tensor] = {}
@@ -33,7 +33,7 @@ class Meter:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and counts so far."""
+        """Sums and counts."""
         return {"sums": {name: float(total) for name, total in self.sums.items()}, "counts": dict(self.counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class Meter:
 
 
 class Clock:
-    """Shares of wall-clock time by part of the loop, and rates, between two calls of `take`."""
+    """Shares of wall-clock time by part of the loop, and rates per second, between two calls of `take`."""
 
     PARTS = ("acting", "environment", "replay", "update", "tracking", "evaluation", "imagination", "saving")
 
@@ -52,15 +52,15 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run began, those before a resume included; time between the processes is left out."""
+        """Seconds of training so far, those before a resume included; time between processes does not count."""
         return time.perf_counter() - self.began
 
     def resume(self, elapsed: float) -> None:
-        """Go on with a run that had taken this many seconds."""
+        """Resume a run that had taken this many seconds."""
         self.began = time.perf_counter() - elapsed
 
     def start(self, step: int, updates: int) -> None:
-        """Begin counting from these totals."""
+        """Start an interval at these totals."""
         self.since = time.perf_counter()
         self.step, self.updates = step, updates
         self.spent = dict.fromkeys(self.PARTS, 0.0)

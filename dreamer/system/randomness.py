@@ -1,4 +1,4 @@
-"""The states of PyTorch's random generators: of the CPU, and of the device that the networks live on."""
+"""States of PyTorch's random generators: that of the CPU, and that of the device of the networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go back to what `random_states` returned; a device that has no state there keeps its own."""
+    """Restore what `random_states` returned; a device without a state there keeps its own."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -30,7 +30,7 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> Non
 
 @contextmanager
 def own_randomness(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Leave the caller's random states as they were; the block begins with `seed`, or else where the caller is."""
+    """Restore the caller's random states after the block, which starts from `seed` or else from the caller's state."""
     states = random_states(device)
     if seed is not None:
         torch.manual_seed(seed)

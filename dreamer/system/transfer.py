@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -14,37 +15,39 @@ Item = TypeVar("Item")
 
 
 @dataclass
-class LateStates(Generic[Item]):
-    """New core states on their way from the device, each with an item of the caller's and a flag.
+class LateResults(Generic[Item]):
+    """Packed core states and flags on their way from the device, each pair with an item of the caller's.
 
-    On a CPU they are there at once. From a GPU they arrive when the next ones set out, one update later: the host would
-    otherwise wait for every update (V3 delivers late too).
+    Results from a CPU are there at once. Those from a GPU are handed out when the next ones have been sent, one update
+    later: otherwise the host would wait for every update. (Dreamer V3 is late in the same way.)
     """
 
-    write: Callable[[Item, np.ndarray, bool], None]
-    waiting: tuple[Item, Tensor, Tensor, torch.cuda.Event] | None = None
+    _sent: deque[tuple[Item, Tensor, Tensor, torch.cuda.Event | None]] = field(default_factory=deque)
 
-    def put(self, item: Item, packed: Tensor, flag: Tensor) -> None:
-        """Send states `[batch, time, packed]` and a scalar that is 0 or not; `write` gets them with `item`."""
-        self.flush()
+    def send(self, item: Item, packed: Tensor, flag: Tensor) -> None:
+        """Send states `[batch, time, packed]` and a scalar flag to the host."""
         if packed.device.type != "cuda":
-            self.write(item, packed.cpu().numpy(), bool(flag))
+            self._sent.append((item, packed.cpu(), flag.cpu(), None))
             return
         host, host_flag = _send(packed), _send(flag)
         event = torch.cuda.Event()
         event.record()
-        self.waiting = item, host, host_flag, event
+        self._sent.append((item, host, host_flag, event))
 
-    def flush(self) -> None:
-        """Deliver what is on its way, as a checkpoint must."""
-        if self.waiting is not None:
-            item, host, flag, event = self.waiting
-            self.waiting = None
-            event.synchronize()
-            self.write(item, host.numpy(), bool(flag))
+    def arrived(self, wait: bool = False) -> Iterator[tuple[Item, np.ndarray, bool]]:
+        """Yield items with their states and flags, oldest first; with `wait`, also those still on their way."""
+        while self._sent and (wait or self._sent[0][-1] is None or len(self._sent) > 1):
+            item, host, flag, event = self._sent.popleft()
+            if event is not None:
+                event.synchronize()
+            yield item, host.numpy(), bool(flag)
+
+    def drop(self) -> None:
+        """Forget what is on its way."""
+        self._sent.clear()
 
 
 def _send(tensor: Tensor) -> Tensor:
-    """A copy in pinned memory that is there once the device gets so far."""
+    """A copy in pinned memory, complete once the device gets that far."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)

@@ -1,33 +1,26 @@
-"""Episodes without learning: returns, and a film."""
+"""Evaluation: returns of episodes that nothing is learned from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
 
 import envs
 from dreamer.agent import ActionMode, Agent
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.system.randomness import own_randomness
 from dreamer.system.redaction import tell
-from dreamer.tracking.video import write_mp4
 from dreamer.training.heldout import HeldOut
 from envs import EVAL_INDEX
-from envs.guarded import Guarded
-from envs.rendering import select_backend
 
 LIMIT = 50_000
-"""Agent steps after which an evaluation episode that has not ended is cut."""
-FILM_FPS = 25
+"""Agent steps after which an evaluation episode is cut."""
 
-MakeEnv = Callable[[int], gymnasium.Env]
+EnvByIndex = Callable[[int], gymnasium.Env]
+"""Constructor of an environment by its index, such as `envs.EnvFactory`."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +32,25 @@ class Evaluation:
     lengths: np.ndarray
     """Agent steps of each episode `[episode]`."""
     held_out: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of the world model and the critic in these episodes (`dreamer.heldout`)."""
+    """Metrics of the world model and the critic in these episodes (`dreamer.training.heldout`)."""
 
 
 class Stopped(Exception):
-    """An evaluation was given up because its caller wanted to stop."""
+    """An evaluation that was interrupted because its caller asked for it."""
 
 
 class AllFailed(UserError):
-    """No episode of an evaluation came to an end, since every environment failed."""
+    """An evaluation without a single finished episode, since every environment failed."""
 
 
 class Evaluator:
     """Runs one episode in each of `episodes` environments at once; every evaluation sees the same initial states.
 
-    An episode that has not ended after `limit` agent steps is cut and counts as it stands. One whose environment fails
-    (see `envs.guarded`; `timeout` in seconds, 0 waits for ever) does not count. Both are told in one line.
+    An episode that has not ended after `limit` agent steps is cut and counts as it stands. An episode whose environment
+    fails (see `envs.guarded`; `timeout` in seconds, 0 waits for ever) does not count. A line reports either.
     """
 
-    def __init__(self, make_env: MakeEnv, episodes: int, seed: int, limit: int = LIMIT, timeout: float = 0.0):
+    def __init__(self, make_env: EnvByIndex, episodes: int, seed: int, limit: int = LIMIT, timeout: float = 0.0):
         self.indices = [EVAL_INDEX + i for i in range(episodes)]
         self.seed, self.limit = seed, limit
         self.vector = envs.make_vector(make_env, self.indices, parallel=False, timeout=timeout)
@@ -65,12 +58,12 @@ class Evaluator:
     def run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool] = lambda: False) -> Evaluation:
         """Evaluate with sampled actions or the policy's mode. Leaves the global random state as it was.
 
-        With sampled actions, which is how the critic thinks the agent acts, `held_out` is filled too. Raises `Stopped`
-        as soon as `stop` says so, and `UserError` when every environment fails twice.
+        With sampled actions, whose returns the critic estimates, `held_out` is filled too. Raises `Stopped` as soon as
+        `stop` returns True, and `UserError` when every environment fails twice.
         """
         try:
             return self._once(agent, mode, stop)
-        except AllFailed as error:  # perhaps by what they share, as what draws their frames; it is made anew with them
+        except AllFailed as error:  # perhaps by something shared, such as the renderer, which a restart makes again
             tell(f"{error}; trying once more")
             return self._once(agent, mode, stop)
 
@@ -100,16 +93,17 @@ class Evaluator:
             if mode == "sample" and running.any():
                 held_out.arrived(obs, rewards, terminated, truncated, running, carry)
             running &= ~(terminated | truncated)
-        self._tell(int(running.sum()), failed)
+        self._report(int(running.sum()), failed)
         kept = np.setdiff1d(np.arange(count), list(failed))
         return Evaluation(returns[kept], lengths[kept], held_out.metrics() if mode == "sample" else {})
 
-    def _tell(self, cut: int, failed: dict[int, str]) -> None:
+    def _report(self, cut: int, failed: dict[int, str]) -> None:
+        """Print how many episodes were cut or failed; raises `AllFailed` when all did."""
         of = f"of {len(self.indices)} evaluation episodes"
         if cut:
             tell(f"{cut} {of} had not ended after {self.limit} steps and were cut there")
         if failed:
-            reason = next(iter(failed.values())).partition("\n")[0]
+            reason = first_line(next(iter(failed.values())))
             if len(failed) == len(self.indices):
                 raise AllFailed(f"every evaluation environment failed: {reason}")
             tell(f"{len(failed)} {of} failed and do not count: {reason}")
@@ -132,38 +126,3 @@ def summarize(sampled: Evaluation, mode: Evaluation) -> dict[str, float]:
         "eval/episodes": float(len(sampled.returns)),
         **sampled.held_out,
     }
-
-
-def film(
-    agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: float = 40.0, timeout: float = 0.0
-) -> Path:
-    """Write an MP4 of one evaluation episode with sampled actions, at real speed and 25 frames per second.
-
-    Raises `UserError` when the environment fails (`timeout` as of `Evaluator`), when it cannot be rendered on this
-    machine, or `path` cannot be written.
-    """
-    select_backend()  # Gymnasium's own MuJoCo environments have to be told what draws here
-    with closing(Guarded(partial(make_env, EVAL_INDEX), timeout)) as env, own_randomness(agent.device, seed):
-        fps = float(env.metadata.get("render_fps") or 30)
-        every = max(1, round(fps / FILM_FPS))
-        frames: list[np.ndarray] = []
-        obs, info = env.reset()
-        carry, done, step = None, False, 0
-        while not done and len(frames) < max_seconds * FILM_FPS:
-            if "failure" in info:
-                raise UserError(f"the environment failed: {info['failure'].partition(chr(10))[0]}")
-            if step % every == 0:
-                frames.append(_frame(env))
-            action, carry = agent.act(obs, carry is None, carry)
-            obs, _, terminated, truncated, info = env.step(action)
-            done = terminated or truncated
-            step += 1
-    write_mp4(path, frames, fps / every)
-    return path
-
-
-def _frame(env: gymnasium.Env) -> np.ndarray:
-    frame: Any = env.render() if env.render_mode == "rgb_array" else None
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-        raise UserError("the environment renders no RGB frames (render_mode 'rgb_array'), so it cannot be filmed")
-    return frame

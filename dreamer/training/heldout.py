@@ -1,4 +1,4 @@
-"""What evaluation episodes, from which nothing is learned, say about the world model and the critic."""
+"""Held-out errors: predictions of the world model and the critic, compared with evaluation episodes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dreamer.agent import Agent, Carry
 from dreamer.system.randomness import own_randomness
 
 EVERY = 5
-"""Steps from one comparison to the next: the rest of the episode costs nothing."""
+"""Steps from one comparison to the next; the steps between cost nothing."""
 
 
 class HeldOut:
-    """Compares predictions with what then happens in `episodes` episodes that are stepped together.
+    """Compares predictions with the outcome of `episodes` episodes that are stepped together.
 
-    After every choice of an action call `chosen`, and `arrived` with what the environments answer. Draws random numbers
-    without moving the caller's random state, so that the episodes are the same with and without it.
+    Call `chosen` after every choice of actions, and `arrived` with the environments' answer. The caller's random state
+    is left as it was, so that the episodes are the same with and without the comparison.
     """
 
     def __init__(self, agent: Agent, episodes: int):
@@ -34,7 +34,7 @@ class HeldOut:
 
     @torch.no_grad()
     def chosen(self, carry: Carry, running: np.ndarray) -> None:
-        """Note the critic's values of the filtered states, and predict what the chosen actions lead to."""
+        """Record the critic's values of the filtered states, and predict the outcome of the chosen actions."""
         self._predicted = None
         step = max(map(len, self._rewards))
         if step % EVERY:
@@ -57,10 +57,10 @@ class HeldOut:
         running: np.ndarray,
         carry: Carry,
     ) -> None:
-        """Compare with what the actions of `carry` led to, in the environments that were `running`."""
-        model = self._agent.world_model
+        """Compare predictions with the outcome of the actions of `carry`, where environments were `running`."""
         if self._predicted is not None:
             tensors = {key: torch.as_tensor(obs[key]).to(self._agent.device) for key in self._agent.obs_shapes}
+            model = self._agent.world_model
             error = model.objective.reconstruction_error(self._predicted, model.standardize(tensors))
             if error is not None:
                 self._errors.append(error.cpu().numpy()[running])
@@ -77,7 +77,7 @@ class HeldOut:
     def metrics(self) -> dict[str, float]:
         """`eval/model_error` (where there is a decoder), `eval/value_bias` and `eval/discounted_return`.
 
-        The last two are those of the episodes that ended; all are absent when there was nothing to compare.
+        The last two are of the episodes that ended. A metric with nothing to compare is absent.
         """
         errors = {"eval/model_error": float(np.concatenate(self._errors).mean())} if self._errors else {}
         if not self._decided:
@@ -89,10 +89,10 @@ class HeldOut:
         }
 
     def _finish(self, values: Sequence[tuple[int, float]], rewards: Sequence[float], after: float, over: bool) -> None:
-        """Set the values of an episode beside its discounted returns.
+        """Compare the values of an episode with its discounted returns.
 
-        After a time limit the return goes on with the critic's own value. A constant bias of the critic then cancels in
-        part, so both are counted in units of the share `1 - discount^steps` that the episode itself decides.
+        After a time limit the return is bootstrapped with the critic's own value. A constant bias of the critic then
+        cancels in part, so both are divided by the share `1 - discount^steps` that the episode itself decides.
         """
         discount = self._agent.config.world_model.discount
         returns = [after]

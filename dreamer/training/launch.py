@@ -1,41 +1,34 @@
-"""Starting, resuming and loading runs: what `import dreamer` offers."""
+"""Starting and resuming runs."""
 
 from __future__ import annotations
 
 import dataclasses
-import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
-import torch
 
 import envs
-from dreamer.agent import Agent
-from dreamer.batch import ActionSpec
 from dreamer.config import Config, validated
 from dreamer.errors import UserError
-from dreamer.experience.spaces import spec_of
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder, create_run, default_path, open_run
-from dreamer.runs.forecast import forecast, require_room
 from dreamer.runs.provenance import command_line
 from dreamer.runs.trust import check_counters, check_imports, understood
 from dreamer.system.device import choose_device
 from dreamer.system.memory import require_memory
 from dreamer.system.redaction import tell
-from dreamer.tracking import open_tracker
-from dreamer.tracking.curve import draw_curve
-from dreamer.training.loop import Result, Trainer
-from dreamer.training.matching import Spec, match_params, parameter_table, reference
-from dreamer.training.session import layout_of
+from dreamer.training.load import Load, agent_of, read_weights
+from dreamer.training.loop import Result
+from dreamer.training.matching import match_params, parameter_table, reference
+from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
+from dreamer.training.run import run_plan
 
-Load = Literal["all", "world_model"]
 MakeEnv = Callable[[], gymnasium.Env]
+"""Constructor of a user's environment."""
 CHANGEABLE = {"steps", "device", "tracking"}
+"""Settings that a resumed run may change."""
 
 
 def train(
@@ -51,14 +44,14 @@ def train(
 
     Args:
         config: the run's configuration, see `dreamer.compose`.
-        run_dir: folder to make (default: runs/<task>_...); it must not exist with content.
+        run_dir: folder to create (default: runs/<task>_...); it must not exist with content.
         make_env: constructor of your own `gymnasium.Env`; `config.task` is then only a name.
         start_from: run folder whose newest checkpoint gives the initial weights.
-        load: which weights to take from there.
+        load: weights to take from there.
         match: change the core's width until the agent has as many parameters as with the `rssm` core (within 2 %).
 
     Raises:
-        UserError: for anything the user can put right.
+        UserError: for everything that the user can correct.
     """
     if start_from is None and load != "all":
         raise UserError(f"--load {load} says what to take from another run: name that run with --from")
@@ -71,27 +64,28 @@ def train(
         tell(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec))
         config = matched
     agent = dry_run(spec, config)
-    place = Path(run_dir) if run_dir is not None else default_path(config)
+    path = Path(run_dir) if run_dir is not None else default_path(config)
     require_memory(agent, device)
-    require_room(forecast(config, layout_of(agent)), place)
-    weights = _read_weights(Path(start_from), load, agent) if start_from is not None else None
+    plan = make_plan(config, device, factory, agent, path)
     origin: dict[str, Any] = {}
+    weights = None
     if start_from is not None:
+        weights = read_weights(Path(start_from), load, agent)
         origin["start_from"] = {"path": str(Path(start_from).resolve()), "load": load}
     if make_env is not None:
         origin["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
-    folder = create_run(place, config, device, origin)
+    folder = create_run(path, config, device, origin)
     with folder.locked():
         folder.info["parallel"] = choose_parallel(config, factory)
-        return _run(folder, factory, None, weights)
+        return run_plan(plan, folder, weights=weights)
 
 
 def resume(
     path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
 ) -> Result:
-    """Go on with a run from its newest checkpoint, to the step count in `config` (default: the run's own).
+    """Resume a run from its newest checkpoint, to the step count in `config` (default: the run's own).
 
-    A run that died before its first checkpoint begins again.
+    A run that died before its first checkpoint is restarted.
     `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
     for damaged folders, and when there is nothing left to do. Modules that the run's environments import, and that are
     not imported yet, must be among those `trusted`.
@@ -99,52 +93,30 @@ def resume(
     folder = open_run(Path(path))
     if config is not None:
         folder.config = _with_allowed_changes(folder.config, validated(config))
-    if folder.config.device != "auto":
-        folder.info["device"] = folder.config.device
-    folder.info["device"] = choose_device(folder.info["device"])
+    config = folder.config
+    device = folder.info["device"] = choose_device(config.device if config.device != "auto" else folder.info["device"])
     factory = make_factory_of(folder, make_env, trusted)
     with folder.locked():
         kept = folder.info.get("parallel")
         if not (isinstance(kept, dict) and isinstance(kept.get("on"), bool)):  # it died before it was written
-            folder.info["parallel"] = choose_parallel(folder.config, factory)
+            folder.info["parallel"] = choose_parallel(config, factory)
         if folder.never_began:
-            agent, source = dry_run(spec_of_factory(factory), folder.config), folder.info.get("start_from")
-            weights = _read_weights(Path(source["path"]), source["load"], agent) if source else None
-            return _run(folder, factory, None, weights)
+            agent, source = dry_run(spec_of_factory(factory), config), folder.info.get("start_from")
+            plan = make_plan(config, device, factory, agent, folder.path)
+            weights = read_weights(Path(source["path"]), source["load"], agent) if source else None
+            return run_plan(plan, folder, weights=weights)
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
             tell(line)
         with understood(folder.checkpoints):
             check_counters(state, step)
         folder.info.setdefault("resumed", []).append(command_line())
-        if step >= folder.config.steps and state["evaluated_at"] == step:
+        if step >= config.steps and state["evaluated_at"] == step:
             raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
         with understood(folder.checkpoints):
-            layout = layout_of(_agent(folder, state, "meta"))
-        require_room(forecast(folder.config, layout), folder.path)
-        return _run(folder, factory, state, None)
-
-
-def load(path: Path | str, device: str = "cpu") -> Agent:
-    """The agent of a run's newest checkpoint, ready for `agent.act`.
-
-    Raises `UserError` when the folder holds no usable checkpoint.
-    """
-    return load_with_step(path, device)[0]
-
-
-def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
-    """As `load`, and the environment step of the checkpoint."""
-    folder = open_run(Path(path))
-    step, state, _ = checkpoint.load(folder.checkpoints)
-    with understood(folder.checkpoints):
-        modules = state["agent"]["modules"]
-        misfits = _misfits(modules, _agent(folder, state, "meta"))  # before memory is taken for what the folder claims
-        if misfits or not modules:
-            raise ValueError(f"its weights are others: {misfits[:1]}")
-        agent = _agent(folder, state)
-        agent.load_state_dict(modules)
-    return agent.to(choose_device(device)).eval(), step
+            agent = agent_of(config.agent, state, "meta")
+            plan = make_plan(config, device, factory, agent, folder.path)
+        return run_plan(plan, folder, state=state)
 
 
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
@@ -152,25 +124,10 @@ def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFac
     return envs.EnvFactory(config.task, config.seed, envs.EnvSettings.of(config.env), config.env.imports, make_env)
 
 
-def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:
-    """Whether environments step in parallel ("on"), and what `auto` chose it by, as run.json keeps it.
-
-    A run that has fewer threads than there are cores shares them with others, and counts on no more processes.
-    """
-    if config.env.parallel != "auto":
-        return {"on": config.env.parallel == "on"}
-    processes = min(envs.cores(), torch.get_num_threads())
-    pace = envs.measure_pace(factory, config.env.num_envs, processes, config.env.timeout)
-    if config.tracking.console and processes > 1:
-        tell(str(pace))
-    seconds = {"step": pace.step, "in_turn": pace.in_turn, "in_parallel": pace.in_parallel}
-    return {"on": pace.parallel, "processes": pace.processes, "seconds": seconds}
-
-
 def make_factory_of(
     folder: RunFolder, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
 ) -> envs.EnvFactory:
-    """The recipe for the environments of an existing run; raises `UserError` when only its user can make them.
+    """The constructor of an existing run's environments; raises `UserError` when only its user can make them.
 
     A run folder alone does not make this process import a module: the user must have named it in `trusted`.
     """
@@ -182,87 +139,6 @@ def make_factory_of(
     return make_factory(folder.config, make_env)
 
 
-def _agent(folder: RunFolder, state: dict[str, Any], device: Literal["cpu", "meta"] = "cpu") -> Agent:
-    """A new agent for the environments of a checkpoint; on the meta device it takes no memory."""
-    spec = state["spec"]
-    with torch.device(device):
-        return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
-
-
-def _run(
-    folder: RunFolder, factory: envs.EnvFactory, state: dict[str, Any] | None, weights: dict[str, Any] | None
-) -> Result:
-    trainer = Trainer(folder, factory)
-    try:
-        if weights is not None:
-            trainer.agent.load_state_dict(trainer.agent.state_dict() | weights)
-        if state is None:
-            trainer.begin()
-        with understood(folder.checkpoints):
-            offset = trainer.restore(state) if state is not None else None
-        folder.info["parameters"] = trainer.agent.parameter_counts()
-        expected = forecast(folder.config, trainer.replay.layout)
-        folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
-        if folder.config.tracking.console:
-            tell(str(expected))
-        folder.save()
-        config = dataclasses.asdict(folder.config)
-        tracker = open_tracker(folder.config.tracking, folder.path, folder.info, config, folder.config.steps, offset)
-        trainer.tracker = tracker
-        try:
-            with _graceful_stop(trainer):
-                result = trainer.train()
-        except BaseException:
-            tracker.close("failed")
-            raise
-        tracker.summary(result.evaluation)
-        tracker.close(result.status)
-        draw_curve(folder.metrics, folder.path / "curve.png", title=folder.config.task)
-        return result
-    finally:
-        trainer.close()
-
-
-@contextmanager
-def _graceful_stop(trainer: Trainer) -> Iterator[None]:
-    """On SIGINT or SIGTERM finish the step, save and return; a second signal ends the process at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        tell(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
-        trainer.stop_signal = number
-
-    try:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller owns the signals
-        previous = {}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def spec_of_factory(factory: envs.EnvFactory) -> Spec:
-    """Make one environment to learn its spaces, so that mistakes are told before a folder exists."""
-    env = factory(0)
-    try:
-        return Spec(*spec_of(env.observation_space, env.action_space))
-    finally:
-        env.close()
-
-
-def dry_run(spec: Spec, config: Config) -> Agent:
-    """An agent that takes no memory; raises `UserError` when none can be built."""
-    try:
-        with torch.device("meta"):
-            return Agent(config.agent, spec.obs_shapes, spec.action)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"no such agent can be built: {error}") from error
-
-
 def _with_allowed_changes(old: Config, new: Config) -> Config:
     changed = [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
     refused = sorted(set(changed) - CHANGEABLE)
@@ -270,25 +146,3 @@ def _with_allowed_changes(old: Config, new: Config) -> Config:
         allowed = ", ".join(f"--{name}" for name in sorted(CHANGEABLE))
         raise UserError(f"a resumed run cannot change {', '.join(refused)}; only {allowed}. Use --from for a new run")
     return new
-
-
-def _read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
-    """Weights of a run's newest checkpoint that fit `agent`; raises `UserError` when one does not."""
-    _, state, _ = checkpoint.load(open_run(path).checkpoints)
-    prefix = "world_model." if load == "world_model" else ""
-    with understood(path):
-        weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
-        theirs = {name: list(value.shape) for name, value in weights.items()}
-    ours = {name: list(value.shape) for name, value in agent.state_dict().items() if name.startswith(prefix)}
-    misfits = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    if misfits:
-        name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
-        shapes = f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
-        raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
-    return weights
-
-
-def _misfits(weights: Mapping[str, torch.Tensor], agent: Agent) -> list[str]:
-    """Names of weights that the agent has not, or in another shape."""
-    own = {name: list(value.shape) for name, value in agent.state_dict().items()}
-    return [name for name, value in weights.items() if own.get(name) != list(value.shape)]

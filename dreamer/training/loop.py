@@ -1,79 +1,97 @@
-"""The training loop: collect, learn, log, evaluate, save. Read this second, after `batch.py`."""
+"""The training loop: collect, learn, log, evaluate, imagine, save. Read this third, after `batch.py` and `agent.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from dreamer.errors import NotFinite
+from dreamer.runs.folder import RunFolder
 from dreamer.system.meters import peak_rss_mb
-from dreamer.system.redaction import tell
-from dreamer.training.evaluate import Stopped, film, summarize
-from dreamer.training.session import Learned, Session
+from dreamer.tracking import Tracker
+from dreamer.training.evaluate import Evaluator, Stopped, summarize
+from dreamer.training.failures import report_failures
+from dreamer.training.media import show_open_loop, show_video
+from dreamer.training.plan import Plan
+from dreamer.training.saver import Saver
+from dreamer.training.state import RunState
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run leaves."""
+    """Outcome of a training run."""
 
     path: Path
     """Run folder."""
     status: Literal["finished", "interrupted"]
-    """Whether the run reached its last step."""
+    """`finished` when the run reached its last step."""
     evaluation: dict[str, float]
     """Metrics of the last evaluation."""
     stopped_by: int = 0
-    """Signal that asked an interrupted run to stop; 0 when none did."""
+    """Signal that asked an interrupted run to stop; 0 without one."""
 
 
-class Trainer(Session):
-    """The loop; `Session` is what it works with and how that is saved."""
+class Trainer:
+    """The loop around its collaborators: collector, replay, learner, evaluator, saver and tracker."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, run: RunState, evaluator: Evaluator, tracker: Tracker):
+        self.plan, self.config, self.folder = plan, plan.config, folder
+        self.agent, self.collector, self.replay, self.learner = run.agent, run.collector, run.replay, run.learner
+        self.progress, self.meter, self.clock = run.progress, run.meter, run.clock
+        self.evaluator, self.tracker = evaluator, tracker
+        keep = self.config.loop.keep_checkpoints
+        self.saver = Saver(run, tracker, folder.checkpoints, keep, self.config.seed)
+        self.stop_signal = 0
+        """Signal that asks the run to stop; 0 before."""
 
     def train(self) -> Result:
         """Alternate interaction and learning until `config.steps`, or until asked to stop."""
         try:
-            return self._train()
+            self._begin()
+            while not self.done and not self.stop_signal:
+                before = self.progress.step
+                try:
+                    self.collect()
+                    for _ in range(self.learner.updates_due(self.collector.num_envs)):
+                        self.learner.update()
+                        self.learner.take_in_late_results()
+                    if self._due(self.config.loop.log_every, before):
+                        self.log()
+                    if self._due(self.config.loop.eval_every, before) and not self.done:
+                        self.evaluate(last=False)
+                    if self._due(self.config.loop.imagine_every, before) and not self.done:
+                        self.imagine()
+                    if self._due(self.config.loop.checkpoint_every, before):
+                        self.saver.save()
+                    self.saver.commit_checkpoint()
+                except NotFinite as reason:
+                    self.saver.go_back(str(reason))
+            return self._end()
         finally:
-            self.writer.join()
+            self.saver.join()
 
-    def _train(self) -> Result:
-        if self.step == 0:
-            self.save()
-            self.finish_saving()  # from now on there is a checkpoint to go back to
-        if self.evaluation_due:
+    def _begin(self) -> None:
+        if self.progress.step == 0:
+            self.saver.save()
+            self.saver.finish()  # from now on there is a checkpoint to go back to
+        if self.progress.evaluation_due:
             self.evaluate(last=False)
-        while self.step < self.config.steps and not self.stop_signal:
-            before = self.step
-            try:
-                self.collect()
-                for _ in range(self.updates_due()):
-                    self.learn()
-                if self._due(self.config.loop.log_every, before):
-                    self.log()
-                if self._due(self.config.loop.eval_every, before) and self.step < self.config.steps:
-                    self.evaluate(last=False)
-                if self._due(self.config.loop.imagine_every, before) and self.step < self.config.steps:
-                    self.imagine()
-                if self._due(self.config.loop.checkpoint_every, before):
-                    self.save()
-                self.keep_up()
-            except NotFinite as reason:
-                self.go_back(str(reason))
-        if self.step >= self.config.steps and self.evaluated_at != self.step:
+
+    def _end(self) -> Result:
+        progress = self.progress
+        if self.done and progress.evaluated_at != progress.step:
             self.evaluate(last=True)
             if self.config.loop.imagine_every:
                 self.imagine()
-        self.save()
-        self.finish_saving()
-        finished = self.step >= self.config.steps and self.evaluated_at == self.step
+        self.saver.save()
+        self.saver.finish()
+        finished = self.done and progress.evaluated_at == progress.step
         status: Literal["finished", "interrupted"] = "finished" if finished else "interrupted"
-        return Result(self.folder.path, status, self.evaluation, self.stop_signal)
+        return Result(self.folder.path, status, progress.evaluation, self.stop_signal)
 
     def collect(self) -> None:
-        """One row of every environment: act, store, step; raises `NotFinite` when the agent is broken."""
+        """Take one step in every environment: act, store, advance; raises `NotFinite` when the agent is broken."""
         with self.clock("acting"):
             packed = self.collector.act()
         with self.clock("replay"):
@@ -82,100 +100,58 @@ class Trainer(Session):
             with self.clock("environment"):
                 finished = self.collector.advance()
         finally:
-            self.report_failures()
-        self.step += self.collector.num_envs * self.repeat
-        self.episodes += len(finished)
+            self.progress.env_failures += report_failures(self.collector, self.progress.step, self.folder.faults)
+        self.progress.step += self.collector.num_envs * self.config.env.repeat
+        self.progress.episodes += len(finished)
         for episode in finished:
             self.meter.add({"train/return": episode.reward, "train/length": float(episode.length)})
 
-    def learn(self) -> None:
-        """One update: sample, learn, store the new states; raises `NotFinite` when too many failed."""
-        with self.clock("replay"):
-            batch, windows = self.replay.sample()
-            if self.agent.device.type == "cuda":
-                batch = batch.pin_memory()
-        with self.clock("update"):
-            rng = torch.get_rng_state()
-            metrics, packed = self.update(batch.to(self.agent.device))
-        self.updates += 1
-        with self.clock("replay"):
-            self.late_states.put(Learned(windows, batch, metrics, self.updates, rng), packed, metrics["optim/skipped"])
-
-    def updates_due(self) -> int:
-        """Updates that the replay ratio asks for after the rows just collected."""
-        if self.replay.num_starts < self.config.loop.learning_starts:
-            return 0
-        return self.ratio(self.collector.num_envs)
-
     def log(self) -> None:
         """Record the means since the last record."""
-        self.late_states.flush()
+        self.learner.take_in_late_results(wait=True)
+        progress, learner = self.progress, self.learner
         values = self.meter.take()
         values |= {"replay/rows": float(self.replay.rows)}
         values |= {"replay/bytes_per_row": float(sum(self.replay.layout.row_bytes))}
         if self.config.env.obs != "state":
             values |= {"env/shadows": float(self.config.env.shadows)}
-        values |= {"loop/updates": float(self.updates), "loop/episodes": float(self.episodes)}
-        values |= {"loop/env_failures": float(self.env_failures)}
-        rows = self.step / self.repeat
-        values["replay/ratio"] = self.updates * self.ratio.rows_per_update / rows
-        values |= self.clock.take(self.step, self.updates) | {"time/peak_rss_mb": peak_rss_mb()}
+        values |= {"loop/updates": float(learner.updates), "loop/episodes": float(progress.episodes)}
+        values |= {"loop/env_failures": float(progress.env_failures)}
+        rows = progress.step / self.config.env.repeat
+        values["replay/ratio"] = learner.updates * learner.ratio.rows_per_update / rows
+        values |= self.clock.take(progress.step, learner.updates) | {"time/peak_rss_mb": peak_rss_mb()}
         with self.clock("tracking"):
-            self.tracker.log(self.step, values)
+            self.tracker.log(progress.step, values)
 
     def evaluate(self, last: bool) -> None:
-        """Evaluate with sampled and with mode actions, and film an episode when asked for.
+        """Evaluate with sampled and with mode actions; record a video where the configuration asks for one.
 
-        When the run is asked to stop meanwhile, the evaluation is done again when it goes on.
+        An evaluation that is interrupted because the run should stop is repeated when the run is resumed.
         """
-        self.evaluation_due = not last
+        progress = self.progress
+        progress.evaluation_due = not last
         with self.clock("evaluation"):
             try:
                 sampled = self.evaluator.run(self.agent, "sample", lambda: bool(self.stop_signal))
                 mode = self.evaluator.run(self.agent, "mode", lambda: bool(self.stop_signal))
             except Stopped:
                 return
-            self.evaluation = summarize(sampled, mode)
-            self.evaluated_at, self.evaluation_due = self.step, False
-            self.tracker.log(self.step, self.evaluation | {"loop/updates": float(self.updates)})
+            progress.evaluation = summarize(sampled, mode)
+            progress.evaluated_at, progress.evaluation_due = progress.step, False
+            self.tracker.log(progress.step, progress.evaluation | {"loop/updates": float(self.learner.updates)})
             if self.config.loop.video == "every" or (last and self.config.loop.video == "end"):
-                self.film()
-
-    def film(self) -> None:
-        """Film an episode; a machine that cannot render gets one line instead."""
-        path = self.folder.videos / f"eval_{self.step:09d}.mp4"
-        try:
-            film(self.agent, self.make_env, path, self.config.seed, timeout=self.config.env.timeout)
-        except Exception as error:  # a film is never worth a run
-            tell(f"no film: {error}")
-        else:
-            self.tracker.video(self.step, "eval/film", path)
+                show_video(self.plan, self.agent, self.folder, progress.step, self.tracker)
 
     def imagine(self) -> None:
-        """Compare what the model imagines with held-out episodes; what goes wrong gets one line.
-
-        Nothing is done where nothing decodes.
-        """
-        if not self.agent.world_model.objective.decodes:
-            return
-        from dreamer.openloop import folder  # matplotlib takes a second to load
-        from dreamer.openloop.evaluation import DURING_TRAINING, evaluate
-        from dreamer.openloop.record import metrics
-
+        """Compare imagined rollouts with held-out episodes (open-loop evaluation)."""
         with self.clock("imagination"):
-            try:
-                settings = replace(DURING_TRAINING, seed=self.config.seed)
-                seen = evaluate(self.agent, self.make_env, settings, self.config.env.timeout)
-                media = folder.write(seen, folder.folder_of(self.folder.path, self.step))
-                self.tracker.log(self.step, metrics(seen))
-            except Exception as error:  # a picture is never worth a run
-                tell(f"no imagination: {error}")
-                return
-        for name, path in media.items():
-            if path.suffix == ".mp4":
-                self.tracker.video(self.step, f"imagination/{name}", path)
-            else:
-                self.tracker.image(self.step, f"imagination/{name}", path)
+            show_open_loop(self.plan, self.agent, self.folder, self.progress.step, self.tracker)
+
+    @property
+    def done(self) -> bool:
+        """True once the run has reached its last step."""
+        return self.progress.step >= self.config.steps
 
     def _due(self, interval: int, before: int) -> bool:
-        return interval > 0 and self.step // interval > before // interval
+        """True when the step has passed a multiple of `interval` since `before`."""
+        return interval > 0 and self.progress.step // interval > before // interval

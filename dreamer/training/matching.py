@@ -1,36 +1,26 @@
-"""Widths at which different cores have equally many parameters: comparisons of ideas, not of sizes."""
+"""Matching of parameter counts: core widths at which agents with different cores are equally large."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dreamer.agent import Agent
-from dreamer.batch import ActionSpec, Shapes, images
+from dreamer.batch import images
 from dreamer.config import Config, override
 from dreamer.dynamics import WIDTHS
 from dreamer.errors import UserError
+from dreamer.experience.spaces import Spec
 
 TOLERANCE = 0.02
 MAX_WIDTH = 1 << 16
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What an environment tells about the sizes of networks."""
-
-    obs_shapes: Shapes
-    """Shape of each observation."""
-    action: ActionSpec
-    """The action space."""
-
-
 def match_params(config: Config, spec: Spec) -> Config:
-    """The configuration with its core's width changed so that the agent has as many parameters as the reference.
+    """The configuration with the core width at which the agent has as many parameters as the reference.
 
     The reference is the same agent with the `rssm` core at its default latent. Raises `UserError` where no width comes
     within 2 % of it.
@@ -73,7 +63,7 @@ def parameter_counts(config: Config, spec: Spec) -> dict[str, int]:
 
 
 def parameter_table(configs: Mapping[str, Config], spec: Spec) -> str:
-    """Plain-text table: a row for each configuration by name, columns for its parts, its total and its core's width."""
+    """Plain-text table: a row per named configuration; columns for the parameters of its parts, total, core width."""
     counts = {name: parameter_counts(config, spec) for name, config in configs.items()}
     first = sum(next(iter(counts.values())).values())
     parts = list(dict.fromkeys(part for of_parts in counts.values() for part in of_parts))

@@ -14,8 +14,9 @@ from typing import get_args
 from dreamer.config import Config, override, validated
 from dreamer.dynamics import LATENTS, CoreName, LatentChoice
 from dreamer.errors import UserError
-from dreamer.training.launch import dry_run, make_factory, spec_of_factory
+from dreamer.training.launch import make_factory
 from dreamer.training.matching import match_params, parameter_table, reference
+from dreamer.training.plan import dry_run, spec_of_factory
 from dreamer.world_model.objectives import ObjectiveName
 
 

@@ -31,6 +31,7 @@ from dreamer.runs.folder import RunFolder
 from dreamer.runs.trust import modules_of
 from dreamer.system.redaction import tell
 from dreamer.training import launch
+from dreamer.training.loop import Result
 
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
@@ -103,7 +104,7 @@ def work(run_dir: Path) -> int:
     return 2
 
 
-def _start_or_resume(run_dir: Path, config: Config) -> launch.Result:
+def _start_or_resume(run_dir: Path, config: Config) -> Result:
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
         return launch.resume(run_dir, config=config, trusted=modules_of(config))
     if run_dir.is_dir():

@@ -24,7 +24,7 @@ from dreamer.experiments.bench.costs import Subject, sgemm_gflops, shares_of_loo
 from dreamer.system.device import choose_device
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import peak_rss_mb
-from dreamer.training.session import layout_of
+from dreamer.training.plan import layout_of
 
 
 @dataclass(frozen=True)

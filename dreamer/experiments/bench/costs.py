@@ -26,8 +26,8 @@ from dreamer.experience.spaces import spec_of
 from dreamer.system.device import synchronize
 from dreamer.training.accelerate import GraphedUpdate, accelerated
 from dreamer.training.equivalence import replaced
-from dreamer.training.launch import choose_parallel, make_factory
-from dreamer.training.session import layout_of
+from dreamer.training.launch import make_factory
+from dreamer.training.plan import choose_parallel, layout_of
 from dreamer.world_model.images import weight_uses
 
 SGEMM_SIZE = 2048

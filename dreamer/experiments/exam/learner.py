@@ -13,9 +13,10 @@ import torch
 from dreamer.batch import Batch
 from dreamer.config import Config, compose
 from dreamer.dynamics import LATENTS, DynamicsConfig
+from dreamer.experience.spaces import Spec
 from dreamer.experiments.exam.recordings import Recording
 from dreamer.nn.optim import LaProp
-from dreamer.training.matching import Spec, match_params
+from dreamer.training.matching import match_params
 from dreamer.world_model.world_model import WorldModel
 
 WARMUP = 50

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from dreamer.batch import Batch
-from dreamer.experience.spaces import spec_of
-from dreamer.training.matching import Spec
+from dreamer.experience.spaces import Spec, spec_of
 
 ActionSampler = Callable[[np.random.Generator, int], np.ndarray]
 """Function that draws the actions `[time, action]` of an episode of that many steps."""

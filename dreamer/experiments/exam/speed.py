@@ -11,8 +11,8 @@ import torch
 
 from dreamer.agent import Agent
 from dreamer.config import Config
+from dreamer.experience.spaces import Spec
 from dreamer.experiments.bench.costs import random_batch
-from dreamer.training.matching import Spec
 
 BATCH, LENGTH = 16, 64
 

@@ -1,0 +1,71 @@
+"""Loading agents and weights from run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dreamer.agent import Agent, AgentConfig
+from dreamer.batch import ActionSpec
+from dreamer.errors import UserError
+from dreamer.runs import checkpoint
+from dreamer.runs.folder import open_run
+from dreamer.runs.trust import understood
+from dreamer.system.device import choose_device
+
+Load = Literal["all", "world_model"]
+
+
+def load(path: Path | str, device: str = "cpu") -> Agent:
+    """The agent of a run's newest checkpoint, ready for `agent.act`.
+
+    Raises `UserError` when the folder holds no usable checkpoint.
+    """
+    return load_with_step(path, device)[0]
+
+
+def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
+    """As `load`, and the environment step of the checkpoint."""
+    folder = open_run(Path(path))
+    step, state, _ = checkpoint.load(folder.checkpoints)
+    with understood(folder.checkpoints):
+        modules = state["agent"]["modules"]
+        expected = agent_of(folder.config.agent, state, "meta")  # before memory is taken for what the folder claims
+        misfits = _misfits(modules, expected)
+        if misfits or not modules:
+            raise ValueError(f"its weights are others: {misfits[:1]}")
+        agent = agent_of(folder.config.agent, state)
+        agent.load_state_dict(modules)
+    return agent.to(choose_device(device)).eval(), step
+
+
+def agent_of(config: AgentConfig, state: Mapping[str, Any], device: Literal["cpu", "meta"] = "cpu") -> Agent:
+    """A new agent for the environments of a checkpoint; on the meta device it takes no memory."""
+    spec = state["spec"]
+    with torch.device(device):
+        return Agent(config, spec["obs_shapes"], ActionSpec(*spec["action"]))
+
+
+def read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
+    """Weights of a run's newest checkpoint that fit `agent`; raises `UserError` when one does not fit."""
+    _, state, _ = checkpoint.load(open_run(path).checkpoints)
+    prefix = "world_model." if load == "world_model" else ""
+    with understood(path):
+        weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
+        theirs = {name: list(value.shape) for name, value in weights.items()}
+    ours = {name: list(value.shape) for name, value in agent.state_dict().items() if name.startswith(prefix)}
+    misfits = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    if misfits:
+        name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
+        shapes = f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
+        raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
+    return weights
+
+
+def _misfits(weights: Mapping[str, torch.Tensor], agent: Agent) -> list[str]:
+    """Names of weights that the agent lacks or has in another shape."""
+    own = {name: list(value.shape) for name, value in agent.state_dict().items()}
+    return [name for name, value in weights.items() if own.get(name) != list(value.shape)]

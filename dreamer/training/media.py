@@ -1,0 +1,49 @@
+"""Videos and pictures of a run in training; what goes wrong with them costs one line, never the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dreamer.agent import Agent
+from dreamer.runs.folder import RunFolder
+from dreamer.system.redaction import tell
+from dreamer.tracking import Tracker
+from dreamer.training.plan import Plan
+from dreamer.training.video import record_video
+
+
+def show_video(plan: Plan, agent: Agent, folder: RunFolder, step: int, tracker: Tracker) -> None:
+    """Record an evaluation episode and pass the video to the tracker."""
+    path = folder.videos / f"eval_{step:09d}.mp4"
+    try:
+        record_video(agent, plan.factory, path, plan.config.seed, timeout=plan.config.env.timeout)
+    except Exception as error:
+        tell(f"no video: {error}")
+    else:
+        tracker.video(step, "eval/film", path)
+
+
+def show_open_loop(plan: Plan, agent: Agent, folder: RunFolder, step: int, tracker: Tracker) -> None:
+    """Evaluate imagined rollouts against held-out episodes and pass metrics, videos and figures to the tracker.
+
+    Nothing is done where the objective has no decoder.
+    """
+    if not agent.world_model.objective.decodes:
+        return
+    from dreamer.openloop import folder as files  # matplotlib takes a second to load
+    from dreamer.openloop.evaluation import DURING_TRAINING, evaluate
+    from dreamer.openloop.record import metrics
+
+    try:
+        settings = replace(DURING_TRAINING, seed=plan.config.seed)
+        found = evaluate(agent, plan.factory, settings, plan.config.env.timeout)
+        media = files.write(found, files.folder_of(folder.path, step))
+        tracker.log(step, metrics(found))
+    except Exception as error:
+        tell(f"no open-loop evaluation: {error}")
+        return
+    for name, path in media.items():
+        if path.suffix == ".mp4":
+            tracker.video(step, f"imagination/{name}", path)
+        else:
+            tracker.image(step, f"imagination/{name}", path)

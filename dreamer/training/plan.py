@@ -1,0 +1,88 @@
+"""Plan: everything that is decided before a run begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from dreamer.agent import Agent
+from dreamer.config import Config
+from dreamer.errors import UserError
+from dreamer.experience.layout import RowLayout
+from dreamer.experience.spaces import Spec, spec_of
+from dreamer.runs.forecast import Forecast, forecast, require_room
+from dreamer.system.redaction import tell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions about a run that its parts are built from; made once, by `train` or `resume`."""
+
+    config: Config
+    """Full configuration, the core's width matched if that was asked for."""
+    device: str
+    """Device of the networks."""
+    factory: envs.EnvFactory
+    """Constructor of the environments."""
+    spec: Spec
+    """Observations and actions of the environments."""
+    layout: RowLayout
+    """Layout of a replay row."""
+    forecast: Forecast
+    """Size of the replay at the end of the run."""
+
+
+def make_plan(config: Config, device: str, factory: envs.EnvFactory, agent: Agent, folder: Path) -> Plan:
+    """The plan of a run in `folder`, which need not exist; `agent` may lie on the meta device.
+
+    Raises `UserError` when the run's replay does not fit the disk or the memory of this machine.
+    """
+    layout = layout_of(agent)
+    expected = forecast(config, layout)
+    require_room(expected, folder)
+    return Plan(config, device, factory, Spec(agent.obs_shapes, agent.action), layout, expected)
+
+
+def layout_of(agent: Agent) -> RowLayout:
+    """The layout of this agent's replay rows."""
+    return RowLayout(agent.obs_shapes, agent.action.dim, agent.world_model.core.packed_dim)
+
+
+def spec_of_factory(factory: envs.EnvFactory) -> Spec:
+    """The spec of an environment that is made for this purpose, so that mistakes show before a folder exists."""
+    env = factory(0)
+    try:
+        return spec_of(env.observation_space, env.action_space)
+    finally:
+        env.close()
+
+
+def dry_run(spec: Spec, config: Config) -> Agent:
+    """An agent on the meta device, which takes no memory; raises `UserError` when the configuration allows none."""
+    try:
+        with torch.device("meta"):
+            return Agent(config.agent, spec.obs_shapes, spec.action)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"no such agent can be built: {error}") from error
+
+
+def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:
+    """The choice between one process and several, as run.json keeps it: `on`, and the measurements behind `auto`.
+
+    `auto` counts on at most as many processes as PyTorch has threads: a run with fewer threads than the machine has
+    cores shares the machine with others.
+    """
+    if config.env.parallel != "auto":
+        return {"on": config.env.parallel == "on"}
+    processes = min(envs.cores(), torch.get_num_threads())
+    pace = envs.measure_pace(factory, config.env.num_envs, processes, config.env.timeout)
+    if config.tracking.console and processes > 1:
+        tell(str(pace))
+    seconds = {"step": pace.step, "in_turn": pace.in_turn, "in_parallel": pace.in_parallel}
+    return {"on": pace.parallel, "processes": pace.processes, "seconds": seconds}

@@ -1,0 +1,81 @@
+"""Saver: writes checkpoints while training continues, and returns to the newest one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dreamer.errors import NotFinite
+from dreamer.runs import checkpoint
+from dreamer.tracking import Tracker
+from dreamer.training.guard import all_finite
+from dreamer.training.state import RunState
+
+
+class Saver:
+    """Checkpoints of a run: begin to write one, commit one that is safe, go back to the newest one."""
+
+    def __init__(self, run: RunState, tracker: Tracker, folder: Path, keep: int, seed: int):
+        self.run, self.tracker, self.folder, self.seed = run, tracker, folder, seed
+        self.writer = checkpoint.CheckpointWriter(folder, keep)
+        self._uncommitted = False
+
+    def save(self) -> None:
+        """Begin to write a checkpoint from which the run continues exactly.
+
+        Raises `NotFinite` instead of saving a broken agent, and `UserError` when the previous one was not written.
+        """
+        run = self.run
+        self.finish()
+        run.learner.take_in_late_results(wait=True)
+        with run.clock("saving"):
+            if not all_finite(run.agent):
+                raise NotFinite("a parameter is not finite")
+            state = run.state_dict() | {"metrics_offset": self.tracker.offset()}
+            self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync)
+            self._uncommitted = True
+
+    def commit_checkpoint(self) -> None:
+        """Commit a checkpoint that is safe by now; wait for one where replay cannot store anything more without it."""
+        if self._uncommitted and not self.writer.busy:
+            self.finish()
+        if self.run.replay.must_commit:
+            self.finish()
+        if self.run.replay.must_commit:
+            self.save()
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the checkpoint being written, if any, is safe; raises `UserError` when it cannot be written."""
+        if self._uncommitted:
+            with self.run.clock("saving"):
+                self.writer.wait()
+                self.run.replay.commit()
+                self._uncommitted = False
+
+    def go_back(self, reason: str) -> None:
+        """Restore the newest checkpoint and continue from there with other random numbers."""
+        run = self.run
+        self.finish()
+        run.learner.drop_late_results()
+        elapsed = run.clock.elapsed
+        step, state, _ = checkpoint.load(self.folder)
+        times = run.guard.go_back(step, reason)
+        run.load_state_dict(state)
+        self.tracker.rewind(state["metrics_offset"])
+        run.guard.succeed()
+        run.clock.resume(elapsed)
+        fresh = np.random.SeedSequence([self.seed, step, times])
+        torch.manual_seed(int(fresh.generate_state(1, np.uint64)[0] >> 1))
+        run.replay.rng = np.random.default_rng(fresh)
+
+    def join(self) -> None:
+        """Wait until nothing is being written, whether or not that succeeds."""
+        self.writer.join()
+
+    def _sync(self) -> None:
+        """Make everything durable that a checkpoint refers to; called by the thread that writes it."""
+        self.run.replay.sync()
+        self.tracker.sync()

@@ -1,0 +1,122 @@
+"""RunState: the parts of a run that a checkpoint keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+import envs
+from dreamer.agent import Agent
+from dreamer.errors import UserError
+from dreamer.experience.collect import Collector
+from dreamer.experience.replay import Replay
+from dreamer.experience.spaces import spec_of
+from dreamer.runs.folder import RunFolder
+from dreamer.runs.forecast import rows_between_checkpoints
+from dreamer.system.machine import keep_freed_memory
+from dreamer.system.meters import Clock, Meter
+from dreamer.system.randomness import random_states, set_random_states
+from dreamer.system.redaction import tell
+from dreamer.training.guard import Guard
+from dreamer.training.learner import Learner
+from dreamer.training.plan import Plan
+
+
+@dataclass
+class Progress:
+    """Counters of a run, and its last evaluation."""
+
+    step: int = 0
+    """Environment steps."""
+    episodes: int = 0
+    """Finished training episodes."""
+    env_failures: int = 0
+    """Failures of training environments."""
+    evaluation: dict[str, float] = field(default_factory=dict)
+    """Metrics of the last evaluation."""
+    evaluated_at: int = -1
+    """Step of the last evaluation; -1 before the first."""
+    evaluation_due: bool = False
+    """True while an evaluation has begun and not finished; a resumed run repeats it."""
+
+
+class RunState:
+    """Agent, collector, replay, learner, guard, meters and counters of a run, and how to save and restore them."""
+
+    def __init__(self, plan: Plan, folder: RunFolder):
+        config, loop = plan.config, plan.config.loop
+        keep_freed_memory()
+        torch.manual_seed(config.seed)
+        indices = list(range(config.env.num_envs))
+        training = replace(plan.factory, short_limit=config.env.train_time_limit, short_envs=len(indices) // 2)
+        self.vector = envs.make_vector(training, indices, folder.info["parallel"]["on"], config.env.timeout)
+        found = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        if found != plan.spec:
+            self.vector.close()
+            raise UserError(f"{folder.path} was made with {plan.spec}, but its environments now have {found}")
+        self.agent = Agent(config.agent, *plan.spec).to(plan.device)
+        self.collector = Collector(
+            self.agent, self.vector, indices, config.env.restarts, epsilon=loop.epsilon, hold=loop.epsilon_hold
+        )
+        self.replay = Replay(
+            config.replay,
+            folder.replay,
+            plan.layout,
+            len(indices),
+            loop.batch_size,
+            loop.batch_length,
+            rows_between_checkpoints(config),
+            config.seed,
+            loop.keep_checkpoints,
+        )
+        self.meter, self.clock = Meter(), Clock()
+        self.guard = Guard(config.guard, folder.faults)
+        self.learner = Learner(
+            self.agent, self.replay, loop, config.planned_updates, self.guard, self.meter, self.clock
+        )
+        self.progress = Progress()
+
+    def begin(self) -> None:
+        """Start the first episode of every environment."""
+        self.collector.reset()
+        self.clock.start(0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State from which a run continues exactly."""
+        agent = self.agent
+        return {
+            **vars(self.progress),
+            "updates": self.learner.updates,
+            "elapsed": self.clock.elapsed,
+            "guard": self.guard.state_dict(),
+            "ratio": self.learner.ratio.state_dict(),
+            "meter": self.meter.state_dict(),
+            "spec": {"obs_shapes": agent.obs_shapes, "action": [agent.action.dim, agent.action.discrete]},
+            "agent": agent.learner_state(),
+            "collector": self.collector.state_dict(),
+            "replay": self.replay.state_dict(),
+            "rng": random_states(agent.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; environments whose open episode cannot be repeated start a new one."""
+        for name in vars(self.progress):
+            setattr(self.progress, name, state[name])
+        self.learner.updates = state["updates"]
+        self.guard.load_state_dict(state["guard"])
+        self.learner.ratio.load_state_dict(state["ratio"])
+        self.meter.load_state_dict(state["meter"])
+        self.agent.load_learner_state(state["agent"])
+        self.replay.load_state_dict(state["replay"])
+        lost = self.collector.load_state_dict(state["collector"])
+        if lost:
+            tell(f"environments {lost} did not replay their open episode identically; they start a new one")
+        set_random_states(state["rng"], self.agent.device)
+        self.clock.resume(state["elapsed"])
+        self.clock.start(self.progress.step, self.learner.updates)
+
+    def close(self) -> None:
+        """Close the training environments."""
+        self.vector.close()
