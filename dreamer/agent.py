@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
 from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.behavior.imagination import frozen, imagine
-from dreamer.dynamics import LATENTS, DynamicsConfig, DynamicsCore
+from dreamer.dynamics import LATENTS, DynamicsConfig
+from dreamer.dynamics.core import DynamicsCore
 from dreamer.errors import UserError
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct

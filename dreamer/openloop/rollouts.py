@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,7 +17,7 @@ import envs
 from dreamer.agent import Agent
 from dreamer.batch import ROW_SCALARS, Batch, Row
 from dreamer.behavior.imagination import Policy
-from dreamer.dynamics import DynamicsCore
+from dreamer.dynamics.core import DynamicsCore
 from dreamer.experience.collect import Collector
 from dreamer.nn.struct import Struct
 from envs import EVAL_INDEX
@@ -73,7 +74,7 @@ def held_out(
 
 
 def predict(
-    core: DynamicsCore, start: Struct, actions: Float[Tensor, "episode horizon action"], samples: int
+    core: DynamicsCore[Any], start: Struct, actions: Float[Tensor, "episode horizon action"], samples: int
 ) -> Iterator[Struct]:
     """Yield the prior states `[episode * sample]` that follow `start` (`[episode * sample]`), one for each action."""
     state = start
@@ -82,7 +83,7 @@ def predict(
         yield state
 
 
-def imagine(core: DynamicsCore, start: Struct, policy: Policy, horizon: int) -> Iterator[Struct]:
+def imagine(core: DynamicsCore[Any], start: Struct, policy: Policy, horizon: int) -> Iterator[Struct]:
     """Yield the prior states `[start]` of an imagined rollout, in which the policy chooses every action."""
     state = start
     for _ in range(horizon):

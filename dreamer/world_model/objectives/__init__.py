@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -33,7 +33,7 @@ def make_objective(
     config: RepresentationConfig,
     decoder: DecoderConfig,
     image: ImageConfig,
-    core: DynamicsCore,
+    core: DynamicsCore[Any],
     embed_dim: int,
     shapes: Shapes,
 ) -> Objective:
