@@ -19,7 +19,8 @@ import tyro
 
 from dreamer.command_line import option_of, parse, words_of
 from dreamer.errors import UserError
-from dreamer.redaction import redact_command, tell
+from dreamer.isolation import ignore_current_folder, warnings_told
+from dreamer.redaction import redact_command, show, tell
 
 if TYPE_CHECKING:
     import envs
@@ -68,7 +69,7 @@ def train_command(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     if result.status == "interrupted":
-        print(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{agreement(args.config)}")
+        show(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{agreement(args.config)}")
         return REQUEUE if result.stopped_by == signal.SIGTERM else 130
     _print_result(result, agreement(args.config))
     return 0
@@ -97,10 +98,10 @@ def evaluate_command(argv: Sequence[str]) -> int:
             report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
             if not args.json:
                 spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
-                print(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
+                show(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
     evaluator.close()
     if args.json:
-        print(json.dumps(report))
+        show(json.dumps(report))
     if args.film is not None:
         tell(f"film: {film(agent, factory, args.film, args.seed)}")
     return 0
@@ -132,7 +133,7 @@ def tasks_command(argv: Sequence[str]) -> int:
     names = [name for family in envs.tasks().values() for name in family if args.contains in name]
     if not names:
         raise UserError(f"no task contains {args.contains!r}; `dreamer tasks` lists all")
-    print("\n".join(names))
+    show(*names)
     return 0
 
 
@@ -151,7 +152,7 @@ def bench_command(argv: Sequence[str]) -> int:
         changed = [*argv, *shlex.split(args.against)]
         size = compose(args.config.preset, option_of(changed, "--size"), task="dmc:walker_walk")
         other = parse(BenchArguments, "dreamer bench", changed, default=BenchArguments(size)).config
-    print(bench(args, other))
+    show(*bench(args, other).split("\n"))
     return 0
 
 
@@ -164,7 +165,7 @@ def doctor_command(argv: Sequence[str]) -> int:
         """Say what this machine offers: versions, devices, rendering, W&B login, disk space."""
 
     parse(DoctorArguments, "dreamer doctor", argv)
-    print(doctor())
+    show(*doctor().split("\n"))
     return 0
 
 
@@ -180,7 +181,7 @@ def debug_batch_command(argv: Sequence[str]) -> int:
 
     from dreamer.experiments.debug_batch import debug_batch
 
-    print(debug_batch(parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
+    show(*debug_batch(parse(DebugBatchArguments, "dreamer debug-batch", argv).file))
     return 0
 
 
@@ -188,7 +189,7 @@ def exam_command(argv: Sequence[str]) -> int:
     """`dreamer exam`."""
     from dreamer.experiments.exam import ExamArguments, exam
 
-    print(exam(parse(ExamArguments, "dreamer exam", argv)))
+    show(*exam(parse(ExamArguments, "dreamer exam", argv)).split("\n"))
     return 0
 
 
@@ -196,7 +197,7 @@ def imagine_command(argv: Sequence[str]) -> int:
     """`dreamer imagine`."""
     from dreamer.experiments.imagine import ImagineArguments, imagine
 
-    print(imagine(parse(ImagineArguments, "dreamer imagine", argv)))
+    show(*imagine(parse(ImagineArguments, "dreamer imagine", argv)))
     return 0
 
 
@@ -226,7 +227,7 @@ def report_command(argv: Sequence[str]) -> int:
     """`dreamer report`."""
     from dreamer.experiments.report import ReportArguments, report
 
-    print(report(parse(ReportArguments, "dreamer report", argv)))
+    show(*report(parse(ReportArguments, "dreamer report", argv)))
     return 0
 
 
@@ -234,8 +235,8 @@ def diagnose_command(argv: Sequence[str]) -> int:
     """`dreamer diagnose`."""
     from dreamer.experiments.diagnose import DiagnoseArguments, diagnose
 
-    text, sick = diagnose(parse(DiagnoseArguments, "dreamer diagnose", argv))
-    print(text)
+    lines, sick = diagnose(parse(DiagnoseArguments, "dreamer diagnose", argv))
+    show(*lines)
     return 1 if sick else 0
 
 
@@ -243,7 +244,7 @@ def track_command(argv: Sequence[str]) -> int:
     """`dreamer track`."""
     from dreamer.experiments.track import TrackArguments, track
 
-    print(track(parse(TrackArguments, "dreamer track", argv)))
+    show(*track(parse(TrackArguments, "dreamer track", argv)))
     return 0
 
 
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; users' mistakes become one line on stderr and exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        show(*_usage())
         return 0 if argv else 2
     if redact_command(shlex.join(argv)) != shlex.join(argv):
         tell("dreamer: a word of this command looks like a secret; leave it in the environment")
@@ -284,7 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}")
-        return COMMANDS[argv[0]][0](argv[1:])
+        ignore_current_folder()
+        with warnings_told():
+            return COMMANDS[argv[0]][0](argv[1:])
     except UserError as error:
         tell(f"dreamer: {error}")
         return 2
@@ -293,12 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _usage() -> str:
+def _usage() -> list[str]:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
-    )
+    return ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
 
 
 def _print_result(result: Result, agreed: str) -> None:
@@ -306,20 +307,22 @@ def _print_result(result: Result, agreed: str) -> None:
 
     values, path = result.evaluation, result.path
     films = evaluation_films(path)
-    print(
-        f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
+    quoted = shlex.quote(str(path))
+    show(
+        "",
+        f"final evaluation over {values['eval/episodes']:.0f} episodes: "
         f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "
         f"(worst {values['eval/return_min']:.1f}, best {values['eval/return_max']:.1f}), "
-        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode"
+        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode",
+        f"run folder  {path}",
+        f"curve       {path / 'curve.png'}",
+        *(f"film        {film}" for film in films[-1:]),
+        "",
+        f"next        dreamer evaluate {quoted} --episodes 20{agreed}",
+        f"            dreamer imagine {quoted}{agreed}",
+        f"            dreamer report {quoted}",
+        f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreed}",
     )
-    print(f"run folder  {path}\ncurve       {path / 'curve.png'}")
-    if films:
-        print(f"film        {films[-1]}")
-    quoted = shlex.quote(str(path))
-    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{agreed}")
-    print(f"            dreamer imagine {quoted}{agreed}")
-    print(f"            dreamer report {quoted}")
-    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreed}")
 
 
 def _last_step(path: Path) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from dreamer.errors import UserError
+from dreamer.redaction import visible
 
 T = TypeVar("T")
 
@@ -19,6 +22,8 @@ T = TypeVar("T")
 def parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = None) -> T:
     """What the words say, read by tyro; raises `UserError` with one line in place of its framed messages."""
     errors = io.StringIO()
+    if default is not None and {"-h", "--help"} & set(argv):
+        default = _printable(default)  # the help shows it, and it may come from a run folder
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
@@ -27,6 +32,18 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], default: T | None = Non
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), prog)) from None
+
+
+def _printable(value: Any) -> Any:
+    """The same value, where every text in it is one that can be shown."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _printable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    if isinstance(value, tuple):
+        return tuple(_printable(one) for one in value)
+    if isinstance(value, Path):
+        return Path(visible(str(value)))
+    return visible(value) if isinstance(value, str) else value
 
 
 def _one_line(framed: str, prog: str) -> str:

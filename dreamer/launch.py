@@ -66,7 +66,8 @@ def train(
     spec = spec_of_factory(factory)
     if match:
         matched = match_params(config, spec)
-        tell(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec))
+        table = parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec)
+        tell(*table.split("\n"))
         config = matched
     agent = dry_run(spec, config)
     place = Path(run_dir) if run_dir is not None else run.default_path(config)

@@ -154,6 +154,7 @@ def _refuse_secrets(config: Config) -> None:
 
 
 def _make_empty(path: Path) -> None:
+    check_folder(path)
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,10 +82,10 @@ class EnvFactory:
 
 
 def import_module(name: str) -> None:
-    """Import a user's module, also from the current folder; raises `UserError` when that fails."""
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.append("")  # last, so that no file in the current folder stands in for a package
+    """Import a user's module, from the current folder when it is installed nowhere; raises `UserError` on failure."""
     try:
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            sys.path.append("")  # last, and for no other module's sake: the current folder may be somebody else's
         importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise UserError(f"--env-import {name}: {error}") from None

@@ -19,6 +19,7 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 
 from envs.errors import UserError
 from envs.guarded import Restored
+from envs.safe_path import VARIABLE, restore_path, safe_path
 from envs.wrappers import Step
 
 START_SECONDS = 120.0
@@ -313,8 +314,10 @@ class _Worker:
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
         name = f"environments {', '.join(map(str, self.places))}"
-        self.process = self._context.Process(target=_work, name=name, args=(self._makers, theirs), daemon=True)
-        self.process.start()
+        args = (self._makers, theirs, os.environ.get(VARIABLE))
+        self.process = self._context.Process(target=_work, name=name, args=args, daemon=True)
+        with safe_path():
+            self.process.start()
         theirs.close()
         self._built: set[int] = set()
 
@@ -327,8 +330,9 @@ def _how_it_died(code: int | None) -> str:
     return f"the process of the environment died with exit code {code}{hints.get(code or 0, '')}"
 
 
-def _work(makers: Mapping[int, MakeEnv], pipe: Connection) -> None:
+def _work(makers: Mapping[int, MakeEnv], pipe: Connection, path_variable: str | None) -> None:
     """The life of a process: answer the calls to its environments in turn, until told to end or left alone."""
+    restore_path(path_variable)
     # A signal to all processes of a terminal or a job reaches the parent alone, which decides what becomes of these.
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -26,8 +26,9 @@ from dreamer.experiments import grid
 from dreamer.experiments.grid import Cell
 from dreamer.experiments.jobs import Job, do_all
 from dreamer.experiments.progress import Progress
+from dreamer.redaction import show
 from dreamer.run import RunFolder
-from dreamer.trust import OF_AN_ABLATION, agreement, check_folder
+from dreamer.trust import agreement, check_counters, check_folder, understood
 
 FORMAT = 2
 MANIFEST = "ablation.json"
@@ -59,6 +60,7 @@ class AblateArguments:
 
 def arguments_of(folder: Path) -> AblateArguments:
     """What an ablation was started with; raises `UserError` when `folder` holds none of this version."""
+    check_folder(folder)
     path = folder / MANIFEST
     try:
         written = json.loads(path.read_text())
@@ -100,7 +102,7 @@ def ablate(args: AblateArguments) -> int:
             _check_folder(folder, args)
             if not (folder / MANIFEST).exists():
                 checkpoint.write_atomically(folder / MANIFEST, _manifest(args).encode())
-            print(f"{folder}: {len(cells)} runs on {device}, {len(cells) - len(jobs)} of them finished", flush=True)
+            show(f"{folder}: {len(cells)} runs on {device}, {len(cells) - len(jobs)} of them finished")
             progress = Progress(folder / "failures.json", len(cells), pending)
             done = do_all(jobs, args.jobs, progress.started, progress.ended)
     except BrokenPipeError:
@@ -109,13 +111,13 @@ def ablate(args: AblateArguments) -> int:
         raise UserError(f"cannot work in {folder}: {error}") from None
     again = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
     if not done:
-        print(f"stopped; go on with: {again}")
+        show(f"stopped; go on with: {again}")
         return 130
     for cell, reason in progress.failures.items():
-        print(f"failed  {cell}: {reason}")
+        show(f"failed  {cell}: {reason}")
     if progress.failures:
-        print(f"try the failed ones again with: {again}")
-    print(f"next: dreamer report {shlex.quote(str(folder))}")
+        show(f"try the failed ones again with: {again}")
+    show(f"next: dreamer report {shlex.quote(str(folder))}")
     return 1 if progress.failures else 0
 
 
@@ -133,6 +135,7 @@ def _checked(args: AblateArguments) -> AblateArguments:
 
 def _check_folder(folder: Path, args: AblateArguments) -> None:
     """Raise `UserError` unless `folder` is free for this ablation, or is this ablation."""
+    check_folder(folder)
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -143,7 +146,6 @@ def _check_folder(folder: Path, args: AblateArguments) -> None:
         return
     if MANIFEST not in names:
         raise UserError(f"{folder} already exists and is not an ablation; pick another --folder")
-    check_folder(folder, OF_AN_ABLATION)
     differences = list(_differences(arguments_of(folder), args))
     if differences:
         more = f", and {len(differences) - 4} more differ" if len(differences) > 4 else ""
@@ -189,4 +191,6 @@ def _is_finished(run_dir: Path, steps: int) -> bool:
         step, state, _ = checkpoint.load(run_dir / "checkpoints")
     except UserError:
         return False
-    return step >= steps and state["evaluated_at"] == step
+    with understood(run_dir / "checkpoints"):
+        check_counters(state, step)
+    return step >= steps and bool(state["evaluated_at"] == step)

@@ -17,12 +17,12 @@ from dreamer.run import open_run
 SHOWN = 8
 
 
-def debug_batch(file: Path) -> str:
+def debug_batch(file: Path) -> list[str]:
     """Lines about the batch in RUN/faults/batch_<update>.pt: what was not finite in it, and first on the way.
 
     Raises `UserError` when the file is none that a run of this configuration has kept.
     """
-    config = open_run(file.resolve().parent.parent).config
+    config = open_run(file.absolute().parent.parent).config
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         batch = Batch(**state["batch"])
@@ -39,7 +39,7 @@ def debug_batch(file: Path) -> str:
         lines.insert(1, "note        random numbers of a GPU are not repeated here; weights are those one update later")
     if not findings:
         lines.append("everything is finite here: the fault does not repeat itself")
-    return "\n".join(lines)
+    return lines
 
 
 def _inputs(batch: Batch) -> Iterator[str]:

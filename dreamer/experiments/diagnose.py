@@ -25,18 +25,18 @@ class DiagnoseArguments:
     """Print one JSON object."""
 
 
-def diagnose(args: DiagnoseArguments) -> tuple[str, bool]:
-    """The diagnosis as text, and whether something is unhealthy; raises `UserError` for what is no run folder."""
+def diagnose(args: DiagnoseArguments) -> tuple[list[str], bool]:
+    """The diagnosis in lines, and whether something is unhealthy; raises `UserError` for what is no run folder."""
     run = open_run(args.run)
     course = Course(run.config, read(run.metrics))
     verdicts = [check(course) for check in CHECKS]
     sick = any(verdict.unhealthy for verdict in verdicts)
     if args.json:
         found = {"run": str(args.run), "step": course.step, "checks": [dataclasses.asdict(one) for one in verdicts]}
-        return json.dumps(found), sick
+        return [json.dumps(found)], sick
     config = run.config
     head = f"{args.run}: {config.agent.dynamics.core} on {config.task}, step {course.step:,} of {config.steps:,}"
-    return "\n".join([head, *_told(verdicts)]), sick
+    return [head, *_told(verdicts)], sick
 
 
 def _told(verdicts: list[Verdict]) -> list[str]:

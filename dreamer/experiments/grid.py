@@ -16,6 +16,7 @@ from dreamer.dynamics import LATENTS, CoreName, LatentChoice
 from dreamer.errors import UserError
 from dreamer.launch import dry_run, make_factory, spec_of_factory
 from dreamer.matching import match_params, parameter_table, reference
+from dreamer.redaction import show
 from dreamer.world_model.objectives import ObjectiveName
 
 
@@ -98,7 +99,8 @@ def configurations(shared: Config, wanted: Sequence[Cell], group: str, match: bo
                 configs[core] = match_params(config, spec) if match else config
                 dry_run(spec, configs[core])
         if match:
-            print(f"parameters on {task}\n{parameter_table({'rssm': reference(some)} | configs, spec)}\n", flush=True)
+            table = parameter_table({"rssm": reference(some)} | configs, spec)
+            show(f"parameters on {task}", *table.split("\n"), "")
         found |= {cell: _of_cell(configs[cell.core], cell) for cell in several}
     return {cell: found[cell] for cell in wanted}
 

@@ -15,6 +15,7 @@ from dreamer import launch, run
 from dreamer.config import SEEDS, DeviceName
 from dreamer.errors import UserError
 from dreamer.openloop.study import Signal, Study, StudySettings, study
+from dreamer.trust import check_folder
 
 HORIZONS = (1, 5, 25, 50)
 """Steps ahead whose errors are printed."""
@@ -38,8 +39,8 @@ class ImagineArguments:
     """Print the errors as one JSON object."""
 
 
-def imagine(args: ImagineArguments) -> str:
-    """Study the newest checkpoint, write what it shows and return the errors as text, or as JSON.
+def imagine(args: ImagineArguments) -> list[str]:
+    """Study the newest checkpoint, write what it shows and return the errors in lines, or as one line of JSON.
 
     Raises `UserError` for a run without a decoder, and for all that is no usable run.
     """
@@ -52,6 +53,8 @@ def imagine(args: ImagineArguments) -> str:
         raise UserError("--samples, --skip and --seed must be at least 0")
     if args.settings.seed >= SEEDS:
         raise UserError(f"--seed: must be less than {SEEDS} (got {args.settings.seed})")
+    if args.folder is not None:
+        check_folder(args.folder)
     agent, step = launch.load_with_step(args.run, args.device)
     factory = launch.make_factory_of(run.open_run(args.run), trusted=args.env_import)
     seen = study(agent, factory, args.settings)
@@ -63,8 +66,8 @@ def imagine(args: ImagineArguments) -> str:
     if args.json:
         errors = {key: {"unit": signal.unit} | signal.errors for key, signal in seen.signals.items()}
         result: dict[str, Any] = {"run": str(args.run), "step": step, "settings": dataclasses.asdict(seen.settings)}
-        return json.dumps(result | {"errors": errors, "folder": str(target)})
-    return "\n".join([*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())])
+        return [json.dumps(result | {"errors": errors, "folder": str(target)})]
+    return [*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())]
 
 
 def _table(seen: Study, step: int) -> list[str]:

@@ -28,9 +28,10 @@ from dreamer import launch
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, first_line
 from dreamer.experiments.grid import Cell
+from dreamer.isolation import ignore_current_folder
 from dreamer.redaction import tell
 from dreamer.run import RunFolder
-from dreamer.trust import modules_of
+from dreamer.trust import check_folder, modules_of
 
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
@@ -92,18 +93,20 @@ def work(run_dir: Path) -> int:
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.argv = order["command"]  # for run.json
+    ignore_current_folder()
     try:
         return 0 if _begin_or_go_on(run_dir, from_json(order["config"])).status == "finished" else 130
     except UserError as error:
         message = str(error)
     except Exception as error:
-        tell(traceback.format_exc().rstrip())
+        tell(*traceback.format_exc().rstrip().split("\n"))
         message = f"{type(error).__name__}: {first_line(error)}"
     tell(f"dreamer: {message}")
     return 2
 
 
 def _begin_or_go_on(run_dir: Path, config: Config) -> launch.Result:
+    check_folder(run_dir)
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
         return launch.resume(run_dir, config=config, trusted=modules_of(config))
     if run_dir.is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 from dreamer.checkpoint import write_atomically
 from dreamer.experiments.grid import Cell
 from dreamer.experiments.jobs import Job
-from dreamer.redaction import redact
+from dreamer.redaction import redact, show
 from dreamer.tracking import read
 
 
@@ -30,7 +30,7 @@ class Progress:
     def started(self, job: Job) -> None:
         """Tell of a run that starts."""
         self._began[job.cell] = time.monotonic()
-        print(f"start   {job.cell}  output in {job.log}", flush=True)
+        show(f"start   {job.cell}  output in {job.log}")
 
     def ended(self, job: Job, error: str) -> None:
         """Tell of a run that ended, with an error or with none."""
@@ -44,7 +44,7 @@ class Progress:
         spent = timedelta(seconds=round(now - self._began[job.cell]))
         remaining = timedelta(seconds=round((now - self._start) * self._left / done))
         result = f"failed  {job.cell}: {error}" if error else f"finish  {job.cell}  return {_final_return(job):,.1f}"
-        print(f"{result}  in {spent}  {self._total - self._left} of {self._total}  ETA {remaining}", flush=True)
+        show(f"{result}  in {spent}  {self._total - self._left} of {self._total}  ETA {remaining}")
 
     def _save(self) -> None:
         entries = [

@@ -16,7 +16,7 @@ from dreamer import run
 from dreamer.checkpoint import write_atomically
 from dreamer.errors import UserError
 from dreamer.redaction import redact_command
-from dreamer.trust import check_entries
+from dreamer.trust import check_folder
 
 if TYPE_CHECKING:  # they load scipy and matplotlib, for which other commands need not wait
     from dreamer.experiments.runs import Failure, Run
@@ -32,16 +32,17 @@ class ReportArguments:
     """Run folder, or folder of run folders at any depth; the report is written into it."""
 
 
-def report(args: ReportArguments) -> str:
-    """Write the report and return what it concludes, as text."""
+def report(args: ReportArguments) -> list[str]:
+    """Write the report and return what it concludes, in lines."""
     from dreamer.experiments.run_report import is_run, write_run_report
 
+    check_folder(args.folder)
     if is_run(args.folder):
         page, summary = write_run_report(args.folder)
-        return "\n".join([*summary, "", f"report  {page}"])
+        return [*summary, "", f"report  {page}"]
     path = write_report(args.folder)
     numbers = json.loads(path.with_suffix(".json").read_text())
-    return "\n".join([*numbers["verdict"], "", f"report  {path}"])
+    return [*numbers["verdict"], "", f"report  {path}"]
 
 
 def write_report(folder: Path) -> Path:
@@ -51,8 +52,7 @@ def write_report(folder: Path) -> Path:
     """
     from dreamer.experiments import analysis, document, figures, page, runs, sections, settings, wording
 
-    opened = ("failures.json*", "report.*", "figures", "figures/*")
-    check_entries(folder, (entry for pattern in opened for entry in folder.glob(pattern)))
+    check_folder(folder)
     found, failures = runs.find_runs(folder)
     counted, outside = _select(settings.tell_apart(found), failures)
     if not counted:

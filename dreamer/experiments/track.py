@@ -47,7 +47,7 @@ class TrackArguments:
     """Write RUN/tensorboard anew."""
 
 
-def track(args: TrackArguments) -> str:
+def track(args: TrackArguments) -> list[str]:
     """Do what the arguments ask for and say what was shown; raises `UserError` when a tracker cannot be written."""
     if not (args.wandb or args.tensorboard):
         raise UserError("name the tracker: --wandb, --tensorboard or both")
@@ -58,7 +58,7 @@ def track(args: TrackArguments) -> str:
             lines.append(_to_tensorboard(run))
         if args.wandb:
             lines.append(_to_wandb(run))
-    return "\n".join(lines)
+    return lines
 
 
 def _to_tensorboard(run: RunFolder) -> str:

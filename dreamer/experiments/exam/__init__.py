@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -29,8 +28,11 @@ from dreamer.experiments.exam.learner import exam_config
 from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
 from dreamer.experiments.grid import variants
+from dreamer.redaction import tell
 from dreamer.run import command_line, commit
+from dreamer.trust import check_folder
 from envs.push import SIGMA
+from envs.safe_path import safe_path
 
 Part = Literal["uncertainty", "memory", "drift", "speed"]
 ALL = tuple(name for core, latents in LATENTS.items() for name in (core, *(f"{core}:{other}" for other in latents[1:])))
@@ -84,13 +86,14 @@ def exam(args: ExamArguments) -> str:
         raise UserError("--free-nats must be at least 0 and --effort greater than 0")
     if not args.task.startswith("dmc:"):
         raise UserError(f"--task {args.task}: the drift part needs a dmc: task, whose simulator repeats itself")
+    check_folder(args.folder)
     _open_folder(args)
     for part in args.parts:
         work = PARTS[part](args, chosen)
         missing = {(name, seed): run for name, seed, run in work if not _path(args.folder, part, name, seed).exists()}
         for (variant, seed), result in _done(missing, 1 if part == "speed" else args.jobs or envs.cores()):
             write_atomically(_path(args.folder, part, variant, seed), (json.dumps(result) + "\n").encode())
-            print(f"{part}  {variant}  seed {seed}  done", file=sys.stderr, flush=True)
+            tell(f"{part}  {variant}  seed {seed}  done")
     results = _gather(args, chosen)
     text = document(results)
     write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
@@ -106,7 +109,7 @@ def _done(work: dict[Key, Callable[[], dict[str, Any]]], jobs: int) -> Iterator[
         return
     threads = max(1, envs.cores() // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
+    with safe_path(), ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
         futures = {pool.submit(run): key for key, run in work.items()}
         try:
             for future in as_completed(futures):
