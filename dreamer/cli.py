@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from dreamer.command_line import option_of, parse, words_of
+from dreamer.command_line import option_of, parse, trusted_words, words_of
 from dreamer.errors import UserError
 from dreamer.isolation import ignore_current_folder, warnings_told
 from dreamer.redaction import redact_command, show, tell
@@ -25,6 +25,7 @@ from dreamer.redaction import redact_command, show, tell
 if TYPE_CHECKING:
     import envs
     from dreamer.arguments import EvaluateArguments, TrainArguments
+    from dreamer.config import Config
     from dreamer.train import Result
 
 REQUEUE = os.EX_TEMPFAIL
@@ -48,16 +49,16 @@ def train_arguments(argv: Sequence[str]) -> TrainArguments:
 def train_command(argv: Sequence[str]) -> int:
     """`dreamer train`."""
     from dreamer import launch
+    from dreamer.tracking.destination import flags, foreign
     from dreamer.trust import agreement
 
     args = train_arguments(argv)
     try:
         if args.resume is not None:
-            if args.run_dir or args.start_from or args.load != "all" or args.match_params:
-                refused = "--run-dir, --from, --load or --match-params"
-                raise UserError(f"--resume goes on as it was, without {refused}")
-            trusted = words_of(argv, "--env-import")
-            result = launch.resume(args.resume, config=args.config, trusted=trusted)
+            if args.run_dir or args.load != "all" or args.match_params:
+                raise UserError("--resume goes on as it was, without --run-dir, --load or --match-params")
+            trusted = trusted_words(argv)
+            result = launch.resume(args.resume, config=args.config, trusted=trusted, start_from=args.start_from)
         else:
             result = launch.train(
                 args.config,
@@ -69,9 +70,10 @@ def train_command(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     if result.status == "interrupted":
-        show(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{agreement(args.config)}")
+        agreed = agreement(args.config) + flags(foreign(args.config.tracking))
+        show(f"stopped; go on with: dreamer train --resume {shlex.quote(str(result.path))}{agreed}")
         return REQUEUE if result.stopped_by == signal.SIGTERM else 130
-    _print_result(result, agreement(args.config))
+    _print_result(result, args.config)
     return 0
 
 
@@ -205,7 +207,7 @@ def ablate_command(argv: Sequence[str]) -> int:
     """`dreamer ablate`."""
     from dreamer.config import compose
     from dreamer.experiments.ablate import AblateArguments, ablate, arguments_of
-    from dreamer.trust import check_imports
+    from dreamer.trust import check_destination, check_imports
 
     for flags, instead in ONE_OF_SEVERAL.items():
         for flag in flags:
@@ -215,6 +217,7 @@ def ablate_command(argv: Sequence[str]) -> int:
     if folder is not None and option_of(argv, "--tasks") is None and not {"-h", "--help"} & set(argv):
         base = arguments_of(Path(folder))
         check_imports(base.config, words_of(argv, "--env-import"), Path(folder), base.tasks)
+        check_destination(base.config.tracking, trusted_words(argv), Path(folder))
     else:
         base = AblateArguments(compose(option_of(argv, "--preset") or "quick", option_of(argv, "--size")))
     try:
@@ -302,12 +305,14 @@ def _usage() -> list[str]:
     return ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
 
 
-def _print_result(result: Result, agreed: str) -> None:
+def _print_result(result: Result, config: Config) -> None:
     from dreamer.evaluate import evaluation_films
+    from dreamer.tracking.destination import flags, foreign
+    from dreamer.trust import agreement
 
     values, path = result.evaluation, result.path
     films = evaluation_films(path)
-    quoted = shlex.quote(str(path))
+    quoted, agreed = shlex.quote(str(path)), agreement(config)
     show(
         "",
         f"final evaluation over {values['eval/episodes']:.0f} episodes: "
@@ -321,7 +326,8 @@ def _print_result(result: Result, agreed: str) -> None:
         f"next        dreamer evaluate {quoted} --episodes 20{agreed}",
         f"            dreamer imagine {quoted}{agreed}",
         f"            dreamer report {quoted}",
-        f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreed}",
+        f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{agreed}"
+        + flags(foreign(config.tracking)),
     )
 
 

@@ -69,6 +69,12 @@ def option_of(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
+def trusted_words(argv: Sequence[str]) -> list[str]:
+    """What a folder names and the user names, too: modules, and `wandb-entity=NAME` and `wandb-project=NAME`."""
+    given = {name: option_of(argv, f"--tracking.{name}") for name in ("wandb-entity", "wandb-project")}
+    return words_of(argv, "--env-import") + [f"{name}={value}" for name, value in given.items() if value]
+
+
 def words_of(argv: Sequence[str], name: str) -> list[str]:
     """The values of an option that takes several."""
     words: list[str] = []

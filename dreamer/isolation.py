@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any
 
 from dreamer.redaction import tell
 
@@ -44,7 +44,7 @@ def _tell_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    file: TextIO | None = None,
+    file: Any = None,
     line: str | None = None,
 ) -> None:
     tell(f"{filename}:{lineno}: {category.__name__}: {message}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 import torch
@@ -28,6 +29,7 @@ from dreamer.session import layout_of
 from dreamer.spaces import spec_of
 from dreamer.tracking import open_tracker
 from dreamer.tracking.curve import draw_curve
+from dreamer.tracking.destination import foreign
 from dreamer.train import Result, Trainer
 from dreamer.trust import check_counters, check_imports, understood
 
@@ -86,18 +88,28 @@ def train(
 
 
 def resume(
-    path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
+    path: Path | str,
+    *,
+    config: Config | None = None,
+    make_env: MakeEnv | None = None,
+    trusted: Collection[str] = (),
+    start_from: Path | str | None = None,
 ) -> Result:
     """Go on with a run from its newest checkpoint, to the step count in `config` (default: the run's own).
 
-    A run that died before its first checkpoint begins again.
+    A run that died before its first checkpoint begins again; one that took its first weights from another run takes
+    them from `start_from`, and from nowhere else, since whoever made the folder may have written any path into it.
     `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
     for damaged folders, and when there is nothing left to do. Modules that the run's environments import, and that are
-    not imported yet, must be among those `trusted`.
+    not imported yet, must be among those `trusted`. W&B gets nothing for an entity or a project that the folder alone
+    names, unless `wandb-entity=NAME` or `wandb-project=NAME` are trusted, or `config` changes them.
     """
     folder = run.open_run(Path(path))
+    elsewhere = foreign(folder.config.tracking, trusted)
     if config is not None:
         folder.config = _with_allowed_changes(folder.config, validated(config))
+        now = foreign(folder.config.tracking)
+        elsewhere = {name: value for name, value in elsewhere.items() if now.get(name) == value}
     if folder.config.device != "auto":
         folder.info["device"] = folder.config.device
     folder.info["device"] = run.choose_device(folder.info["device"])
@@ -107,9 +119,10 @@ def resume(
         if not (isinstance(kept, dict) and isinstance(kept.get("on"), bool)):  # it died before it was written
             folder.info["parallel"] = choose_parallel(folder.config, factory)
         if folder.never_began:
-            agent, source = dry_run(spec_of_factory(factory), folder.config), folder.info.get("start_from")
-            weights = _read_weights(Path(source["path"]), source["load"], agent) if source else None
-            return _run(folder, factory, None, weights)
+            agent = dry_run(spec_of_factory(factory), folder.config)
+            return _run(folder, factory, None, _first_weights(folder, start_from, agent), elsewhere)
+        if start_from is not None:
+            raise UserError(f"--from {start_from}: {path} has begun and has weights of its own; go on without --from")
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
             tell(line)
@@ -121,7 +134,7 @@ def resume(
         with understood(folder.checkpoints):
             layout = layout_of(_agent(folder, state, "meta"))
         require_room(forecast(folder.config, layout), folder.path)
-        return _run(folder, factory, state, None)
+        return _run(folder, factory, state, None, elsewhere)
 
 
 def load(path: Path | str, device: str = "cpu") -> Agent:
@@ -203,8 +216,28 @@ def _agent(folder: RunFolder, state: dict[str, Any], device: Literal["cpu", "met
         return Agent(folder.config.agent, spec["obs_shapes"], ActionSpec(*spec["action"]))
 
 
+def _first_weights(folder: RunFolder, named: Path | str | None, agent: Agent) -> dict[str, Any] | None:
+    """Weights with which a run begins again, read from the folder that the user names and never from run.json's."""
+    source = folder.info.get("start_from")
+    if source is None and named is not None:
+        raise UserError(f"--from {named}: {folder.path} began with weights of its own; go on without --from")
+    if source is None:
+        return None
+    if not (isinstance(source, dict) and isinstance(source.get("path"), str) and source.get("load") in get_args(Load)):
+        raise UserError(f"{folder.path / 'run.json'}: start_from does not say where its first weights come from")
+    if named is None:
+        other = shlex.quote(source["path"])
+        raise UserError(f"{folder.path} began with the weights of another run; if you trust it, add --from {other}")
+    folder.info["start_from"] = source | {"path": str(Path(named).resolve())}
+    return _read_weights(Path(named), source["load"], agent)
+
+
 def _run(
-    folder: RunFolder, factory: envs.EnvFactory, state: dict[str, Any] | None, weights: dict[str, Any] | None
+    folder: RunFolder,
+    factory: envs.EnvFactory,
+    state: dict[str, Any] | None,
+    weights: dict[str, Any] | None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> Result:
     trainer = Trainer(folder, factory)
     try:
@@ -221,7 +254,9 @@ def _run(
             tell(str(expected))
         folder.save()
         config = dataclasses.asdict(folder.config)
-        tracker = open_tracker(folder.config.tracking, folder.path, folder.info, config, folder.config.steps, offset)
+        tracker = open_tracker(
+            folder.config.tracking, folder.path, folder.info, config, folder.config.steps, offset, elsewhere
+        )
         trainer.tracker = tracker
         try:
             with _graceful_stop(trainer):

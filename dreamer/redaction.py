@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any
 
 HIDDEN = "[secret]"
 NAME = r"(?:api[-_]?key|access[-_]?key|private[-_]?key|token|secret|passw(?:or)?d|credentials?)"
@@ -37,9 +37,9 @@ def redact(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text on one line; line breaks, escape sequences, bidirectional controls and their like become escapes.
+    r"""The text on one line; line breaks, escape sequences, bidirectional controls and their like become escapes.
 
-    The escapes are those of JSON (`\\n`, `\\u001b`), so that a line of JSON stays one.
+    The escapes are those of JSON (`\n`, `\u001b`), so that a line of JSON stays one.
     """
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
@@ -54,7 +54,7 @@ def tell(*lines: str) -> None:
     _print(lines, sys.stderr)
 
 
-def _print(lines: Iterable[str], stream: TextIO | None) -> None:
+def _print(lines: Iterable[str], stream: Any) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = "\n".join(visible(redact(line)) for line in lines)
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 from dreamer.config import Config
 from dreamer.errors import UserError, first_line
+from dreamer.tracking.config import TrackingConfig
+from dreamer.tracking.destination import flags, foreign
 
 ENTRIES = 200_000
 """Files and folders in a folder, at most: a run leaves hundreds, and a large ablation has hundreds of runs."""
@@ -59,6 +61,15 @@ def check_imports(config: Config, named: Collection[str], path: Path, tasks: Seq
     if foreign:
         names = " ".join(foreign)
         raise UserError(f"{path} imports {names}, which runs its code; if you trust it, add --env-import {names}")
+
+
+def check_destination(
+    tracking: TrackingConfig, named: Collection[str], path: Path, prefix: str = "--tracking."
+) -> None:
+    """Refuse to send data to a W&B entity or project that only a folder names; `named` as of `destination.foreign`."""
+    found = foreign(tracking, named) if tracking.wandb != "off" else {}
+    if found:
+        raise UserError(f"{path} says where in W&B its data go; if you trust it, add{flags(found, prefix)}")
 
 
 def modules_of(config: Config, tasks: Sequence[str] = ()) -> list[str]:

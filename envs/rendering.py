@@ -129,7 +129,9 @@ def _run(code: str, backend: Backend) -> str | None:
     """What Python code prints where that backend is chosen; None where it fails."""
     environment = {**os.environ, **backend.variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        )
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None

@@ -28,6 +28,7 @@ from dreamer.experiments.jobs import Job, do_all
 from dreamer.experiments.progress import Progress
 from dreamer.redaction import show
 from dreamer.run import RunFolder
+from dreamer.tracking.destination import flags, foreign
 from dreamer.trust import agreement, check_counters, check_folder, understood
 
 FORMAT = 2
@@ -110,6 +111,7 @@ def ablate(args: AblateArguments) -> int:
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
     again = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
+    again += flags(foreign(args.config.tracking))
     if not done:
         show(f"stopped; go on with: {again}")
         return 130

@@ -35,7 +35,10 @@ def doctor() -> str:
     drawn = frame_rates()
     backend = select_backend()
     versions = ", ".join(f"{name} {run.package_version(name)}" for name in run.VERSIONED)
-    mode, reason = choose_mode("auto")
+    try:
+        mode, reason = choose_mode("auto")
+    except ValueError as error:
+        mode, reason = "refused", str(error)
     cuda = f"{torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     return "\n".join(
         [

@@ -31,6 +31,7 @@ from dreamer.experiments.grid import Cell
 from dreamer.isolation import ignore_current_folder
 from dreamer.redaction import tell
 from dreamer.run import RunFolder
+from dreamer.tracking import destination
 from dreamer.trust import check_folder, modules_of
 
 POLL_SECONDS = 0.1
@@ -108,7 +109,8 @@ def work(run_dir: Path) -> int:
 def _begin_or_go_on(run_dir: Path, config: Config) -> launch.Result:
     check_folder(run_dir)
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
-        return launch.resume(run_dir, config=config, trusted=modules_of(config))
+        agreed = [f"{name}={value}" for name, value in destination.foreign(config.tracking).items()]  # with the parent
+        return launch.resume(run_dir, config=config, trusted=[*modules_of(config), *agreed])
     if run_dir.is_dir():
         with RunFolder(run_dir, config, {}).locked():
             foreign = sorted({path.name for path in run_dir.iterdir()} - LEFT_BY_A_RUN)

@@ -26,6 +26,7 @@ from dreamer.tracking import View, read
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.wandb import WandbView
 from dreamer.tracking.wandb_session import RUN_ID
+from dreamer.trust import check_destination
 
 STATE = "wandb_track.json"
 """What W&B has been given: run id, length and SHA-256 of that part of metrics.jsonl, and the films."""
@@ -45,6 +46,10 @@ class TrackArguments:
     """Log to W&B, as a W&B run of its own beside one that training may have made."""
     tensorboard: bool = False
     """Write RUN/tensorboard anew."""
+    wandb_entity: str = ""
+    """W&B user or team; empty is the run's own, where that is not somebody else's, or the default of the account."""
+    wandb_project: str = ""
+    """W&B project; empty is the run's own, where the folder is not alone in naming it."""
 
 
 def track(args: TrackArguments) -> list[str]:
@@ -57,7 +62,7 @@ def track(args: TrackArguments) -> list[str]:
         if args.tensorboard:
             lines.append(_to_tensorboard(run))
         if args.wandb:
-            lines.append(_to_wandb(run))
+            lines.append(_to_wandb(run, args))
     return lines
 
 
@@ -82,8 +87,13 @@ def _to_tensorboard(run: RunFolder) -> str:
     return f"TensorBoard: {len(records)} records, films: {len(films)}; look with: {look}"
 
 
-def _to_wandb(run: RunFolder) -> str:
+def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
     """A call that died while it logged leaves no state, so that the next one starts a W&B run of its own."""
+    tracking = dataclasses.replace(run.config.tracking, wandb="auto", close_seconds=UPLOAD_SECONDS)
+    given = {name: getattr(args, name) for name in ("wandb_entity", "wandb_project") if getattr(args, name)}
+    tracking = dataclasses.replace(tracking, **given)
+    named = [f"{name.replace('_', '-')}={value}" for name, value in given.items()]
+    check_destination(tracking, named, run.path, "--")
     data, films = run.metrics.read_bytes() if run.metrics.is_file() else b"", _films(run)
     data = data[: data.rfind(b"\n") + 1]
     state = _state(run.path / STATE, data)
@@ -94,8 +104,7 @@ def _to_wandb(run: RunFolder) -> str:
         return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; films: {len(films)}"
     with _told("W&B"):
         (run.path / STATE).unlink(missing_ok=True)
-        config = dataclasses.replace(run.config.tracking, wandb="auto", close_seconds=UPLOAD_SECONDS)
-        view = WandbView(config, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
+        view = WandbView(tracking, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
         view.start()
         if not view.notice:
             raise UserError("W&B is disabled here (WANDB_MODE)")

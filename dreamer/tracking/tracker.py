@@ -103,11 +103,13 @@ def open_tracker(
     run_config: Mapping[str, Any],
     total_steps: int,
     resume_offset: int | None,
+    foreign: Mapping[str, str] | None = None,
 ) -> Tracker:
     """Open the tracker of the run in `run_dir`, an existing folder.
 
     `run_info` is the content of run.json, `run_config` that of config.json. A new run has `resume_offset` None; a
-    resumed one forgets the records after `resume_offset` bytes, a number that `Tracker.offset` returned.
+    resumed one forgets the records after `resume_offset` bytes, a number that `Tracker.offset` returned. `foreign` is
+    as of `WandbView`.
 
     Raises:
         UserError: metrics.jsonl cannot be written, or a new run would continue another run's file.
@@ -120,7 +122,7 @@ def open_tracker(
         tell(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; going on without")
     views: list[View] = []
     if config.wandb != "off":
-        views.append(WandbView(config, run_dir, run_info, run_config))
+        views.append(WandbView(config, run_dir, run_info, run_config, foreign=foreign))
     if config.tensorboard:
         views.append(TensorBoardView(run_dir / "tensorboard", first_step=writer.last.get("step", -1) + 1))
     return Tracker(config, writer, views, ConsoleView(total_steps) if config.console else None)
