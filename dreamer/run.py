@@ -154,7 +154,6 @@ def _refuse_secrets(config: Config) -> None:
 
 
 def _make_empty(path: Path) -> None:
-    check_folder(path)
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -164,6 +163,7 @@ def _make_empty(path: Path) -> None:
         pass
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
+    check_folder(path)
     _refuse_content(path)
 
 

@@ -37,8 +37,9 @@ def doctor() -> str:
     versions = ", ".join(f"{name} {run.package_version(name)}" for name in run.VERSIONED)
     try:
         mode, reason = choose_mode("auto")
+        logging = f"{mode}: {reason}" if reason else mode
     except ValueError as error:
-        mode, reason = "refused", str(error)
+        logging = f"refused: {error}"
     cuda = f"{torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     return "\n".join(
         [
@@ -48,7 +49,7 @@ def doctor() -> str:
             f"cores       {envs.cores()}, torch uses {torch.get_num_threads()} threads",
             f"device      auto takes {run.choose_device('auto')}; cuda: {cuda}",
             f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
-            f"W&B         {mode}{f': {reason}' if reason else ''}",
+            f"W&B         {logging}",
             f"disk        {run.free_bytes(Path('.')) / 2**30:.1f} GB free here",
         ]
     )

@@ -119,7 +119,7 @@ def own_places_only() -> Iterator[None]:
         return settings_file.SettingsFiles(global_settings=own, local_settings=Path(os.devnull))
 
     whole = wandb_settings.Settings.read_system_settings
-    wandb_settings.Settings.read_system_settings = read  # type: ignore[method-assign]
+    wandb_settings.Settings.read_system_settings = read  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
