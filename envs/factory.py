@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from dataclasses import dataclass, replace
 
@@ -50,10 +51,10 @@ class EnvFactory:
 
 
 def import_module(name: str) -> None:
-    """Import a user's module, also from the current folder. Raises UserError where that fails."""
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.append("")  # last, so that no file in the current folder replaces a package
+    """Import a user's module, from the current folder if it is not installed. Raises UserError where that fails."""
     try:
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            sys.path.append("")  # last, and only for this module: the current folder may be from somebody else
         importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise UserError(f"--env-import {name}: {error}") from None

@@ -130,7 +130,9 @@ def _run(code: str, backend: Backend) -> str | None:
     """Output of Python code under a backend; None if the code fails."""
     environment = {**os.environ, **backend.variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        )
     except subprocess.TimeoutExpired:
         return None
     return done.stdout if done.returncode == 0 else None

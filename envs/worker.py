@@ -16,6 +16,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from envs.errors import UserError
 from envs.interface import BuildEnv
+from envs.safe_path import VARIABLE, restore_path, safe_path
 
 START_SECONDS = 120.0
 """Longest wait for the first answer of an environment in a new process, which has to build it."""
@@ -82,8 +83,10 @@ class Worker:
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
         name = f"environments {', '.join(map(str, self.places))}"
-        self.process = self._context.Process(target=_work, name=name, args=(self._builders, theirs), daemon=True)
-        self.process.start()
+        args = (self._builders, theirs, os.environ.get(VARIABLE))
+        self.process = self._context.Process(target=_work, name=name, args=args, daemon=True)
+        with safe_path():
+            self.process.start()
         theirs.close()
         self._built: set[int] = set()
 
@@ -96,8 +99,9 @@ def _cause_of_death(code: int | None) -> str:
     return f"the process of the environment died with exit code {code}{hints.get(code or 0, '')}"
 
 
-def _work(builders: Mapping[int, BuildEnv], pipe: Connection[Any, Any]) -> None:
+def _work(builders: Mapping[int, BuildEnv], pipe: Connection[Any, Any], path_variable: str | None) -> None:
     """Main function of the process: answer calls in turn until asked to end, or until the parent is gone."""
+    restore_path(path_variable)
     # Signals to all processes of a terminal or a job must reach only the parent, which decides what these do.
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -99,7 +99,7 @@ def test_unknown_settings_are_refused_with_the_closest_names(path, closest):
 def warnings(monkeypatch):
     """Lines that reading configurations printed."""
     lines = []
-    monkeypatch.setattr(serialization, "tell", lines.append)
+    monkeypatch.setattr(serialization, "warn", lines.append)
     monkeypatch.setattr(serialization, "_said", set())
     return lines
 

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
 def test_one_seed_has_no_interval(tmp_path):
     make_run(tmp_path / "a", "rssm", final=8.0)
     make_run(tmp_path / "b", "rnn", final=4.0)
-    text = report(ReportArguments(tmp_path))
+    text = "\n".join(report(ReportArguments(tmp_path)))
     assert "rssm ends with the highest score, 1.00 [n/a]" in text and str(tmp_path / "report.html") in text
     assert "Against rnn nothing can be concluded: one seed on a task gives no interval." in text
     numbers = json.loads((tmp_path / "report.json").read_text())
@@ -216,7 +216,7 @@ def test_aggregates_are_over_the_tasks_of_all_cores(tmp_path):
 def test_cores_without_a_common_task_are_not_compared(tmp_path):
     make_run(tmp_path / "a", "rssm", "toy:copy")
     make_run(tmp_path / "b", "rnn", "toy:counting")
-    text = report(ReportArguments(tmp_path))
+    text = "\n".join(report(ReportArguments(tmp_path)))
     assert "cannot be compared" in text and (tmp_path / "report.html").is_file()
 
 

@@ -515,7 +515,9 @@ def test_what_a_run_began_from_is_kept_from_its_first_moment_on(finished, tmp_pa
             dreamer.train(config, run_dir=tmp_path / "a", start_from=finished)
         with pytest.raises(KeyboardInterrupt):
             dreamer.train(tiny_config("mine", steps=4), run_dir=tmp_path / "b", make_env=Counting)
-    dreamer.resume(tmp_path / "a")
+    with pytest.raises(dreamer.UserError, match="began with the weights of another run; if you trust it, add --from"):
+        dreamer.resume(tmp_path / "a")
+    dreamer.resume(tmp_path / "a", start_from=finished)
     source, new = modules(finished), modules(tmp_path / "a")
     assert all(torch.equal(new[name], source[name]) for name in source)
     with pytest.raises(dreamer.UserError, match="was trained with make_env=Counting; use dreamer.resume"):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreamer.cli.configuration import defaults, with_current_names
-from dreamer.cli.parsing import option_of, parse, words_of
+from dreamer.cli.parsing import option_of, parse, trusted_words, words_of
 from dreamer.errors import UserError
 from dreamer.experiments.ablation.ablate import ablate
 from dreamer.experiments.ablation.manifest import AblateArguments, arguments_of
-from dreamer.runs.trust import check_imports
+from dreamer.runs.trust import check_destination, check_imports
 
 INSTEAD = {
     "--task": "--tasks TASK,TASK",
@@ -44,4 +44,5 @@ def _base(argv: Sequence[str]) -> AblateArguments:
         return AblateArguments(defaults(argv, "quick"))
     base = arguments_of(Path(folder))
     check_imports(base.config, words_of(argv, "--env-import"), Path(folder), base.tasks)
+    check_destination(base.config.tracking, trusted_words(argv), Path(folder))
     return base

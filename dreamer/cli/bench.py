@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dreamer.cli.configuration import defaults, with_current_names
 from dreamer.cli.parsing import parse
 from dreamer.experiments.bench.bench import BenchArguments, bench
+from dreamer.system.redaction import show
 
 TASK = "dmc:walker_walk"
 
@@ -20,7 +21,7 @@ def run(argv: Sequence[str]) -> int:
     if args.against:
         changes = with_current_names(shlex.split(args.against))
         other = _arguments([*argv, *changes], args.config.preset).config
-    print(bench(args, other))
+    show(*bench(args, other).split("\n"))
     return 0
 
 

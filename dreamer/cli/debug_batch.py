@@ -10,6 +10,7 @@ import tyro
 
 from dreamer.cli.parsing import parse
 from dreamer.experiments.diagnosis.debug_batch import debug_batch
+from dreamer.system.redaction import show
 
 
 @dataclass(frozen=True)
@@ -22,5 +23,5 @@ class DebugBatchArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Repeat the update and print where it fails."""
-    print(debug_batch(parse(DebugBatchArguments, "debug-batch", argv).file))
+    show(*debug_batch(parse(DebugBatchArguments, "debug-batch", argv).file))
     return 0

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from dreamer.cli.parsing import parse
 from dreamer.experiments.diagnosis.diagnose import DiagnoseArguments, diagnose
+from dreamer.system.redaction import show
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the diagnosis; returns 1 when something is unhealthy."""
-    text, unhealthy = diagnose(parse(DiagnoseArguments, "diagnose", argv))
-    print(text)
+    lines, unhealthy = diagnose(parse(DiagnoseArguments, "diagnose", argv))
+    show(*lines)
     return 1 if unhealthy else 0

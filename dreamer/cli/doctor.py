@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dreamer.cli.parsing import parse
 from dreamer.experiments.bench.doctor import doctor
+from dreamer.system.redaction import show
 
 
 @dataclass(frozen=True)
@@ -17,5 +18,5 @@ class DoctorArguments:
 def run(argv: Sequence[str]) -> int:
     """Print the information, one item a line."""
     parse(DoctorArguments, "doctor", argv)
-    print(doctor())
+    show(*doctor().split("\n"))
     return 0

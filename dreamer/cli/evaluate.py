@@ -16,7 +16,7 @@ from dreamer.cli.parsing import parse
 from dreamer.config import SEEDS, DeviceName, words
 from dreamer.errors import UserError
 from dreamer.runs.folder import open_run
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import show, warn
 from dreamer.training import launch
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.load import load
@@ -72,12 +72,12 @@ def run(argv: Sequence[str]) -> int:
             report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
             if not args.json:
                 spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
-                print(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
+                show(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
     evaluator.close()
     if args.json:
-        print(json.dumps(report))
+        show(json.dumps(report))
     if args.video is not None:
-        tell(f"video: {record_video(agent, factory, args.video, args.seed)}")
+        warn(f"video: {record_video(agent, factory, args.video, args.seed)}")
     return 0
 
 

@@ -18,6 +18,8 @@ from dreamer.errors import UserError
 from dreamer.openloop import folder
 from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.runs.folder import open_run
+from dreamer.runs.trust import check_folder
+from dreamer.system.redaction import show
 from dreamer.training import launch
 from dreamer.training.load import load_with_step
 
@@ -45,16 +47,19 @@ class ImagineArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Evaluate open loop, write figures and videos, and print the errors."""
-    print(imagine(parse(ImagineArguments, "imagine", argv)))
+    show(*imagine(parse(ImagineArguments, "imagine", argv)))
     return 0
 
 
-def imagine(args: ImagineArguments) -> str:
-    """Evaluate the newest checkpoint open loop, write figures and videos, and return the errors as text or JSON.
+def imagine(args: ImagineArguments) -> list[str]:
+    """Evaluate the newest checkpoint open loop, write figures and videos, and return the errors in lines, or one line
+    of JSON.
 
     Raises `UserError` for a run without a decoder, and for a folder that is no usable run.
     """
     _check(args.settings)
+    if args.folder is not None:
+        check_folder(args.folder)
     agent, step = load_with_step(args.run, args.device)
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
     seen = evaluate(agent, factory, args.settings)
@@ -66,8 +71,8 @@ def imagine(args: ImagineArguments) -> str:
     if args.json:
         errors = {key: {"unit": signal.unit} | signal.errors for key, signal in seen.signals.items()}
         result: dict[str, Any] = {"run": str(args.run), "step": step, "settings": dataclasses.asdict(seen.settings)}
-        return json.dumps(result | {"errors": errors, "folder": str(target)})
-    return "\n".join([*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())])
+        return [json.dumps(result | {"errors": errors, "folder": str(target)})]
+    return [*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())]
 
 
 def _check(settings: OpenLoopSettings) -> None:

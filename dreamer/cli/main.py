@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dreamer.errors import UserError
-from dreamer.system.redaction import redact_command, tell
+from dreamer.system.isolation import ignore_current_folder, print_warnings
+from dreamer.system.redaction import redact_command, show, warn
 
 COMMANDS = {
     "train": "train an agent, or resume a run",
@@ -35,15 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; a user's mistake is one line on standard error and status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        show(*_usage())
         return 0 if argv else 2
     if redact_command(shlex.join(argv)) != shlex.join(argv):
-        tell("dreamer: a word of this command looks like a secret; leave it in the environment")
+        warn("dreamer: a word of this command looks like a secret; leave it in the environment")
         return 2
     try:
-        return _command(argv[0])(argv[1:])
+        command = _command(argv[0])
+        ignore_current_folder()
+        with print_warnings():
+            return command(argv[1:])
     except UserError as error:
-        tell(f"dreamer: {error}")
+        warn(f"dreamer: {error}")
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,9 +61,7 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
     return run
 
 
-def _usage() -> str:
+def _usage() -> list[str]:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
-    )
+    return ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from dreamer.errors import UserError
+from dreamer.system.redaction import visible
 
 T = TypeVar("T")
 
@@ -22,6 +25,8 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = 
     Raises `UserError` with one line in place of tyro's framed messages.
     """
     prog, errors = f"dreamer {command}", io.StringIO()
+    if default is not None and {"-h", "--help"} & set(argv):
+        default = _printable(default)  # the help shows it, and it may come from a run folder
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
@@ -30,6 +35,18 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = 
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), prog)) from None
+
+
+def _printable(value: Any) -> Any:
+    """Return the same value with all text in it made printable."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _printable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    if isinstance(value, tuple):
+        return tuple(_printable(one) for one in value)
+    if isinstance(value, Path):
+        return Path(visible(str(value)))
+    return visible(value) if isinstance(value, str) else value
 
 
 def _one_line(framed: str, prog: str) -> str:
@@ -53,6 +70,12 @@ def option_of(argv: Sequence[str], name: str) -> str | None:
         elif word.startswith(f"{name}="):
             value = word.partition("=")[2]
     return value
+
+
+def trusted_words(argv: Sequence[str]) -> list[str]:
+    """Return the modules and W&B destinations (`wandb-entity=NAME`, `wandb-project=NAME`) that the user names."""
+    given = {name: option_of(argv, f"--tracking.{name}") for name in ("wandb-entity", "wandb-project")}
+    return words_of(argv, "--env-import") + [f"{name}={value}" for name, value in given.items() if value]
 
 
 def words_of(argv: Sequence[str], name: str) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from dreamer.cli.parsing import parse
 from dreamer.experiments.report.report import ReportArguments, report
+from dreamer.system.redaction import show
 
 
 def run(argv: Sequence[str]) -> int:
     """Write the report and print its conclusion and its path."""
-    print(report(parse(ReportArguments, "report", argv)))
+    show(*report(parse(ReportArguments, "report", argv)))
     return 0

@@ -10,6 +10,7 @@ import tyro
 import envs
 from dreamer.cli.parsing import parse
 from dreamer.errors import UserError
+from dreamer.system.redaction import show
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,5 @@ def run(argv: Sequence[str]) -> int:
     names = [name for family in envs.tasks().values() for name in family if args.contains in name]
     if not names:
         raise UserError(f"no task contains {args.contains!r}; `dreamer tasks` lists all")
-    print("\n".join(names))
+    show(*names)
     return 0

@@ -22,7 +22,9 @@ import tyro
 from dreamer.cli.parsing import parse
 from dreamer.errors import UserError, first_line
 from dreamer.runs.folder import RunFolder, open_run
+from dreamer.runs.trust import check_destination
 from dreamer.system.files import write_atomically
+from dreamer.system.redaction import show
 from dreamer.tracking import View, read
 from dreamer.tracking.jsonl import COUNTERS
 from dreamer.tracking.tensorboard import TensorBoardView
@@ -46,15 +48,19 @@ class TrackArguments:
     """Send to W&B, as a separate W&B run from one that training may have made."""
     tensorboard: bool = False
     """Rewrite RUN/tensorboard."""
+    wandb_entity: str = ""
+    """W&B user or team; empty is the run's own where the user's settings name it too, else the account's default."""
+    wandb_project: str = ""
+    """W&B project; empty is the run's own where the user's settings name it too."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Send the run to the trackers named and print what was sent."""
-    print(track(parse(TrackArguments, "track", argv)))
+    show(*track(parse(TrackArguments, "track", argv)))
     return 0
 
 
-def track(args: TrackArguments) -> str:
+def track(args: TrackArguments) -> list[str]:
     """Return one line for each tracker; raises `UserError` when one cannot be written."""
     if not (args.wandb or args.tensorboard):
         raise UserError("name the tracker: --wandb, --tensorboard or both")
@@ -64,8 +70,8 @@ def track(args: TrackArguments) -> str:
         if args.tensorboard:
             lines.append(_to_tensorboard(folder))
         if args.wandb:
-            lines.append(_to_wandb(folder))
-    return "\n".join(lines)
+            lines.append(_to_wandb(folder, args))
+    return lines
 
 
 def _to_tensorboard(run: RunFolder) -> str:
@@ -85,12 +91,17 @@ def _to_tensorboard(run: RunFolder) -> str:
         for new in aside.iterdir():
             os.replace(new, folder / new.name)
         aside.rmdir()
-    show = f"tensorboard --logdir {shlex.quote(str(folder))}"
-    return f"TensorBoard: {len(records)} records, videos: {len(videos)}; show with: {show}"
+    command = f"tensorboard --logdir {shlex.quote(str(folder))}"
+    return f"TensorBoard: {len(records)} records, videos: {len(videos)}; show with: {command}"
 
 
-def _to_wandb(run: RunFolder) -> str:
+def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
     """Log what W&B lacks. An interrupted call leaves no state, so that the next one starts another W&B run."""
+    tracking = dataclasses.replace(run.config.tracking, wandb="auto", close_seconds=UPLOAD_SECONDS)
+    given = {name: getattr(args, name) for name in ("wandb_entity", "wandb_project") if getattr(args, name)}
+    tracking = dataclasses.replace(tracking, **given)
+    named = [f"{name.replace('_', '-')}={value}" for name, value in given.items()]
+    check_destination(tracking, named, run.path, "--")
     data, videos = run.metrics.read_bytes() if run.metrics.is_file() else b"", _videos(run)
     data = data[: data.rfind(b"\n") + 1]
     state = _state(run.path / STATE, data)
@@ -101,8 +112,7 @@ def _to_wandb(run: RunFolder) -> str:
         return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; videos: {len(videos)}"
     with _one_line_errors("W&B"):
         (run.path / STATE).unlink(missing_ok=True)
-        config = dataclasses.replace(run.config.tracking, wandb="auto", close_seconds=UPLOAD_SECONDS)
-        view = WandbView(config, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
+        view = WandbView(tracking, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
         view.start()
         if not view.notice:
             raise UserError("W&B is disabled here (WANDB_MODE)")

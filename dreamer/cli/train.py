@@ -13,12 +13,14 @@ from typing import Annotated
 import tyro
 
 from dreamer.cli.configuration import defaults, with_current_names
-from dreamer.cli.parsing import option_of, parse, words_of
+from dreamer.cli.parsing import option_of, parse, trusted_words
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.runs.folder import open_run
 from dreamer.runs.trust import agreement
+from dreamer.system.redaction import show
 from dreamer.tracking import read
+from dreamer.tracking.destination import flags, foreign
 from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
 from dreamer.training.load import Load
@@ -41,7 +43,9 @@ class TrainArguments:
     resume: Path | None = None
     """Folder of a run to resume from its newest checkpoint. With --steps N, a finished run is extended."""
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Folder of a run whose newest checkpoint gives the new run its initial weights."""
+    """Folder of a run whose newest checkpoint gives the new run its initial weights. With --resume, it names again
+    where
+    a run that never began takes them from."""
     load: Load = "all"
     """Weights to take from --from: all, or those of the world model."""
     match_params: bool = False
@@ -55,11 +59,11 @@ def run(argv: Sequence[str]) -> int:
         result = _resume(args, argv) if args.resume is not None else _start(args)
     except KeyboardInterrupt:
         return INTERRUPTED
-    trusted = agreement(args.config)
+    trusted, destination = agreement(args.config), flags(foreign(args.config.tracking))
     if result.status == "interrupted":
-        print(f"stopped; resume with: dreamer train --resume {shlex.quote(str(result.path))}{trusted}")
+        show(f"stopped; resume with: dreamer train --resume {shlex.quote(str(result.path))}{trusted}{destination}")
         return REQUEUE if result.stopped_by == signal.SIGTERM else INTERRUPTED
-    _print_result(result, trusted)
+    _print_result(result, trusted, destination)
     return 0
 
 
@@ -79,28 +83,31 @@ def _start(args: TrainArguments) -> Result:
 
 def _resume(args: TrainArguments, argv: Sequence[str]) -> Result:
     assert args.resume is not None
-    if args.run_dir or args.start_from or args.load != "all" or args.match_params:
-        raise UserError("--resume keeps the run as it is and takes no --run-dir, --from, --load or --match-params")
-    return launch.resume(args.resume, config=args.config, trusted=words_of(argv, "--env-import"))
+    if args.run_dir or args.load != "all" or args.match_params:
+        raise UserError("--resume keeps the run as it is and takes no --run-dir, --load or --match-params")
+    trusted = trusted_words(argv)
+    return launch.resume(args.resume, config=args.config, trusted=trusted, start_from=args.start_from)
 
 
-def _print_result(result: Result, trusted: str) -> None:
+def _print_result(result: Result, trusted: str, destination: str) -> None:
     values, path = result.evaluation, result.path
     videos = evaluation_videos(path)
-    print(
-        f"\nfinal evaluation over {values['eval/episodes']:.0f} episodes: "
+    quoted = shlex.quote(str(path))
+    show(
+        "",
+        f"final evaluation over {values['eval/episodes']:.0f} episodes: "
         f"return {values['eval/return_mean']:.1f} +- {values['eval/return_std']:.1f} with sampled actions "
         f"(worst {values['eval/return_min']:.1f}, best {values['eval/return_max']:.1f}), "
-        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode"
+        f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode",
+        f"run folder  {path}",
+        f"curve       {path / 'curve.png'}",
+        *(f"video       {video}" for video in videos[-1:]),
+        "",
+        f"next        dreamer evaluate {quoted} --episodes 20{trusted}",
+        f"            dreamer imagine {quoted}{trusted}",
+        f"            dreamer report {quoted}",
+        f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{trusted}{destination}",
     )
-    print(f"run folder  {path}\ncurve       {path / 'curve.png'}")
-    if videos:
-        print(f"video       {videos[-1]}")
-    quoted = shlex.quote(str(path))
-    print(f"\nnext        dreamer evaluate {quoted} --episodes 20{trusted}")
-    print(f"            dreamer imagine {quoted}{trusted}")
-    print(f"            dreamer report {quoted}")
-    print(f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{trusted}")
 
 
 def _last_step(path: Path) -> int:

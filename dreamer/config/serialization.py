@@ -16,7 +16,7 @@ from dreamer.config.renamed import RENAMED
 from dreamer.config.settings import Config
 from dreamer.config.validation import parsed
 from dreamer.errors import UserError
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 
 FROM_THE_START = ("task", "preset", "size", "seed", "steps", "device", "env", "loop", "replay", "agent", "tracking")
 """Entries that every version has written; a file without one of them is damaged, not old."""
@@ -118,4 +118,4 @@ def _filled(absent: dict[str, Any]) -> str:
 def _say_once(line: str) -> None:
     if line not in _said:
         _said.add(line)
-        tell(line)
+        warn(line)

@@ -158,6 +158,7 @@ def _make_empty(path: Path) -> None:
         pass
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
+    check_folder(path)
     _refuse_content(path)
 
 

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
-import stat
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dreamer.config import Config
 from dreamer.errors import UserError, first_line
+from dreamer.tracking.config import TrackingConfig
+from dreamer.tracking.destination import flags, foreign
 
-OF_A_RUN = ("checkpoints", "replay", "videos", "faults", "tensorboard", "wandb", "imagination", "imagination/*")
-"""Folders in which a run keeps its files."""
-OF_AN_ABLATION = ("*", "*/*")
-"""Folders in which an ablation keeps its runs, logs and figures."""
+ENTRIES = 200_000
+"""Files and folders in a folder, at most: a run leaves hundreds, and a large ablation has hundreds of runs."""
+LEFT_BY_WANDB = re.compile(r"(^|/)wandb/(offline-)?run-[^/]+/logs/debug-core\.log$")
+"""A link to the log of its service in the user's cache, which W&B leaves in every run and nobody here opens."""
+DEPTH = 32
+"""Folders in one another, at most: W&B's files lie eight deep in an ablation."""
 
 
-def check_folder(path: Path, folders: Iterable[str] = OF_A_RUN) -> None:
-    """Refuse what would lead out of the folder, or never end, when it is read or written.
+def check_folder(path: Path) -> None:
+    """Refuse a folder that leads out of itself, or never ends, when it is read or written; a missing one is none.
 
-    `folders` are patterns of the folders in it that are looked into, too. Raises `UserError` for a link to a place
-    outside of the folder, and for what is neither a file nor a folder.
+    Looks at everything below it and opens nothing, so call it before anything there is opened. Raises `UserError` for a
+    link to a place outside of the folder at any depth, for what is neither a file nor a folder (a pipe would block
+    whoever opens it), and for more than `ENTRIES` entries or `DEPTH` levels, which would take for ever.
     """
-    check_entries(path, _entries(path))
-    for pattern in folders:
-        for folder in path.glob(pattern):
-            check_entries(path, _entries(folder))
-
-
-def check_entries(path: Path, entries: Iterable[Path]) -> None:
-    """Refuse such files and folders among `entries` of the folder `path`."""
-    inside = path.resolve()
-    for entry in entries:
-        try:
-            target = entry.resolve()
-            if entry.is_symlink() and not target.is_relative_to(inside):
-                raise UserError(f"{entry} is a link to {target}; {path} must hold what is its own")
-            mode = entry.stat().st_mode if entry.exists() else stat.S_IFREG
-        except (OSError, RuntimeError) as error:  # a link to itself
-            raise UserError(f"{entry} cannot be read: {error}") from None
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise UserError(f"{entry} is neither a file nor a folder")
+    inside, seen = _resolved(path), 0
+    waiting = [(path, 1)]
+    while waiting:
+        folder, depth = waiting.pop()
+        entries = _entries(folder, ENTRIES - seen + 1)
+        seen += len(entries)
+        if seen > ENTRIES:
+            raise UserError(f"{path} holds more than {ENTRIES:,} files and folders, which no run or ablation does")
+        if depth > DEPTH and entries:
+            raise UserError(f"{folder} lies more than {DEPTH} folders deep in {path}, as nothing in a run does")
+        for entry in entries:
+            place = Path(entry)
+            if entry.is_symlink():
+                target = _resolved(place)
+                if not target.is_relative_to(inside) and not LEFT_BY_WANDB.search(place.as_posix()):
+                    raise UserError(f"{place} is a link to {target}; {path} must hold what is its own")
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append((place, depth + 1))
+            elif not entry.is_file(follow_symlinks=False) and os.path.lexists(place):
+                raise UserError(f"{place} is neither a file nor a folder")
 
 
 def check_imports(config: Config, named: Collection[str], path: Path, tasks: Sequence[str] = ()) -> None:
@@ -56,6 +64,15 @@ def check_imports(config: Config, named: Collection[str], path: Path, tasks: Seq
     if foreign:
         names = " ".join(foreign)
         raise UserError(f"{path} imports {names}, which runs its code; if you trust it, add --env-import {names}")
+
+
+def check_destination(
+    tracking: TrackingConfig, named: Collection[str], path: Path, prefix: str = "--tracking."
+) -> None:
+    """Refuse to send data to a W&B entity or project that only a folder names; `named` as of `destination.foreign`."""
+    found = foreign(tracking, named) if tracking.wandb != "off" else {}
+    if found:
+        raise UserError(f"{path} says where in W&B its data go; if you trust it, add{flags(found, prefix)}")
 
 
 def modules_of(config: Config, tasks: Sequence[str] = ()) -> list[str]:
@@ -95,9 +112,18 @@ def understood(path: Path) -> Iterator[None]:
         raise UserError(f"the checkpoint in {path} does not fit this run: {reason}") from error
 
 
-def _entries(path: Path) -> list[Path]:
+def _resolved(path: Path) -> Path:
     try:
-        return sorted(path.iterdir())
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _entries(path: Path, limit: int) -> list[os.DirEntry[str]]:
+    """What is in a folder, at most `limit` of it, by name; nothing where there is no folder (any more)."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(islice(entries, limit), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

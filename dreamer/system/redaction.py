@@ -1,10 +1,15 @@
-"""Secrets in text: what must never reach a log, a configuration, run.json or a report."""
+"""Text on its way out: secrets never reach a log, run.json, a report or a terminal, and no text steers a terminal.
+
+All that `dreamer` prints goes through `show` (standard output) or `warn` (standard error).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 HIDDEN = "[secret]"
 NAME = r"(?:api[-_]?key|access[-_]?key|private[-_]?key|token|secret|passw(?:or)?d|credentials?)"
@@ -31,9 +36,34 @@ def redact(text: str) -> str:
     return SHAPES.sub(HIDDEN, text)
 
 
-def tell(message: str) -> None:
-    """Print a line for the person at the keyboard, without secrets that it may quote."""
-    print(redact(message), file=sys.stderr)
+def visible(text: str) -> str:
+    r"""The text on one line; line breaks, escape sequences, bidirectional controls and their like become escapes.
+
+    The escapes are those of JSON (`\n`, `\u001b`), so that a line of JSON stays one.
+    """
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def show(*lines: str) -> None:
+    """Print lines on standard output, each of them `visible` and without secrets."""
+    _print(lines, sys.stdout)
+
+
+def warn(*lines: str) -> None:
+    """Print lines for the person at the keyboard, on standard error, each of them `visible` and without secrets."""
+    _print(lines, sys.stderr)
+
+
+def _print(lines: Iterable[str], stream: Any) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = "\n".join(visible(redact(line)) for line in lines)
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return short.get(character) or (f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
 
 
 def redact_command(command: str) -> str:

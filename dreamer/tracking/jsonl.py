@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from dreamer.errors import UserError
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.tracking.metrics import is_registered
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -88,7 +88,7 @@ class JsonlWriter:
         if os.environ.get(STRICT):
             raise ValueError(f"metric {name!r} is not defined in dreamer/tracking/metrics")
         self._warned.add(name)
-        tell(f"dreamer: metric {name!r} is not defined in dreamer/tracking/metrics; it is logged without a description")
+        warn(f"dreamer: metric {name!r} is not defined in dreamer/tracking/metrics; it is logged without a description")
 
     def _append(self, data: bytes) -> None:
         written = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from dreamer.errors import UserError
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.console import ConsoleView
 from dreamer.tracking.jsonl import JsonlWriter
@@ -103,11 +103,13 @@ def open_tracker(
     run_config: Mapping[str, Any],
     total_steps: int,
     resume_offset: int | None,
+    foreign: Mapping[str, str] | None = None,
 ) -> Tracker:
     """Open the tracker of the run in `run_dir`, an existing folder.
 
     `run_info` is the content of run.json, `run_config` the content of config.json. `resume_offset` is None for a new
-    run; a resumed run loses the records after that many bytes, a number from `Tracker.offset`.
+    run; a resumed run loses the records after that many bytes, a number from `Tracker.offset`. `foreign` is as in
+    `WandbView`.
 
     Raises:
         UserError: metrics.jsonl cannot be written, or a new run would continue another run's file.
@@ -117,10 +119,10 @@ def open_tracker(
         raise UserError(f"{path} belongs to an earlier run; resume that run or choose another folder")
     writer = JsonlWriter(path)
     if missing := writer.truncate(resume_offset or 0):
-        tell(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; the run continues without them")
+        warn(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; the run continues without them")
     views: list[View] = []
     if config.wandb != "off":
-        views.append(WandbView(config, run_dir, run_info, run_config))
+        views.append(WandbView(config, run_dir, run_info, run_config, foreign=foreign))
     if config.tensorboard:
         views.append(TensorBoardView(run_dir / "tensorboard", first_step=writer.last.get("step", -1) + 1))
     return Tracker(config, writer, views, ConsoleView(total_steps) if config.console else None)

@@ -27,6 +27,7 @@ def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6
     temporary = path.with_name(f"{path.stem}.part.mp4")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # it may be a link to another file
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             imageio.v2.mimwrite(temporary, frames, fps=fps, codec="libx264", quality=quality, macro_block_size=2)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dreamer.errors import first_line
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 
 Status = Literal["finished", "interrupted", "failed"]
 
@@ -127,4 +127,4 @@ class BackgroundView:
     def _report(self, message: str) -> None:
         # A closed or broken standard error must not stop the run.
         with contextlib.suppress(OSError, ValueError):
-            tell(f"dreamer: {self._view.title} {message}")
+            warn(f"dreamer: {self._view.title} {message}")

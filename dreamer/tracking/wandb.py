@@ -8,6 +8,7 @@ from typing import Any
 
 from dreamer.errors import first_line
 from dreamer.tracking.config import TrackingConfig
+from dreamer.tracking.destination import flags
 from dreamer.tracking.views import Status, View
 from dreamer.tracking.wandb_session import Mode, choose_mode, close_session, kill_session, open_session, run_id
 
@@ -17,6 +18,7 @@ class WandbView(View):
 
     W&B is imported in `start`, because that takes a second. A server that cannot be reached within `init_seconds` is
     replaced by an offline run. Nothing is printed but the notice. `run_id` is another W&B run than the folder's own.
+    `foreign` are entity and project that only the run folder names (`destination.foreign`): nothing is sent there.
     """
 
     title = "W&B"
@@ -29,6 +31,7 @@ class WandbView(View):
         run_config: Mapping[str, Any],
         init_seconds: float = 30.0,
         run_id: str | None = None,
+        foreign: Mapping[str, str] | None = None,
     ) -> None:
         self._config = config
         self._run_dir = run_dir
@@ -36,17 +39,21 @@ class WandbView(View):
         self._run_config = run_config
         self._init_seconds = init_seconds
         self._run_id = run_id
+        self._foreign = dict(foreign or {})
         self._run: Any = None
         self._abandoned = False
 
     def start(self) -> None:
         """Start the W&B run, or continue it after a resume."""
         open_session()
-        mode, reason = choose_mode(self._config.wandb)
+        mode, reason = choose_mode(self._config.wandb, self._config.wandb_entity)
         if mode == "disabled":
             # The session would keep this answer for whatever else the process logs later.
             close_session()
             return
+        if mode == "online" and self._foreign:
+            names = flags(self._foreign).strip()
+            mode, reason = "offline", f"only the run folder says where to send data; to agree, resume with {names}"
         try:
             self._run = self._init(mode)
         except Exception as error:
@@ -128,8 +135,8 @@ class WandbView(View):
             finish_timeout_raises=True,
         )
         return wandb.init(
-            project=config.wandb_project,
-            entity=config.wandb_entity or None,
+            project=TrackingConfig.wandb_project if "wandb-project" in self._foreign else config.wandb_project,
+            entity=None if "wandb-entity" in self._foreign else config.wandb_entity or None,
             group=config.wandb_group or None,
             tags=config.wandb_tags or None,
             name=config.wandb_name or self._run_dir.resolve().name,

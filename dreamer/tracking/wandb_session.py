@@ -4,10 +4,12 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from dreamer.errors import first_line
+from dreamer.tracking.destination import own_settings, settings_here
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -28,7 +30,8 @@ def run_id(run_dir: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    kept = path.read_text().strip()
+    with open(path) as file:
+        kept = file.read(1000).strip()
     if not RUN_ID.fullmatch(kept):
         raise ValueError(f"{path} does not hold a W&B run id; delete it to start a new W&B run")
     return kept
@@ -39,17 +42,24 @@ def open_session() -> None:
     import wandb
     from wandb.sdk import wandb_setup
 
-    if wandb_setup.singleton().most_recent_active_run is None:
-        wandb.setup(wandb.Settings(silent=True))
+    with own_places_only():
+        if wandb_setup.singleton().most_recent_active_run is None:
+            wandb.setup(wandb.Settings(silent=True))
 
 
-def choose_mode(wanted: str) -> tuple[Mode, str]:
-    """Return the W&B mode and, when it is offline, why; asks neither the network nor the user."""
+def choose_mode(wanted: str, entity: str = "") -> tuple[Mode, str]:
+    """Return the W&B mode and, when it is offline, why; asks neither the network nor the user.
+
+    Raises:
+        ValueError: the run would log to another server than the user is logged in to, or a file in the current folder
+            wants it to, or to another entity where `entity` names none.
+    """
     from wandb.errors import AuthenticationError
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
-    settings = wandb_setup.singleton().settings
+    with own_places_only():
+        settings = wandb_setup.singleton().settings
     if wanted == "auto" and settings._noop:
         return "disabled", ""
     if wanted == "offline" or (wanted == "auto" and settings._offline):
@@ -59,7 +69,61 @@ def choose_mode(wanted: str) -> tuple[Mode, str]:
         found = wbauth.authenticate_session(host=host, source="dreamer", prompt=False, update_session=False)
     except AuthenticationError as error:
         return "offline", first_line(error)
-    return ("online", "") if found else ("offline", "not logged in")
+    if not found:
+        return "offline", "not logged in"
+    _check_server(host, entity)
+    return "online", ""
+
+
+def _check_server(host: str, entity: str) -> None:
+    """Raise `ValueError` unless `host` is the user's own server and no file in the current folder says otherwise."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    own, here = own_settings(), settings_here()
+    server = own.get("base_url") or wandb.Settings.model_fields["base_url"].default
+    if not _is_same(host, server) and wbauth.session_credentials(host=host) is None:
+        raise ValueError(f"it would log to {host}, but you are logged in to {server}; WANDB_BASE_URL chooses a server")
+    if not _is_same(here.get("base_url", host), host):
+        theirs = here["base_url"]
+        raise ValueError(
+            f"a file in wandb/ here names the server {theirs}, but you are logged in to {host}; "
+            "WANDB_BASE_URL chooses a server"
+        )
+    if not entity and here.get("entity", own.get("entity")) != own.get("entity"):
+        raise ValueError(f"a file in wandb/ here names the entity {here['entity']}; WANDB_ENTITY chooses an entity")
+
+
+def _is_same(url: str, other: str) -> bool:
+    """Whether two addresses are of one server; W&B's own has several."""
+    from wandb.sdk.lib import urls, wbauth
+
+    upstream = getattr(urls, "forge_upstream_url", str)  # older W&B has a single address
+    try:
+        return bool(upstream(wbauth.HostUrl(url).url) == upstream(wbauth.HostUrl(other).url))
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def own_places_only() -> Iterator[None]:
+    """Let W&B take the settings of a new session from the user's own places, and none from the current folder.
+
+    It reads `wandb/settings` there, which may name a server, and then sends that server the user's key.
+    """
+    from wandb.sdk import wandb_settings
+    from wandb.sdk.lib import settings_file
+
+    def read(settings: wandb_settings.Settings) -> settings_file.SettingsFiles:
+        own = Path(settings.settings_system) if settings.settings_system else None
+        return settings_file.SettingsFiles(global_settings=own, local_settings=Path(os.devnull))
+
+    whole = wandb_settings.Settings.read_system_settings
+    wandb_settings.Settings.read_system_settings = read  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        wandb_settings.Settings.read_system_settings = whole  # type: ignore[method-assign]
 
 
 def close_session() -> None:

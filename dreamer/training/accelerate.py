@@ -24,7 +24,7 @@ from dreamer.dynamics.rssm import RSSM
 from dreamer.fast import filter as fast_filter
 from dreamer.fast import kernels
 from dreamer.nn.layers import NormSiLU
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.training.equivalence import AgentCode, Methods, agreement, replaced
 from dreamer.world_model.heads import ScalarHead
 
@@ -42,7 +42,7 @@ def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> Ac
     if compiled and not _can_compile(agent.device):
         compiled = False
         if choice == "on":
-            tell("not compiling: torch.compile finds no C++ compiler here (CXX, g++ or clang++)")
+            warn("not compiling: torch.compile finds no C++ compiler here (CXX, g++ or clang++)")
     update = AcceleratedUpdate(agent, compiled)
     return GraphedUpdate(agent, update) if agent.device.type == "cuda" else update
 
@@ -158,7 +158,7 @@ def verified_equivalents(agent: Agent) -> Methods:
         if any(agreement(agent, methods, seed) for seed in range(2)):  # rounding can flip a sample
             chosen += methods
         else:
-            tell(f"{name}: the code was edited or overridden, so it runs as it is, without its fast equivalent")
+            warn(f"{name}: the code was edited or overridden, so it runs as it is, without its fast equivalent")
     return chosen
 
 

@@ -12,7 +12,7 @@ import envs
 from dreamer.agent import ActionMode, Agent
 from dreamer.errors import UserError, first_line
 from dreamer.system.randomness import own_randomness
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.training.heldout import HeldOut
 from envs import EVAL_INDEX
 
@@ -64,7 +64,7 @@ class Evaluator:
         try:
             return self._once(agent, mode, stop)
         except AllFailed as error:  # perhaps by something shared, such as the renderer, which a restart makes again
-            tell(f"{error}; trying once more")
+            warn(f"{error}; trying once more")
             return self._once(agent, mode, stop)
 
     def _once(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
@@ -101,12 +101,12 @@ class Evaluator:
         """Print how many episodes were cut or failed; raises `AllFailed` when all did."""
         of = f"of {len(self.indices)} evaluation episodes"
         if cut:
-            tell(f"{cut} {of} had not ended after {self.limit} steps and were cut there")
+            warn(f"{cut} {of} had not ended after {self.limit} steps and were cut there")
         if failed:
             reason = first_line(next(iter(failed.values())))
             if len(failed) == len(self.indices):
                 raise AllFailed(f"every evaluation environment failed: {reason}")
-            tell(f"{len(failed)} {of} failed and do not count: {reason}")
+            warn(f"{len(failed)} {of} failed and do not count: {reason}")
 
     def close(self) -> None:
         """Close the environments."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from dreamer.errors import first_line
 from dreamer.experience.collect import Collector
-from dreamer.system.redaction import redact, tell
+from dreamer.system.redaction import redact, warn
 
 
 def report_failures(collector: Collector[Any], step: int, folder: Path) -> int:
@@ -19,7 +19,7 @@ def report_failures(collector: Collector[Any], step: int, folder: Path) -> int:
     failures, collector.failure_log = collector.failure_log, []
     file = folder / "environments.log"
     for index, text in failures:
-        tell(f"environment {index} failed: {first_line(text)} (see {file})")
+        warn(f"environment {index} failed: {first_line(text)} (see {file})")
         with contextlib.suppress(OSError):  # a full disk is reported by what the run itself writes
             folder.mkdir(exist_ok=True)
             with open(file, "a") as log:

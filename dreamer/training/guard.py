@@ -14,7 +14,7 @@ from dreamer.config import GuardConfig
 from dreamer.errors import NotFinite, UserError
 from dreamer.runs.checkpoint import snapshot
 from dreamer.system.files import write_atomically
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 
 KEPT_BATCHES = 3
 
@@ -38,7 +38,7 @@ class Guard:
         if self.in_a_row == 1:
             path = self._keep(update, evidence)
             where = f"; see `dreamer debug-batch {path}`" if path else ""
-            tell(f"update {update} is skipped: the loss or a gradient is not finite{where}")
+            warn(f"update {update} is skipped: the loss or a gradient is not finite{where}")
         if self.in_a_row >= self.config.skips:
             raise NotFinite(f"the loss or a gradient was not finite in {self.in_a_row} updates in a row")
 
@@ -61,7 +61,7 @@ class Guard:
                 f"stopped{see}; a lower --agent.optimizer.learning-rate may help a new run"
             )
         self.went_back = step, times
-        tell(f"{reason}: going back to the checkpoint of step {step} ({times} of {self.config.rollbacks})")
+        warn(f"{reason}: going back to the checkpoint of step {step} ({times} of {self.config.rollbacks})")
         return times
 
     def _keep(self, update: int, evidence: Mapping[str, Any]) -> Path | None:
@@ -76,7 +76,7 @@ class Guard:
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, buffer.getbuffer())
         except OSError as error:  # the run matters more
-            tell(f"cannot keep the batch at {path}: {error.strerror}")
+            warn(f"cannot keep the batch at {path}: {error.strerror}")
             return None
         return path
 

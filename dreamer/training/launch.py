@@ -18,8 +18,9 @@ from dreamer.runs.provenance import command_line
 from dreamer.runs.trust import check_counters, check_imports, understood
 from dreamer.system.device import choose_device
 from dreamer.system.memory import require_memory
-from dreamer.system.redaction import tell
-from dreamer.training.load import Load, agent_of, read_weights
+from dreamer.system.redaction import warn
+from dreamer.tracking.destination import foreign
+from dreamer.training.load import Load, agent_of, initial_weights, read_weights
 from dreamer.training.loop import Result
 from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
@@ -61,7 +62,8 @@ def train(
     spec = spec_of_factory(factory)
     if match:
         matched = match_params(config, spec)
-        tell(parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec))
+        table = parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec)
+        warn(*table.split("\n"))
         config = matched
     agent = dry_run(spec, config)
     path = Path(run_dir) if run_dir is not None else default_path(config)
@@ -81,18 +83,28 @@ def train(
 
 
 def resume(
-    path: Path | str, *, config: Config | None = None, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
+    path: Path | str,
+    *,
+    config: Config | None = None,
+    make_env: MakeEnv | None = None,
+    trusted: Collection[str] = (),
+    start_from: Path | str | None = None,
 ) -> Result:
     """Resume a run from its newest checkpoint, to the step count in `config` (default: the run's own).
 
-    A run that died before its first checkpoint is restarted.
+    A run that died before its first checkpoint is restarted. If it took its initial weights from another run, that run
+    must be named again by `start_from`, because anybody may have written a path into the folder.
     `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
     for damaged folders, and when there is nothing left to do. Modules that the run's environments import, and that are
-    not imported yet, must be among those `trusted`.
+    not imported yet, must be among those `trusted`. W&B gets no data for an entity or a project that only the folder
+    names, unless `wandb-entity=NAME` or `wandb-project=NAME` is trusted, or `config` changes it.
     """
     folder = open_run(Path(path))
+    elsewhere = foreign(folder.config.tracking, trusted)
     if config is not None:
         folder.config = _with_allowed_changes(folder.config, validated(config))
+        now = foreign(folder.config.tracking)
+        elsewhere = {name: value for name, value in elsewhere.items() if now.get(name) == value}
     config = folder.config
     device = folder.info["device"] = choose_device(config.device if config.device != "auto" else folder.info["device"])
     factory = make_factory_of(folder, make_env, trusted)
@@ -101,13 +113,15 @@ def resume(
         if not (isinstance(kept, dict) and isinstance(kept.get("on"), bool)):  # it died before it was written
             folder.info["parallel"] = choose_parallel(config, factory)
         if folder.never_began:
-            agent, source = dry_run(spec_of_factory(factory), config), folder.info.get("start_from")
+            agent = dry_run(spec_of_factory(factory), config)
             plan = make_plan(config, device, factory, agent, folder.path)
-            weights = read_weights(Path(source["path"]), source["load"], agent) if source else None
-            return run_plan(plan, folder, weights=weights)
+            weights = initial_weights(folder, start_from, agent)
+            return run_plan(plan, folder, weights=weights, foreign=elsewhere)
+        if start_from is not None:
+            raise UserError(f"--from {start_from}: {path} has weights of its own; resume it without --from")
         step, state, skipped = checkpoint.load(folder.checkpoints)
         for line in skipped:
-            tell(line)
+            warn(line)
         with understood(folder.checkpoints):
             check_counters(state, step)
         folder.info.setdefault("resumed", []).append(command_line())
@@ -116,7 +130,7 @@ def resume(
         with understood(folder.checkpoints):
             agent = agent_of(config.agent, state, "meta")
             plan = make_plan(config, device, factory, agent, folder.path)
-        return run_plan(plan, folder, state=state)
+        return run_plan(plan, folder, state=state, foreign=elsewhere)
 
 
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:

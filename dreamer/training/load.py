@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -12,7 +13,7 @@ from dreamer.agent import Agent, AgentConfig
 from dreamer.batch import ActionSpec
 from dreamer.errors import UserError
 from dreamer.runs import checkpoint
-from dreamer.runs.folder import open_run
+from dreamer.runs.folder import RunFolder, open_run
 from dreamer.runs.trust import understood
 from dreamer.system.device import choose_device
 
@@ -69,3 +70,19 @@ def _misfits(weights: Mapping[str, torch.Tensor], agent: Agent) -> list[str]:
     """Names of weights that the agent lacks or has in another shape."""
     own = {name: list(value.shape) for name, value in agent.state_dict().items()}
     return [name for name, value in weights.items() if own.get(name) != list(value.shape)]
+
+
+def initial_weights(folder: RunFolder, named: Path | str | None, agent: Agent) -> dict[str, Any] | None:
+    """Initial weights of a run that never began, from the folder that the user names, never from run.json alone."""
+    source = folder.info.get("start_from")
+    if source is None and named is not None:
+        raise UserError(f"--from {named}: {folder.path} began with weights of its own; resume it without --from")
+    if source is None:
+        return None
+    if not (isinstance(source, dict) and isinstance(source.get("path"), str) and source.get("load") in get_args(Load)):
+        raise UserError(f"{folder.path / 'run.json'}: start_from does not name the run of the initial weights")
+    if named is None:
+        other = shlex.quote(source["path"])
+        raise UserError(f"{folder.path} began with the weights of another run; if you trust it, add --from {other}")
+    folder.info["start_from"] = source | {"path": str(Path(named).resolve())}
+    return read_weights(Path(named), source["load"], agent)

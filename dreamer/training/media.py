@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dreamer.agent import Agent
 from dreamer.runs.folder import RunFolder
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.tracking import Tracker
 from dreamer.training.plan import Plan
 from dreamer.training.video import record_video
@@ -18,7 +18,7 @@ def show_video(plan: Plan, agent: Agent, folder: RunFolder, step: int, tracker: 
     try:
         record_video(agent, plan.factory, path, plan.config.seed, timeout=plan.config.env.timeout)
     except Exception as error:
-        tell(f"no video: {error}")
+        warn(f"no video: {error}")
     else:
         tracker.video(step, "eval/film", path)
 
@@ -40,7 +40,7 @@ def show_open_loop(plan: Plan, agent: Agent, folder: RunFolder, step: int, track
         media = files.write(found, files.folder_of(folder.path, step))
         tracker.log(step, metrics(found))
     except Exception as error:
-        tell(f"no open-loop evaluation: {error}")
+        warn(f"no open-loop evaluation: {error}")
         return
     for name, path in media.items():
         if path.suffix == ".mp4":

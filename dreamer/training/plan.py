@@ -15,7 +15,7 @@ from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.spaces import Spec, spec_of
 from dreamer.runs.forecast import Forecast, forecast, require_room
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:
     processes = min(envs.cores(), torch.get_num_threads())
     pace = envs.measure_pace(factory, config.env.num_envs, processes, config.env.timeout)
     if config.tracking.console and processes > 1:
-        tell(str(pace))
+        warn(str(pace))
     seconds = {"step": pace.step, "in_turn": pace.in_turn, "in_parallel": pace.in_parallel}
     return {"on": pace.parallel, "processes": pace.processes, "seconds": seconds}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
 
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.trust import understood
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.tracking import open_tracker
 from dreamer.tracking.curve import draw_curve
 from dreamer.training.evaluate import Evaluator
@@ -21,9 +21,14 @@ from dreamer.training.state import RunState
 
 
 def run_plan(
-    plan: Plan, folder: RunFolder, *, state: dict[str, Any] | None = None, weights: dict[str, Any] | None = None
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    state: dict[str, Any] | None = None,
+    weights: dict[str, Any] | None = None,
+    foreign: Mapping[str, str] | None = None,
 ) -> Result:
-    """Train from a checkpoint's `state`, or from the beginning with initial `weights`."""
+    """Train from a checkpoint's `state`, or from the beginning with initial `weights`; `foreign` as in `WandbView`."""
     config, loop = plan.config, plan.config.loop
     with closing(RunState(plan, folder)) as run:
         evaluator = Evaluator(plan.factory, loop.eval_episodes, config.seed, loop.eval_limit, config.env.timeout)
@@ -38,7 +43,7 @@ def run_plan(
             _complete(plan, folder, run)
             settings = dataclasses.asdict(config)
             offset = state["metrics_offset"] if state is not None else None
-            tracker = open_tracker(config.tracking, folder.path, folder.info, settings, config.steps, offset)
+            tracker = open_tracker(config.tracking, folder.path, folder.info, settings, config.steps, offset, foreign)
             trainer = Trainer(plan, folder, run, evaluator, tracker)
             try:
                 with _graceful_stop(trainer):
@@ -58,7 +63,7 @@ def _complete(plan: Plan, folder: RunFolder, run: RunState) -> None:
     folder.info["parameters"] = run.agent.parameter_counts()
     folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
     if plan.config.tracking.console:
-        tell(str(expected))
+        warn(str(expected))
     folder.save()
 
 
@@ -68,7 +73,7 @@ def _graceful_stop(trainer: Trainer) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        tell(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
+        warn(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
         trainer.stop_signal = number
 
     try:

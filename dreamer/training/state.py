@@ -18,7 +18,7 @@ from dreamer.runs.forecast import rows_between_checkpoints
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import Clock, Meter
 from dreamer.system.randomness import random_states, set_random_states
-from dreamer.system.redaction import tell
+from dreamer.system.redaction import warn
 from dreamer.training.guard import Guard
 from dreamer.training.learner import Learner
 from dreamer.training.plan import Plan
@@ -112,7 +112,7 @@ class RunState:
         self.replay.load_state_dict(state["replay"])
         lost = self.collector.load_state_dict(state["collector"])
         if lost:
-            tell(f"environments {lost} did not replay their open episode identically; they start a new one")
+            warn(f"environments {lost} did not replay their open episode identically; they start a new one")
         set_random_states(state["rng"], self.agent.device)
         self.clock.resume(state["elapsed"])
         self.clock.start(self.progress.step, self.learner.updates)

@@ -22,9 +22,11 @@ from dreamer.experiments.ablation.manifest import MANIFEST, AblateArguments, che
 from dreamer.experiments.ablation.progress import Progress
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder
-from dreamer.runs.trust import agreement
+from dreamer.runs.trust import agreement, check_counters, understood
 from dreamer.system.device import choose_device
 from dreamer.system.files import write_atomically
+from dreamer.system.redaction import show
+from dreamer.tracking.destination import flags, foreign
 
 
 def ablate(args: AblateArguments) -> int:
@@ -46,7 +48,7 @@ def ablate(args: AblateArguments) -> int:
             check_target(folder, args)
             if not (folder / MANIFEST).exists():
                 write_atomically(folder / MANIFEST, manifest(args).encode())
-            print(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished", flush=True)
+            show(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished")
             progress = Progress(folder / "failures.json", len(trials), pending)
             done = do_all(jobs, args.jobs, progress.started, progress.ended)
     except BrokenPipeError:
@@ -54,14 +56,15 @@ def ablate(args: AblateArguments) -> int:
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
     resume = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
+    resume += flags(foreign(args.config.tracking))
     if not done:
-        print(f"stopped; resume with: {resume}")
+        show(f"stopped; resume with: {resume}")
         return 130
     for trial, reason in progress.failures.items():
-        print(f"failed  {trial}: {reason}")
+        show(f"failed  {trial}: {reason}")
     if progress.failures:
-        print(f"try the failed runs again with: {resume}")
-    print(f"next: dreamer report {shlex.quote(str(folder))}")
+        show(f"try the failed runs again with: {resume}")
+    show(f"next: dreamer report {shlex.quote(str(folder))}")
     return 1 if progress.failures else 0
 
 
@@ -86,4 +89,6 @@ def _is_finished(run_dir: Path, steps: int) -> bool:
         step, state, _ = checkpoint.load(run_dir / "checkpoints")
     except UserError:
         return False
-    return step >= steps and state["evaluated_at"] == step
+    with understood(run_dir / "checkpoints"):
+        check_counters(state, step)
+    return step >= steps and bool(state["evaluated_at"] == step)

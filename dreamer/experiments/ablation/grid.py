@@ -14,6 +14,7 @@ from typing import get_args
 from dreamer.config import Config, override, validated
 from dreamer.dynamics import LATENTS, CoreName, LatentChoice
 from dreamer.errors import UserError
+from dreamer.system.redaction import show
 from dreamer.training.launch import make_factory
 from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import dry_run, spec_of_factory
@@ -100,7 +101,8 @@ def configurations(shared: Config, wanted: Sequence[Trial], group: str, match: b
                 configs[core] = match_params(config, spec) if match else config
                 dry_run(spec, configs[core])
         if match:
-            print(f"parameters on {task}\n{parameter_table({'rssm': reference(first)} | configs, spec)}\n", flush=True)
+            table = parameter_table({"rssm": reference(first)} | configs, spec)
+            show(f"parameters on {task}", *table.split("\n"), "")
         found |= {trial: _of_trial(configs[trial.core], trial) for trial in several}
     return {trial: found[trial] for trial in wanted}
 

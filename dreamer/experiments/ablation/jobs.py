@@ -28,8 +28,10 @@ from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, first_line
 from dreamer.experiments.ablation.grid import Trial
 from dreamer.runs.folder import RunFolder
-from dreamer.runs.trust import modules_of
-from dreamer.system.redaction import tell
+from dreamer.runs.trust import check_folder, modules_of
+from dreamer.system.isolation import ignore_current_folder
+from dreamer.system.redaction import warn
+from dreamer.tracking import destination
 from dreamer.training import launch
 from dreamer.training.loop import Result
 
@@ -93,20 +95,25 @@ def work(run_dir: Path) -> int:
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.argv = order["command"]  # for run.json
+    ignore_current_folder()
     try:
         return 0 if _start_or_resume(run_dir, from_json(order["config"])).status == "finished" else 130
     except UserError as error:
         message = str(error)
     except Exception as error:
-        tell(traceback.format_exc().rstrip())
+        warn(*traceback.format_exc().rstrip().split("\n"))
         message = f"{type(error).__name__}: {first_line(error)}"
-    tell(f"dreamer: {message}")
+    warn(f"dreamer: {message}")
     return 2
 
 
 def _start_or_resume(run_dir: Path, config: Config) -> Result:
+    check_folder(run_dir)
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
-        return launch.resume(run_dir, config=config, trusted=modules_of(config))
+        agreed = [
+            f"{name}={value}" for name, value in destination.foreign(config.tracking).items()
+        ]  # the parent has checked them
+        return launch.resume(run_dir, config=config, trusted=[*modules_of(config), *agreed])
     if run_dir.is_dir():
         with RunFolder(run_dir, config, {}).locked():
             foreign = sorted({path.name for path in run_dir.iterdir()} - LEFT_BY_A_RUN)

@@ -15,7 +15,7 @@ import tyro
 from dreamer.config import Config, from_json
 from dreamer.errors import UserError
 from dreamer.runs.provenance import command_line, commit
-from dreamer.runs.trust import OF_AN_ABLATION, check_folder
+from dreamer.runs.trust import check_folder
 
 FORMAT = 2
 MANIFEST = "ablation.json"
@@ -47,6 +47,7 @@ class AblateArguments:
 
 def arguments_of(folder: Path) -> AblateArguments:
     """Return the options of the ablation in `folder`; raises `UserError` when it holds none of this version."""
+    check_folder(folder)
     path = folder / MANIFEST
     try:
         written = json.loads(path.read_text())
@@ -88,6 +89,7 @@ def manifest(args: AblateArguments) -> str:
 
 def check_target(folder: Path, args: AblateArguments) -> None:
     """Raise `UserError` unless `folder` is free for this ablation, or holds it already."""
+    check_folder(folder)
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -98,7 +100,6 @@ def check_target(folder: Path, args: AblateArguments) -> None:
         return
     if MANIFEST not in names:
         raise UserError(f"{folder} already exists and is not an ablation; choose another --folder")
-    check_folder(folder, OF_AN_ABLATION)
     differences = list(_differences(arguments_of(folder), args))
     if differences:
         more = f", and {len(differences) - 4} more differ" if len(differences) > 4 else ""

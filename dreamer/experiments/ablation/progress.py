@@ -11,7 +11,7 @@ from pathlib import Path
 from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job
 from dreamer.system.files import write_atomically
-from dreamer.system.redaction import redact
+from dreamer.system.redaction import redact, show
 from dreamer.tracking import read
 
 
@@ -30,7 +30,7 @@ class Progress:
     def started(self, job: Job) -> None:
         """Print that a run starts."""
         self._began[job.trial] = time.monotonic()
-        print(f"start   {job.trial}  output in {job.log}", flush=True)
+        show(f"start   {job.trial}  output in {job.log}")
 
     def ended(self, job: Job, error: str) -> None:
         """Print that a run ended; `error` is empty for a finished run."""
@@ -44,7 +44,7 @@ class Progress:
         spent = timedelta(seconds=round(now - self._began[job.trial]))
         remaining = timedelta(seconds=round((now - self._start) * self._left / done))
         result = f"failed  {job.trial}: {error}" if error else f"finish  {job.trial}  return {_final_return(job):,.1f}"
-        print(f"{result}  in {spent}  {self._total - self._left} of {self._total}  ETA {remaining}", flush=True)
+        show(f"{result}  in {spent}  {self._total - self._left} of {self._total}  ETA {remaining}")
 
     def _save(self) -> None:
         entries = [

@@ -37,7 +37,11 @@ def doctor() -> str:
     drawn = frame_rates()
     backend = select_backend()
     versions = ", ".join(f"{name} {package_version(name)}" for name in VERSIONED)
-    mode, reason = choose_mode("auto")
+    try:
+        mode, reason = choose_mode("auto")
+        logging = f"{mode}: {reason}" if reason else mode
+    except ValueError as error:
+        logging = f"refused: {error}"
     cuda = f"{torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     return "\n".join(
         [
@@ -47,7 +51,7 @@ def doctor() -> str:
             f"cores       {envs.cores()}, torch uses {torch.get_num_threads()} threads",
             f"device      auto takes {choose_device('auto')}; cuda: {cuda}",
             f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
-            f"W&B         {mode}{f': {reason}' if reason else ''}",
+            f"W&B         {logging}",
             f"disk        {free_bytes(Path('.')) / 2**30:.1f} GB free here",
         ]
     )

@@ -19,12 +19,12 @@ SHOWN = 8
 """Number of names that a line shows."""
 
 
-def debug_batch(file: Path) -> str:
+def debug_batch(file: Path) -> list[str]:
     """Return lines about the values that were not finite in the update of RUN/faults/batch_<update>.pt.
 
     Raises `UserError` for a file that no run of this configuration has kept.
     """
-    config = open_run(file.resolve().parent.parent).config
+    config = open_run(file.absolute().parent.parent).config
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         batch = Batch(**state["batch"])
@@ -44,7 +44,7 @@ def debug_batch(file: Path) -> str:
         )
     if not findings:
         lines.append("all values are finite here: the fault was not reproduced")
-    return "\n".join(lines)
+    return lines
 
 
 def _inputs(batch: Batch) -> Iterator[str]:

@@ -25,18 +25,18 @@ class DiagnoseArguments:
     """Print one JSON object."""
 
 
-def diagnose(args: DiagnoseArguments) -> tuple[str, bool]:
-    """Return the diagnosis as text, and True for an unhealthy run; raises `UserError` without a run folder."""
+def diagnose(args: DiagnoseArguments) -> tuple[list[str], bool]:
+    """Return the diagnosis in lines, and True for an unhealthy run; raises `UserError` without a run folder."""
     run = open_run(args.run)
     history = RunHistory(run.config, read(run.metrics))
     findings = [check(history) for check in CHECKS]
     unhealthy = any(finding.unhealthy for finding in findings)
     if args.json:
         found = {"run": str(args.run), "step": history.step, "checks": [dataclasses.asdict(one) for one in findings]}
-        return json.dumps(found), unhealthy
+        return [json.dumps(found)], unhealthy
     config = run.config
     head = f"{args.run}: {config.agent.dynamics.core} on {config.task}, step {history.step:,} of {config.steps:,}"
-    return "\n".join([head, *_lines(findings)]), unhealthy
+    return [head, *_lines(findings)], unhealthy
 
 
 def _lines(findings: list[Finding]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -23,7 +22,10 @@ from dreamer.experiments.exam.parts import PARTS, Key, Part, Plan
 from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
 from dreamer.runs.provenance import command_line, commit
+from dreamer.runs.trust import check_folder
 from dreamer.system.files import write_atomically
+from dreamer.system.redaction import warn
+from envs.safe_path import safe_path
 
 ALL = tuple(name for core, latents in LATENTS.items() for name in (core, *(f"{core}:{other}" for other in latents[1:])))
 """Every core with every latent it can have."""
@@ -65,6 +67,7 @@ def exam(args: ExamArguments) -> str:
     """Do the exam and return verdict and table as Markdown, or JSON; raises `UserError` for users' mistakes."""
     chosen = list(variants([name for word in words(args.cores) for name in (ALL if word == "all" else (word,))]))
     _check(args)
+    check_folder(args.folder)
     _open_folder(args)
     plan = Plan(chosen, args.seeds, args.size, args.free_nats, args.task, args.effort)
     for part in args.parts:
@@ -72,7 +75,7 @@ def exam(args: ExamArguments) -> str:
         jobs = 1 if part == "speed" else args.jobs or envs.cores()
         for key, result in _results(missing, jobs):
             write_atomically(_path(args.folder, part, key), (json.dumps(result) + "\n").encode())
-            print(f"{part}  {key[0]}  seed {key[1]}  done", file=sys.stderr, flush=True)
+            warn(f"{part}  {key[0]}  seed {key[1]}  done")
     results = _gather(args, chosen)
     text = document(results)
     write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
@@ -99,7 +102,7 @@ def _results(work: dict[Key, Callable[[], dict[str, Any]]], jobs: int) -> Iterat
         return
     threads = max(1, envs.cores() // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
+    with safe_path(), ProcessPoolExecutor(min(jobs, len(work)), context, torch.set_num_threads, (threads,)) as pool:
         futures = {pool.submit(run): key for key, run in work.items()}
         try:
             for future in as_completed(futures):

@@ -16,13 +16,11 @@ from dreamer.experiments.report.differences import confounding, differing, with_
 from dreamer.experiments.report.document import Document, html, markdown
 from dreamer.experiments.report.run_folders import Failure, Run, find_runs
 from dreamer.runs.provenance import command_line, commit
-from dreamer.runs.trust import check_entries
+from dreamer.runs.trust import check_folder
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact_command
 
 COSTS = ("seconds_per_update", "env_steps_per_second", "wall_seconds")
-OPENED = ("failures.json*", "report.*", "figures", "figures/*")
-"""Files of the folder that are read or written; each is checked before that."""
 
 
 class Excluded(NamedTuple):
@@ -41,7 +39,7 @@ def write_ablation_report(folder: Path) -> Path:
 
     Raises `UserError` when there is no finished run below `folder`, or when it cannot be written to.
     """
-    check_entries(folder, (entry for pattern in OPENED for entry in folder.glob(pattern)))
+    check_folder(folder)
     found, failures = find_runs(folder)
     counted, excluded = _select(with_distinct_names(found), failures)
     if not counted:

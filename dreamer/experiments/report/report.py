@@ -17,7 +17,7 @@ class ReportArguments:
     """Run folder, or folder of run folders at any depth. The report is written into it."""
 
 
-def report(args: ReportArguments) -> str:
+def report(args: ReportArguments) -> list[str]:
     """Write the report and return its conclusions and its path as text."""
     # scipy and matplotlib take seconds to load; the other commands do not need them.
     from dreamer.experiments.report.ablation_report import write_ablation_report
@@ -28,4 +28,4 @@ def report(args: ReportArguments) -> str:
     else:
         page = write_ablation_report(args.folder)
         summary = json.loads(page.with_suffix(".json").read_text())["verdict"]
-    return "\n".join([*summary, "", f"report  {page}"])
+    return [*summary, "", f"report  {page}"]

@@ -1,0 +1,50 @@
+"""Isolation of the process from the current folder, which may be a run folder from somebody else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dreamer.system.redaction import warn
+
+MATPLOTLIBRC = "matplotlibrc"
+"""Settings file that matplotlib reads from the current folder, before the user's own."""
+
+
+def ignore_current_folder() -> None:
+    """Import matplotlib from another folder if this one holds settings for it. Call it before threads are started.
+
+    Such settings name modules to import, and programs and LaTeX to run.
+    """
+    if not os.path.lexists(MATPLOTLIBRC) or "matplotlib" in sys.modules:
+        return
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(os.path.dirname(os.path.abspath(__file__)))
+        import matplotlib  # noqa: F401
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+@contextmanager
+def print_warnings() -> Iterator[None]:
+    """Context in which warnings of libraries are printed like every other line; they may quote text from folders."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        yield
+
+
+def _print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    warn(f"{filename}:{lineno}: {category.__name__}: {message}")
