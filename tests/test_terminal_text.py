@@ -16,7 +16,7 @@ from test_bad_input import an_ablation
 
 import dreamer
 from dreamer.cli.main import main
-from dreamer.system.redaction import show, visible
+from dreamer.system.redaction import show, visible, warn
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07a\rb\ndreamer: all is well\x85\u202egnp.exe\u2028\x9b31m\x7f"
 """What clears a screen, names a window, goes back to the start of a line, forges one, and turns text around."""
