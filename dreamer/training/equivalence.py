@@ -120,9 +120,11 @@ class AgentCode:
             if cls.__module__.split(".")[0] not in ("torch", "builtins", "typing", "abc")
         }
         names |= {name for name in sys.modules if name.startswith(ROOMS)}
-        self.spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
-        inner = {value for space in self.spaces for value in space.values() if isinstance(value, type)}
-        self.spaces += [vars(cls) for cls in classes | inner if cls.__module__ in names]  # type: ignore[misc]
+        spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
+        inner = {value for space in spaces for value in space.values() if isinstance(value, type)}
+        # torch.compile adds names of its own to modules, so only the names of this moment are compared there
+        self.globals = [(space, list(space)) for space in spaces]
+        self.classes = [cls for cls in classes | inner if cls.__module__ in names]
         self.known = self._read()
 
     @property
@@ -133,4 +135,6 @@ class AgentCode:
 
     def _read(self) -> list[list[Any]]:
         """The objects in every namespace now, and the number of attributes of every module instance."""
-        return [*(list(space.values()) for space in self.spaces), [len(vars(module)) for module in self.modules]]
+        spaces = [[space.get(name) for name in names] for space, names in self.globals]
+        spaces += [list(vars(cls).values()) for cls in self.classes]
+        return [*spaces, [len(vars(module)) for module in self.modules]]
