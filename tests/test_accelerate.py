@@ -41,6 +41,7 @@ def test_compiled_steps_change_no_number(core):
                 mine[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
     assert {"imagine_step"} <= {name for _, name, _ in update.methods}
+    assert not update.code.edited, "what torch.compile leaves in modules is no edit"
 
 
 def test_short_runs_are_not_compiled_and_long_ones_are():
