@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
 from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
 from dreamer.behavior.imagination import frozen, imagine
-from dreamer.dynamics import LATENTS, DynamicsConfig
-from dreamer.dynamics.core import DynamicsCore
+from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
+from dreamer.experience.spaces import observation_tensors
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
@@ -48,7 +49,7 @@ class AgentConfig:
     """Transitions per imagined rollout."""
     imagination_starts: Annotated[int, Ge(0)] = 0
     """Last steps of each sequence that rollouts start from; 0 means all steps."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata={"before": "float32"})
     """Type of matrix products; auto is bfloat16 on CUDA and float32 elsewhere. Parameters, distributions, divergences
     and returns are always float32."""
 
@@ -68,15 +69,18 @@ class Agent(nn.Module):
 
     def __init__(self, config: AgentConfig, obs_shapes: Shapes, action: ActionSpec):
         super().__init__()
-        check_config(config, action)
+        if config.imagination_starts == 1:
+            starts = "must be 0 (all steps) or at least 2: the replay critic needs two steps"
+            raise UserError(f"--agent.imagination-starts {starts}")
         self.config = config
         self.obs_shapes = dict(obs_shapes)
         self.action = action
         self.world_model = WorldModel(config.world_model, config.dynamics, obs_shapes, action.dim)
-        check_differentiable(config, self.world_model.core)
+        if config.behavior.reinforce_share < 1 and not self.world_model.core.differentiable:
+            flag = f"--agent.behavior.actor-gradient {config.behavior.actor_gradient}"
+            raise UserError(f"{flag} {config.dynamics.gradient_hint}; or use reinforce")
         self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
         self.vision_updates = 0
-        self._optimizers: tuple[LaProp, LaProp | None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,30 +89,26 @@ class Agent(nn.Module):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which matrix products have the configured precision."""
-        device, wanted = self.device.type, self.config.precision
-        if wanted == "bfloat16" or (wanted == "auto" and device == "cuda"):
-            return torch.autocast(device, torch.bfloat16)
-        return contextlib.nullcontext()
+        short = self.config.precision == "bfloat16" or (self.config.precision == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16) if short else contextlib.nullcontext()
 
     @property
     def optimizer(self) -> LaProp:
-        """The optimizer of everything, or of everything but vision when vision is trained first."""
-        return self._make_optimizers()[0]
+        """Optimizer of all parameters; of all but vision when vision is trained first."""
+        return self._optimizers[0]
 
     @property
     def vision_optimizer(self) -> LaProp | None:
-        """The optimizer of vision in staged training; None otherwise."""
-        return self._make_optimizers()[1]
+        """Optimizer of vision in staged training; None otherwise."""
+        return self._optimizers[1]
 
-    def _make_optimizers(self) -> tuple[LaProp, LaProp | None]:
-        """Create both on first use, on the device that the parameters were moved to."""
-        if self._optimizers is None:
-            vision = [p for module in self.world_model.vision_modules() for p in module.parameters()]
-            others = {id(p) for p in vision}
-            rest = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
-            config = self.config.optimizer
-            self._optimizers = LaProp(rest, config), LaProp(vision, config) if vision else None
-        return self._optimizers
+    @cached_property
+    def _optimizers(self) -> tuple[LaProp, LaProp | None]:
+        """Both optimizers, made on first use, on the device that the parameters were moved to."""
+        vision = [p for module in self.world_model.vision_modules() for p in module.parameters()]
+        others = {id(p) for p in vision}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
+        return LaProp(rest, self.config.optimizer), LaProp(vision, self.config.optimizer) if vision else None
 
     @property
     def in_vision_stage(self) -> bool:
@@ -151,20 +151,11 @@ class Agent(nn.Module):
         at the start of an episode. Returns the environment's action, a float array `[action]` clipped to [-1, 1] or an
         integer, and the new state. Raises `ValueError` for observations that the agent was not trained on.
         """
-        if not isinstance(obs, Mapping):
-            obs = {next(iter(self.obs_shapes)): obs}
-        missing = sorted(set(self.obs_shapes) - set(obs))
-        if missing:
-            raise ValueError(f"observation lacks {', '.join(missing)}; the agent was trained on {self.obs_shapes}")
-        arrays = {key: _as_trained(key, obs[key], shape) for key, shape in self.obs_shapes.items()}
-        some = next(iter(self.obs_shapes))
-        single = arrays[some].ndim == len(self.obs_shapes[some])
-        tensors = {key: torch.as_tensor(value[None] if single else value) for key, value in arrays.items()}
+        tensors, single = observation_tensors(obs, self.obs_shapes)
         num_envs = next(iter(tensors.values())).shape[0]
-        first = torch.as_tensor(np.broadcast_to(np.asarray(is_first, bool), (num_envs,)).copy())
-        carry = state if state is not None else self.initial_carry(num_envs)
-        if state is None:
-            first = torch.ones_like(first)
+        begins = True if state is None else is_first
+        first = torch.as_tensor(np.broadcast_to(np.asarray(begins, bool), (num_envs,)).copy())
+        carry = self.initial_carry(num_envs) if state is None else state
         carry = self.step({k: v.to(self.device) for k, v in tensors.items()}, first.to(self.device), carry, mode)
         action = self.env_action(carry.action)
         return (action[0] if single else action), carry
@@ -192,8 +183,7 @@ class Agent(nn.Module):
         the parameters stay unchanged, `optim/skipped` is 1, and the states must not be stored. In staged training
         (`core.vision_updates`) the first updates train vision alone; afterwards it is frozen.
         """
-        # Observation statistics (`standardize`); frozen vision keeps its input scale
-        if self.in_vision_stage or self.vision_optimizer is None:
+        if self.in_vision_stage or self.vision_optimizer is None:  # frozen vision keeps its input scale
             self.world_model.adapt(batch.obs)
         if self.in_vision_stage:
             return self._update_vision(batch)
@@ -212,8 +202,7 @@ class Agent(nn.Module):
     def loss(
         self, batch: Batch, updates: Float[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, ""], Metrics, Float[Tensor, "batch time packed"]]:
-        """The sum of the means of all loss terms times their scales, metrics, and the filtered states packed for
-        replay.
+        """Sum of the means of all loss terms times their scales, metrics, and the filtered states packed for replay.
 
         A term without a configured scale has scale 1. `updates` is the number of updates so far; weights that change
         with it have their initial value without it.
@@ -239,7 +228,8 @@ class Agent(nn.Module):
         model_terms, model_metrics = world_model.losses(states, features, embeds, batch)
 
         # Imagine, from the last `rows` steps of every sequence
-        rows = self.config.imagination_starts or features.shape[1]
+        length = features.shape[1]
+        rows = min(self.config.imagination_starts or length, length)
         trajectory = self.imagine(states[:, -rows:].detach().flatten())
 
         # Actor and critic
@@ -306,49 +296,5 @@ class Agent(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters of each part."""
-        parts = {
-            "encoder": self.world_model.encoder,
-            "dynamics": self.world_model.core,
-            self.world_model.objective.part: self.world_model.objective,
-            "reward": self.world_model.reward,
-            "continue": self.world_model.cont,
-            "actor": self.actor_critic.actor,
-            "critic": self.actor_critic.critic,
-        }
+        parts = self.world_model.parts | {"actor": self.actor_critic.actor, "critic": self.actor_critic.critic}
         return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts.items()}
-
-
-def _as_trained(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """An observation in the form that the networks take; raises `ValueError` for another shape or kind."""
-    array = np.asarray(value) if len(shape) == 3 else np.asarray(value, np.float32)
-    wanted = f"{'uint8 image' if len(shape) == 3 else 'vector'} {list(shape)}"
-    if array.shape[-len(shape) :] != shape or (len(shape) == 3 and array.dtype != np.uint8):
-        raise ValueError(f"observation {key!r} is {array.dtype} {list(array.shape)}; the agent learned from a {wanted}")
-    return array
-
-
-def check_config(config: AgentConfig, action: ActionSpec) -> None:
-    """Raise `UserError` for combinations that cannot learn."""
-    behavior, dynamics = config.behavior, config.dynamics
-    settings = dynamics.settings
-    if behavior.reinforce_share < 1 and action.discrete:
-        flag = f"--agent.behavior.actor-gradient {behavior.actor_gradient}"
-        raise UserError(f"{flag} needs continuous actions; use reinforce")
-    if behavior.min_std > behavior.max_std:
-        raise UserError(f"--agent.behavior.min-std {behavior.min_std} must not exceed max-std {behavior.max_std}")
-    if config.imagination_starts == 1:
-        raise UserError(
-            "--agent.imagination-starts must be 0 (all rows) or at least 2: the replay critic needs two rows"
-        )
-    if getattr(settings, "cell", "") == "block_gru" and settings.deter % settings.blocks:
-        flag = f"--agent.dynamics.{dynamics.core.replace('_', '-')}.deter"
-        raise UserError(f"{flag} {settings.deter} must be a multiple of its {settings.blocks} blocks")
-
-
-def check_differentiable(config: AgentConfig, core: DynamicsCore[Any]) -> None:
-    """Raise `UserError` for an actor gradient through a core whose imagined states carry none."""
-    if config.behavior.reinforce_share < 1 and not core.differentiable:
-        flag = f"--agent.behavior.actor-gradient {config.behavior.actor_gradient}"
-        if "gaussian" in LATENTS[config.dynamics.core] and config.dynamics.family != "gaussian":
-            raise UserError(f"{flag} needs --latent gaussian; or use reinforce")
-        raise UserError(f"{flag} cannot pass the samples of the {config.dynamics.core} core; use reinforce")

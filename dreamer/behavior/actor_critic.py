@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dreamer.batch import ActionSpec, Batch, Trajectory
 from dreamer.behavior.imagination import Policy, frozen
 from dreamer.behavior.returns import ReturnNormalizer, lambda_return, replay_return
+from dreamer.errors import UserError
 from dreamer.nn.distributions import ActionDistribution, BoundedNormal, OneHot
 from dreamer.nn.layers import MLP, Linear
 from dreamer.world_model.heads import HeadConfig, ScalarHead
@@ -100,6 +101,11 @@ class ActorCritic(nn.Module):
 
     def __init__(self, config: ActorCriticConfig, feature_dim: int, action: ActionSpec):
         super().__init__()
+        if config.reinforce_share < 1 and action.discrete:
+            flag = f"--agent.behavior.actor-gradient {config.actor_gradient}"
+            raise UserError(f"{flag} needs continuous actions; use reinforce")
+        if config.min_std > config.max_std:
+            raise UserError(f"--agent.behavior.min-std {config.min_std} must not exceed max-std {config.max_std}")
         self.config = config
         self.actor = Actor(config, feature_dim, action)
         self.critic = ScalarHead(config.critic, feature_dim)

@@ -84,9 +84,16 @@ class DynamicsConfig:
             raise UserError(f"--latent {self.latent}: the {self.core} core cannot have it; use --latent {can}")
         return self.latent
 
+    @property
+    def gradient_hint(self) -> str:
+        """Predicate for a message: why no gradient passes the core's imagined states, or the latent that passes it."""
+        if "gaussian" in LATENTS[self.core] and self.family != "gaussian":
+            return "needs --latent gaussian"
+        return f"cannot pass the samples of the {self.core} core"
+
 
 def make_core(config: DynamicsConfig, embed_dim: int, action_dim: int) -> DynamicsCore[Any]:
-    """Build the configured core for embeddings and actions of the given sizes."""
+    """Build the configured core for embeddings and actions of the given sizes; raises `UserError` for wrong sizes."""
     family = config.family
     constructors: dict[str, Callable[[], DynamicsCore[Any]]] = {
         "rssm": lambda: RSSM(config.rssm, family, embed_dim, action_dim),
@@ -95,6 +102,10 @@ def make_core(config: DynamicsConfig, embed_dim: int, action_dim: int) -> Dynami
         "gru": lambda: GRUCore(config.gru, embed_dim, action_dim),
         "mdn_rnn": lambda: MDNRNN(config.mdn_rnn, embed_dim, action_dim),
     }
+    settings = config.settings
+    if getattr(settings, "cell", "") == "block_gru" and settings.deter % settings.blocks:
+        flag = f"--agent.dynamics.{config.core.replace('_', '-')}.deter"
+        raise UserError(f"{flag} {settings.deter} must be a multiple of its {settings.blocks} blocks")
     return constructors[config.core]()
 
 

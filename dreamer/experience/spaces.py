@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
+import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from dreamer.batch import ActionSpec, Shapes
 
@@ -33,3 +37,28 @@ def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any])
     if not action_space.shape:
         raise TypeError(f"unsupported action space {action_space}")
     return Spec(shapes, ActionSpec(int(action_space.shape[0]), discrete=False))
+
+
+def observation_tensors(obs: Any, shapes: Shapes) -> tuple[dict[str, Tensor], bool]:
+    """Observations of an environment as tensors `[env, ...]` by key, and True where they had no environment axis.
+
+    A bare array is taken for the only key. Raises `ValueError` where a key is missing, or has another shape or kind.
+    """
+    if not isinstance(obs, Mapping):
+        obs = {next(iter(shapes)): obs}
+    missing = sorted(set(shapes) - set(obs))
+    if missing:
+        raise ValueError(f"observation lacks {', '.join(missing)}; the agent was trained on {dict(shapes)}")
+    arrays = {key: _checked(key, obs[key], shape) for key, shape in shapes.items()}
+    some = next(iter(shapes))
+    single = arrays[some].ndim == len(shapes[some])
+    return {key: torch.as_tensor(value[None] if single else value) for key, value in arrays.items()}, single
+
+
+def _checked(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An observation in the form that the networks take; raises `ValueError` for another shape or kind."""
+    array = np.asarray(value) if len(shape) == 3 else np.asarray(value, np.float32)
+    wanted = f"{'uint8 image' if len(shape) == 3 else 'vector'} {list(shape)}"
+    if array.shape[-len(shape) :] != shape or (len(shape) == 3 and array.dtype != np.uint8):
+        raise ValueError(f"observation {key!r} is {array.dtype} {list(array.shape)}; the agent learned from a {wanted}")
+    return array

@@ -164,6 +164,17 @@ class WorldModel(nn.Module):
         unused = set(get_args(ObjectiveName)) - {self.objective.term}
         return {name: scale for name, scale in asdict(self.config.scales).items() if name not in unused}
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Modules by the name that tables use."""
+        return {
+            "encoder": self.encoder,
+            "dynamics": self.core,
+            self.objective.part: self.objective,
+            "reward": self.reward,
+            "continue": self.cont,
+        }
+
     def predict(
         self, features: Float[Tensor, "*batch feature"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
