@@ -15,7 +15,7 @@ from dreamer.dynamics.rnn import RNN
 from dreamer.dynamics.rssm import RSSM
 from dreamer.dynamics.ssm import SSM
 from dreamer.fast import filter as fast_filter
-from dreamer.fast import kernels
+from dreamer.fast import kernels, originals
 from dreamer.nn.layers import NormSiLU
 from dreamer.training import accelerate
 from dreamer.training.equivalence import replaced
@@ -272,6 +272,60 @@ def test_a_subclass_that_overrides_an_equation_runs_as_it_is_written(capsys):
     assert said.count("\n") == 1 and said.startswith("Forgetful.observe")
     agent.world_model.core.__class__ = type("Renamed", (RSSM,), {})
     assert "observe" in {name for _, name, _ in accelerate.verified_equivalents(agent)}
+
+
+@pytest.mark.parametrize("latent", ["categorical", "gaussian"])
+def test_fingerprints_are_those_of_the_plain_code(latent):
+    """After a change of these functions: change the equivalent too, then write these values into FINGERPRINTS."""
+    agent = make_agent({"dynamics.latent": latent})
+    functions = [function for one in accelerate.equivalents(agent).values() for function in one.originals]
+    found = {originals.name_of(function): originals.fingerprint(function) for function in functions}
+    assert found.items() <= originals.FINGERPRINTS.items(), "\n".join(f'    "{k}": "{v}",' for k, v in found.items())
+    assert not originals.edited(functions)
+
+
+def test_a_fingerprint_sees_code_and_no_comments():
+    def one(x):
+        """Docstring."""
+        return x + 1  # comment
+
+    def other(x):
+        return x + 2
+
+    def same(x):
+        return x + 1
+
+    same.__name__ = "one"
+    prints = [originals.fingerprint(function) for function in (one, other, same)]
+    assert len(set(prints)) == 3 and originals.fingerprint(len) == ""  # names count, too
+
+
+def test_an_edit_that_acts_on_long_sequences_alone_is_seen(monkeypatch, capsys):
+    """Truncated back-propagation changes nothing on the three steps of the numerical comparison."""
+    agent, plain = make_agent(), DynamicsCore.observe
+
+    def truncated(self, embeds, *args):
+        return plain(self, embeds, *args) if embeds.shape[1] < 4 else plain(self, embeds, *args).detach()
+
+    monkeypatch.setattr(DynamicsCore, "observe", truncated)
+    update = accelerate.AcceleratedUpdate(agent, compiled=False)
+    update.prepare()
+    assert "observe" not in {name for _, name, _ in update.methods}
+    assert capsys.readouterr().err.startswith("RSSM.observe: ")
+
+
+def test_an_edit_that_the_equivalent_cannot_run_is_run_as_it_is(monkeypatch, capsys):
+    """Another structure makes the fast code raise, which counts as a difference."""
+    agent = make_agent()
+    monkeypatch.setattr(fast_filter, "observe", lambda *_: 1 / 0)
+    assert "observe" not in {name for _, name, _ in accelerate.verified_equivalents(agent)}
+    assert "computes something else" in capsys.readouterr().err
+
+
+def test_more_starts_than_steps_are_all_steps():
+    agent = make_agent({"imagination_starts": 50})
+    metrics, _ = accelerate.AcceleratedUpdate(agent, compiled=False)(make_batch(agent))
+    assert metrics["loss/total"].isfinite()
 
 
 def test_nothing_stays_in_place_after_an_update():

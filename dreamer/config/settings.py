@@ -105,8 +105,9 @@ class LoopConfig:
     compile: Annotated[Literal["auto", "on", "off"], tyro.conf.arg(aliases=("--compile",))] = field(
         default="auto", metadata={"before": "off"}
     )
-    """Compile the steps of the loops over time with torch.compile. auto compiles for runs of at least 10,000 updates
-    on a CPU with a C++ compiler."""
+    """Compile the steps of the loops over time with torch.compile. auto compiles if the run has at least 10,000
+    updates,
+    on a GPU or on a CPU with a C++ compiler."""
     video: Literal["never", "end", "every"] = "end"
     """Record a video of an evaluation episode: never, at the end of the run, or at every evaluation."""
     imagine_every: Annotated[int, Ge(0)] = field(default=50_000, metadata={"before": 0})

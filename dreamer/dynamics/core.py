@@ -3,9 +3,10 @@
         prev state --- imagine_step(action) --->  predicted state                     (prior only)
         prev state --- observe_step(action, embed) --->  corrected state              (predict, then correct)
 
-Both steps return the same state type, so imagination starts from any filtered state. The only loop over time and the
-only reset at episode starts are in this file. Training, acting and imagination call the two steps as each core's file
-defines them.
+Both steps return the same state type, so imagination can start from any filtered state. `observe` holds the filter's
+loop over time and its reset at episode starts; no core contains either. Acting, evaluation and imagination call the two
+steps as the core's file defines them. Updates of an RSSM run an equivalent of `observe` (`fast/filter.py`) if
+`training/accelerate.py` finds that both agree.
 """
 
 from __future__ import annotations

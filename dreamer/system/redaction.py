@@ -29,10 +29,10 @@ SHORTEST = 8
 
 
 def redact(text: str) -> str:
-    """The text without the values of secret environment variables, and without what looks like a token."""
-    for name, value in os.environ.items():
-        if len(value) >= SHORTEST and SECRET_NAME.search(name):
-            text = text.replace(value, HIDDEN)
+    """The text with the values of secret environment variables, and tokens of known formats, replaced by `HIDDEN`."""
+    secrets = [value for name, value in os.environ.items() if len(value) >= SHORTEST and SECRET_NAME.search(name)]
+    for value in sorted(secrets, key=len, reverse=True):  # a secret may begin with another one
+        text = text.replace(value, HIDDEN)
     return SHAPES.sub(HIDDEN, text)
 
 

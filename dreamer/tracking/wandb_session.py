@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +147,7 @@ def kill_session(run: Any) -> None:
     session = wandb_setup.singleton()
     if session.most_recent_active_run not in (None, run):
         return
-    with contextlib.suppress(AttributeError):
+    with contextlib.suppress(AttributeError, subprocess.TimeoutExpired):
         process = session._connection._proc._process  # type: ignore[union-attr]
         process.kill()
         process.wait(timeout=1)

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from dreamer.agent import Agent, Metrics
 from dreamer.batch import Batch
 from dreamer.dynamics.rssm import RSSM
 from dreamer.fast import filter as fast_filter
-from dreamer.fast import kernels
+from dreamer.fast import kernels, originals
 from dreamer.nn.layers import NormSiLU
 from dreamer.system.redaction import warn
 from dreamer.training.equivalence import AgentCode, Methods, agreement, replaced
@@ -42,7 +42,8 @@ def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> Ac
     if compiled and not _can_compile(agent.device):
         compiled = False
         if choice == "on":
-            warn("not compiling: torch.compile finds no C++ compiler here (CXX, g++ or clang++)")
+            reason = "torch.compile finds no C++ compiler here (CXX, g++ or clang++)"
+            warn(f"not compiling: {reason if agent.device.type == 'cpu' else f'not supported on {agent.device.type}'}")
     update = AcceleratedUpdate(agent, compiled)
     return GraphedUpdate(agent, update) if agent.device.type == "cuda" else update
 
@@ -128,37 +129,48 @@ def compiled_steps(agent: Agent, names: list[str], backend: str) -> Methods:
     return [(core, name, torch.compile(getattr(core, name), dynamic=False, backend=backend)) for name in names]
 
 
-def equivalents(agent: Agent) -> dict[str, Methods]:
-    """Hand-optimised equivalents of the agent's methods, by the plain code that they equal."""
+class Equivalent(NamedTuple):
+    """Hand-optimised methods, and the functions of the plain code that they equal."""
+
+    methods: Methods
+    originals: list[Callable[..., Any]]
+
+
+def equivalents(agent: Agent) -> dict[str, Equivalent]:
+    """Hand-optimised equivalents of the agent's methods, by the name of the method."""
     core, modules = agent.world_model.core, list(agent.modules())
-    found: dict[str, Methods] = {
-        "NormSiLU.forward": [
-            (module, "forward", partial(kernels.norm_silu, module))
-            for module in modules
-            if isinstance(module, NormSiLU)
-        ],
-        "ScalarHead.forward": [
-            (module, "forward", partial(kernels.two_hot_head, module))
-            for module in modules
-            if isinstance(module, ScalarHead)
-        ],
+    norms = [module for module in modules if isinstance(module, NormSiLU)]
+    heads = [module for module in modules if isinstance(module, ScalarHead)]
+    found = {
+        "NormSiLU.forward": Equivalent(
+            [(module, "forward", partial(kernels.norm_silu, module)) for module in norms],
+            [function for module in norms for function in originals.of_norm(module)],
+        ),
+        "ScalarHead.forward": Equivalent(
+            [(module, "forward", partial(kernels.two_hot_head, module)) for module in heads],
+            [function for module in heads for function in originals.of_head(module)],
+        ),
     }
     if isinstance(core, RSSM) and fast_filter.applies(core):
-        found[f"{type(core).__name__}.observe"] = [(core, "observe", partial(fast_filter.observe, core))]
+        methods: Methods = [(core, "observe", partial(fast_filter.observe, core))]
+        found[f"{type(core).__name__}.observe"] = Equivalent(methods, originals.of_filter(core))
     return found
 
 
 def verified_equivalents(agent: Agent) -> Methods:
-    """The equivalents that agree with the plain code on a tiny batch, in values and gradients.
+    """The equivalents whose plain code is the original one, and which agree with it on a tiny batch.
 
-    One line names each that does not agree, because an equation was edited or overridden in a subclass.
+    One line names each equivalent that is left out, because an equation was edited or overridden in a subclass.
     """
     chosen: Methods = []
-    for name, methods in equivalents(agent).items():
-        if any(agreement(agent, methods, seed) for seed in range(2)):  # rounding can flip a sample
-            chosen += methods
+    for name, equivalent in equivalents(agent).items():
+        edited = originals.edited(equivalent.originals)
+        if edited:
+            warn(f"{name}: {edited[0]} is not the original code, so the plain code runs without its fast equivalent")
+        elif any(agreement(agent, equivalent.methods, seed) for seed in range(2)):  # rounding can flip a sample
+            chosen += equivalent.methods
         else:
-            warn(f"{name}: the code was edited or overridden, so it runs as it is, without its fast equivalent")
+            warn(f"{name}: the fast equivalent computes something else, so the plain code runs")
     return chosen
 
 

@@ -88,7 +88,8 @@ class Learner:
     def apply_update(self, update: PendingUpdate, states: np.ndarray, skipped: bool) -> None:
         """Write the new core states `[batch, time, packed]` back to replay, and count the metrics.
 
-        A skipped update changed nothing, since its loss or a gradient was not finite; its states are not stored.
+        A skipped update changed no trained parameter, because its loss or a gradient was not finite. Its states are not
+        stored.
         """
         if skipped:
             self.meter.add({"optim/skipped": 1.0})

@@ -34,7 +34,7 @@ METRICS = (
         "eval/mode_return_mean",
         "Mean return of evaluation episodes that take the most likely action.",
         "reward",
-        "near eval/return_mean or above it; far below it, the policy depends on its noise",
+        "near eval/return_mean or above it; if it is far below, the policy depends on its noise",
     ),
     Metric("eval/mode_return_std", "Standard deviation of the evaluation returns, most likely actions.", "reward"),
     Metric("eval/episodes", "Number of evaluation episodes behind each mean.", "episodes"),
@@ -47,7 +47,7 @@ METRICS = (
         "eval/value_bias",
         "Mean of the critic's value minus the discounted return that followed, in sampled episodes.",
         "reward",
-        "near 0; beyond half of eval/discounted_return the critic overestimates, or has learned nothing",
+        "near 0; if its absolute value exceeds half of eval/discounted_return, the critic is wrong",
     ),
     Metric(
         "eval/discounted_return",
@@ -69,13 +69,13 @@ METRICS = (
         "loss/continue",
         "Cross-entropy of the continue head.",
         "nats",
-        "near its floor, the entropy of 1 / discount_horizon: 0.02 at 333, 0.07 at 80",
+        "near its minimum, the binary entropy of 1 / discount_horizon: 0.02 for 333, 0.07 for 80",
     ),
     Metric(
         "loss/dyn",
         "Loss that trains the prior towards the posterior, before its scale. A KL after free nats (`rssm`, `ssm`).",
         "nats",
-        "above the free nats; at them for long, the latent holds too little information",
+        "above the free nats; if it stays at the free nats, the latent carries too little information",
     ),
     Metric(
         "loss/rep",
@@ -87,13 +87,13 @@ METRICS = (
     Metric("loss/critic", "Two-hot loss of the critic on imagined returns, with its slow-critic term.", "nats"),
     Metric("loss/replay_critic", "Two-hot loss of the critic on replayed rewards, with its slow-critic term.", "nats"),
     Metric("loss/total", "Sum of all losses, each times its configured scale."),
-    Metric("loss/<name>", "Any other loss, named by the part of the model that returns it, before its scale."),
+    Metric("loss/<name>", "Any other loss term by its name, before its scale."),
     Metric("reconstruction/<key>", "Decoder loss of one observation key, per step.", healthy="falls"),
     Metric(
         "model/kl_dyn",
         "KL divergence from posterior to prior, before free nats.",
         "nats",
-        "settles at a few nats; near 0, the latent holds no information about observations",
+        "settles at a few nats; if it is near 0, the latent carries no information about observations",
     ),
     Metric(
         "model/r2_correlation",
@@ -152,7 +152,7 @@ METRICS = (
         "behavior/return_scale",
         "Range of imagined returns (percentiles 5 to 95, smoothed, at least 1), which divides the advantages.",
         "reward",
-        "grows with the returns; at 1 for long, rewards are tiny or absent",
+        "grows with the returns; if it stays at 1, rewards are very small or absent",
     ),
     Metric("behavior/value_mean", "Mean value of imagined states.", "reward"),
     Metric(
@@ -166,7 +166,7 @@ METRICS = (
         "behavior/entropy",
         "Entropy of the policy at imagined states, summed over action dimensions.",
         "nats",
-        "falls slowly; early at its floor, exploration has ended (bounded normal: -0.88 to 1.42 per dimension)",
+        "falls slowly; if it reaches its minimum early, exploration ends (bounded normal: -0.88 to 1.42 per dimension)",
     ),
     Metric(
         "behavior/entropy_weight",
@@ -183,13 +183,13 @@ METRICS = (
     Metric(
         "behavior/action_abs",
         "Mean absolute value of imagined actions.",
-        healthy="below 1; far above it, the policy saturates",
+        healthy="below 1; if it is near 1 or above, the means of the policy are saturated",
     ),
     Metric(
         "behavior/weight_mean",
-        "Mean weight of imagined states, the product of the continue probabilities before them.",
+        "Mean weight of imagined states: the product of the discounted continue probabilities up to each state.",
         "fraction",
-        "near 1 where episodes rarely terminate",
+        "near discount^(horizon / 2) where episodes rarely terminate",
     ),
     Metric(
         "behavior/imagined_reward",
