@@ -1,7 +1,8 @@
-"""The agent: the whole algorithm on one page. Read this second, after `batch.py`.
+"""The agent: acting, and one update of the world model, the actor and the critic. Read this second, after `batch.py`.
 
-`act` filters observations and chooses actions. `update` learns from any batch. The agent owns the optimizer and all
-learner state.
+`act` filters observations and chooses actions. `update` takes one gradient step on a batch; `loss_terms` computes its
+losses, step by step. In training, `training/accelerate.py` calls `update` with faster equivalents of some methods. The
+agent owns the optimizers and everything else that learning changes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
-from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig
+from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig, Metrics
 from dreamer.behavior.imagination import frozen, imagine
 from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
@@ -29,7 +30,6 @@ from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
 
-Metrics = dict[str, Float[Tensor, ""]]
 ActionMode = Literal["sample", "mode"]
 
 
@@ -48,7 +48,7 @@ class AgentConfig:
     imagination_horizon: Annotated[int, Ge(1)] = 15
     """Transitions per imagined rollout."""
     imagination_starts: Annotated[int, Ge(0)] = 0
-    """Last steps of each sequence that rollouts start from; 0 means all steps."""
+    """Number of last steps of each sequence from which imagined rollouts start, at least 2; 0 means all steps."""
     precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata={"before": "float32"})
     """Type of matrix products; auto is bfloat16 on CUDA and float32 elsewhere. Parameters, distributions, divergences
     and returns are always float32."""
@@ -146,10 +146,10 @@ class Agent(nn.Module):
     ) -> tuple[Any, Carry]:
         """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy arrays).
 
-        A bare array is taken for the only key. Vectors and images may have a leading environment axis: `[env, size]`,
-        `[env, height, width, channel]`. Pass the returned state to the next call, and `is_first=True` (or `state=None`)
-        at the start of an episode. Returns the environment's action, a float array `[action]` clipped to [-1, 1] or an
-        integer, and the new state. Raises `ValueError` for observations that the agent was not trained on.
+        A bare array is the observation of an agent with one key. A leading environment axis is allowed. Pass the
+        returned state to the next call; at the start of an episode pass `is_first=True`, or no state. Returns the
+        action (a float array `[action]` clipped to [-1, 1], or an integer) and the new state. Raises `ValueError` for
+        observations that differ from those in training.
         """
         tensors, single = observation_tensors(obs, self.obs_shapes)
         num_envs = next(iter(tensors.values())).shape[0]
@@ -252,7 +252,7 @@ class Agent(nn.Module):
         return total, metrics | {"loss/total": total.detach()}
 
     def imagine(self, start: Struct) -> Trajectory:
-        """Roll the policy out from states `[start]`; gradients are recorded only where the actor's loss needs them."""
+        """Imagined rollouts of the policy from states `[start]`, with gradients only if the actor needs them."""
         policy, horizon = self.actor_critic.policy(sample=True), self.config.imagination_horizon
         if self.config.behavior.reinforce_share == 1:
             with torch.no_grad():
@@ -261,7 +261,7 @@ class Agent(nn.Module):
             return imagine(self.world_model, policy, start, horizon)
 
     def _update_vision(self, batch: Batch) -> tuple[Metrics, Float[Tensor, "batch time packed"]]:
-        """One gradient step of vision alone (staged training)."""
+        """One gradient step that trains only vision (staged training)."""
         optimizer = self.vision_optimizer
         assert optimizer is not None, "a core with vision updates has vision modules"
         with self.autocast():

@@ -8,9 +8,10 @@
     is_last        False     False     False     True       False
     is_terminal    False     False     False     True       False     (False when a time limit ended it)
 
-Row t is everything known when o_t arrives, before the policy acts. The filter consumes `prev_action[t]` together with
-`obs[t]`. The reward and continue heads at state s_t predict `reward[t]` and `1 - is_terminal[t]`. Gymnasium's
-`NEXT_STEP` autoreset emits exactly this stream. No other module shifts an index.
+Row t holds everything that is known when o_t arrives, before the policy acts. The filter reads `prev_action[t]`
+together with `obs[t]`. At state s_t the reward head predicts `reward[t]`, and the continue head `discount * (1 -
+is_terminal[t])`. Gymnasium's `NEXT_STEP` autoreset returns rows in this form. No other module realigns rows; only
+returns combine row t with row t + 1.
 
 A training window is one context row plus `batch_length` rows. The context row supplies only its stored state, from
 which the filter starts. A row with `is_first` starts from the initial state instead.
@@ -84,7 +85,7 @@ class Batch:
     is_last: Bool[Tensor, "batch time"]
     """Last row of an episode."""
     is_terminal: Bool[Tensor, "batch time"]
-    """Last row of an episode the environment ended."""
+    """Last row of an episode that terminated; False when a time limit ended it."""
     context: Float[Tensor, "batch packed"]
     """Stored core state of the row before the sequence, packed by `DynamicsCore.pack`."""
 

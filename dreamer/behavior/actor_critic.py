@@ -20,8 +20,10 @@ from dreamer.nn.layers import MLP, Linear
 from dreamer.world_model.heads import HeadConfig, ScalarHead
 
 Metrics = dict[str, Float[Tensor, ""]]
-FINAL_ENTROPY = 0.1  # of the entropy's weight, after its decay
-SATURATED = 2.0  # in front of the tanh of a policy's mean, whose slope is 0.07 there
+FINAL_ENTROPY = 0.1
+"""Fraction of the initial entropy weight that remains after the decay."""
+SATURATED = 2.0
+"""abs(m) from which a mean tanh(m) counts as saturated; the slope of tanh is 0.07 there."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class ActorCriticConfig:
     actor_gradient: Literal["reinforce", "dynamics", "both"] = "reinforce"
     """reinforce (V3); dynamics: back-propagate returns through imagined actions (V1; Gaussian latents); both (V2)."""
     mix: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Share of reinforce in both (rho of V2)."""
+    """Weight of reinforce where actor_gradient is both; the gradient through the dynamics has the rest (rho of V2)."""
     entropy: Annotated[float, Ge(0)] = 3e-4
     """Weight of the policy's entropy, in units of normalized return per nat."""
     entropy_decay: Annotated[int, Ge(0)] = 0
@@ -73,7 +75,7 @@ class ActorCriticConfig:
 
     @property
     def reinforce_share(self) -> float:
-        """Weight of reinforce in the policy's gradient; the rest goes through the dynamics."""
+        """Weight of reinforce in the policy's gradient; the gradient through the dynamics has the rest."""
         return {"reinforce": 1.0, "dynamics": 0.0, "both": self.mix}[self.actor_gradient]
 
 
@@ -122,9 +124,9 @@ class ActorCritic(nn.Module):
     ) -> tuple[dict[str, Float[Tensor, " start"]], Float[Tensor, "start horizon"], Metrics]:
         """Loss terms `actor` and `critic` of each start state, the lambda-returns, and scalars to log.
 
-        `updates` is the number of updates so far, over which the entropy's weight decays; without it the weight is the
-        initial one. Unless `actor_gradient` is reinforce, the trajectory must carry gradients from rewards and features
-        to actions.
+        Also updates the running percentiles of returns. `updates` is the number of updates so far, for the schedule of
+        the entropy weight; without it the weight has its initial value. Unless `actor_gradient` is reinforce, rewards
+        and features of the trajectory must have gradients with respect to its actions.
         """
         config = self.config
         features = trajectory.features.detach()
@@ -172,9 +174,9 @@ class ActorCritic(nn.Module):
         bootstrap: Float[Tensor, "batch time"],
         discount: float,
     ) -> Float[Tensor, "batch time-1"]:
-        """Critic loss on replayed states, whose gradient reaches the world model through `features`.
+        """Critic loss on replayed states. Its gradient also trains the world model, through `features`.
 
-        Steps that end an episode are masked, because the next step belongs to another episode.
+        Last rows of episodes are masked, because the next row belongs to another episode.
         """
         args = (batch.reward, batch.is_last, batch.is_terminal, bootstrap.detach())
         target = replay_return(*args, discount, self.config.lambda_)
@@ -204,7 +206,7 @@ class ActorCritic(nn.Module):
         return c.entropy * (1 - updates.float() / c.entropy_decay).clamp(min=FINAL_ENTROPY)
 
     def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
-        """Lambda-returns, differentiable where the actor's gradient goes through the dynamics."""
+        """Lambda-returns; with gradients if the actor learns through the dynamics."""
         if self.config.reinforce_share < 1:
             with frozen(self.critic):
                 value = self.critic(trajectory.features).mean()

@@ -1,4 +1,4 @@
-"""Prior-only rollouts of the policy inside the world model."""
+"""Imagined rollouts: the policy acts in the world model, which predicts with its prior."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Policy = Callable[[Float[Tensor, "start feature"]], Float[Tensor, "start action"
 
 
 def imagine(world_model: WorldModel, policy: Policy, start: Struct, horizon: int) -> Trajectory:
-    """Roll the policy out from `start` (leading axis `[start]`) for `horizon` transitions, by the prior alone.
+    """Imagined rollouts of `horizon` transitions from the states `start` (leading axis `[start]`).
 
-    Rewards and discounts are predicted on all horizon + 1 states, the start included. Gradients follow the caller's
-    mode. Under `torch.no_grad()` nothing is recorded. Otherwise they reach the policy through actions and dynamics.
-    The policy's input is always detached (V1, V3).
+    Rewards and discounts are predicted for all horizon + 1 states, including the start. Under `torch.no_grad()` nothing
+    is recorded. Otherwise gradients flow from all results to the actions, through the dynamics. They do not flow
+    through the input of the policy, which is always detached (V1, V3).
     """
     core = world_model.core
     state = start

@@ -13,7 +13,7 @@ def lambda_return(
     value: Float[Tensor, "start states"],
     lambda_: float,
 ) -> Float[Tensor, "start states-1"]:
-    """Lambda-returns of imagined states 0..horizon-1 (V3 eq. 7).
+    """Lambda-returns of imagined states 0..horizon-1 (V3, "Critic learning").
 
         R_H = v_H
         R_i = r_{i+1} + c_{i+1} [(1 - lambda) v_{i+1} + lambda R_{i+1}]
@@ -55,7 +55,7 @@ def replay_return(
 
 
 class ReturnNormalizer(nn.Module):
-    """Running range from the 5th to the 95th percentile of returns (V3 eq. 12); both start at 0 without debiasing."""
+    """Running 5th and 95th percentile of returns (V3, "Actor learning"); both start at 0 without debiasing."""
 
     low: Tensor
     high: Tensor

@@ -1,4 +1,4 @@
-"""Recurrent cells h' = f(h, z, a) of the deterministic path: the block GRU of Dreamer V3, the GRU of PlaNet and V1."""
+"""Recurrent cells h' = f(h, z, a): the block GRU of Dreamer V3, and the GRU of PlaNet and Dreamer V1."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class BlockGRU(RecurrentCell):
     """Dreamer V3's recurrent cell: block-diagonal in h, dense in the projected inputs.
 
         e = [mlp(h), mlp(z), mlp(a)]
-        x = SiLU(RMSNorm(BlockLinear([h_k, e])))             for each block k, normalized over the whole vector
-        reset, candidate, update = BlockLinear(x)            thirds inside each block
-        h' = u * tanh(sigmoid(reset) * candidate) + (1 - u) * h,  u = sigmoid(update - 1)
+        x_k = W_k h_k + V_k e + b_k                           for each block k of h
+        r, c, u = BlockLinear(SiLU(RMSNorm(x)))               thirds of each block; the norm is over all blocks
+        h' = sigmoid(u - 1) * tanh(sigmoid(r) * c) + (1 - sigmoid(u - 1)) * h
 
-    The reset gate multiplies the finished candidate, not h. Every block reads the same e. Its kernel is therefore one
-    dense matrix `[3 * hidden, deter]` beside the block-diagonal kernel of h.
+    The reset gate r multiplies the candidate c, not h. All W_k together are `recurrent`, a block-diagonal map. Every
+    block reads the same e, so all V_k together are one dense matrix, `shared` `[3 * hidden, deter]`.
     """
 
     def __init__(self, deter: int, hidden: int, stoch: int, action: int, blocks: int):

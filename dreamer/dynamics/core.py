@@ -1,4 +1,4 @@
-"""`DynamicsCore`: the one interface of every dynamics model. Every core is a Bayes filter: predict, then correct.
+"""`DynamicsCore`: the interface of all dynamics models. A core is a Bayes filter: it predicts, then corrects.
 
         prev state --- imagine_step(action) --->  predicted state                     (prior only)
         prev state --- observe_step(action, embed) --->  corrected state              (predict, then correct)
@@ -37,16 +37,17 @@ def derived_field() -> Any:
 class DynamicsCore(nn.Module, ABC, Generic[State]):
     """A latent dynamics model that filters observations and imagines without them.
 
-    `State` is a frozen `Struct` dataclass. No other module reads its fields. The filter's next step needs the fields
-    made with `stored_field`; the core's own loss needs the others.
+    `State` is a frozen `Struct` dataclass. Other modules do not read its fields. Fields made with `stored_field` are
+    needed for the next step of the filter. Fields made with `derived_field` are needed only for the core's own loss.
     """
 
     feature_dim: int
     """Size of `features`, the input of heads and policy."""
     differentiable: bool
-    """True where imagined states carry an unbiased gradient to the actions (for `actor_gradient` dynamics and both)."""
+    """True if imagined states have an unbiased gradient with respect to actions. `actor_gradient` dynamics and both
+    require it."""
     vision_updates: int = 0
-    """Updates that train `vision_modules` and the decoder alone before the rest (staged training); 0 is none."""
+    """Staged training: number of first updates that train only encoder, decoder and `vision_modules`; 0 is none."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -73,11 +74,11 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
 
     @property
     def decoder_deter(self) -> int:
-        """Leading dimensions of `decoder_input` that are a deterministic h; the image decoder reads them in blocks."""
+        """Number of first dimensions of `decoder_input` that are h; image decoders read them in blocks."""
         return 0
 
     def decoder_input(self, state: State, features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch _"]:
-        """Input of the decoder: the features, unless the core encodes observations apart from their history."""
+        """Input of the decoder: the features, or only the latent in cores that encode each observation separately."""
         return features
 
     def vision_modules(self) -> list[nn.Module]:
@@ -97,8 +98,8 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
     ) -> State:
         """Filter sequences and return the states of all steps, leading axes `[batch, time]`.
 
-        Steps with `is_first` start from the initial state and a zero action, whatever came before. `state` is the state
-        of the step before the sequence (default: the initial state).
+        Where `is_first` is true, a step starts from the initial state with a zero action. `state` is the state before
+        the first step of the sequence; the default is the initial state.
         """
         initial = self.initial_state(embeds.shape[0])
         state = initial if state is None else state
@@ -133,5 +134,5 @@ def _stored(state: Struct) -> list[dataclasses.Field[Tensor]]:
 
 
 def bound_action(action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
-    """Divide by max(1, |a|) elementwise, without a gradient through the divisor (V3): stored actions are unclipped."""
+    """Actions divided by max(1, |a|), as in V3: stored actions are not clipped. The divisor has no gradient."""
     return action / action.detach().abs().clamp(min=1.0)

@@ -45,11 +45,11 @@ class Latent(ABC):
 
 
 class CategoricalLatent(Latent):
-    """`groups` categorical variables of `classes` classes, mixed with 1 % uniform (V3 eq. 5, V2 appendix C).
+    """`groups` categorical variables with `classes` classes each, mixed with a uniform distribution of weight `unimix`.
 
     Samples are one-hot in every group. Their gradient is that of the mixed probabilities (straight-through). KL and
-    entropy use the mixed probabilities too. The layout is class-major, `[classes, groups]` flattened, because reducing
-    over the outer of the two axes is several times faster on CPUs than over a short inner one.
+    entropy use the mixed probabilities too. The layout is class-major: `[classes, groups]`, flattened. On CPUs reducing
+    over the outer axis is several times faster than over a short inner axis.
     """
 
     def __init__(self, groups: int, classes: int, unimix: float = 0.01):
@@ -62,7 +62,7 @@ class CategoricalLatent(Latent):
         return (1 - self.unimix) * probs + self.unimix / self.classes
 
     def sample(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
-        """One-hot sample plus a zero that carries the gradient of the probabilities."""
+        """One-hot sample with the gradient of the probabilities (straight-through)."""
         probs = self.probs(params)
         sample = _sample_one_hot(probs.detach())
         if probs.requires_grad:
@@ -144,10 +144,10 @@ def balanced_kl(
     prior: Float[Tensor, "*batch param"],
     free_nats: float,
 ) -> tuple[dict[str, Float[Tensor, "*batch"]], dict[str, Float[Tensor, ""]]]:
-    """Balanced KL with free nats (V3 eq. 4): `dyn` trains the prior, `rep` the posterior; and scalars to log.
+    """Balanced KL with free nats, and scalars to log. `dyn` trains the prior, `rep` the posterior.
 
-    The maximum with `free_nats` applies to each step, after the sum over the latent's groups and before any mean. Below
-    it the gradient is exactly zero.
+    Each step's KL is summed over groups and then clipped from below at `free_nats`. Below this limit the gradient is
+    zero.
     """
     dyn = latent.kl(posterior.detach(), prior)
     rep = latent.kl(posterior, prior.detach())

@@ -1,4 +1,4 @@
-"""Recurrent state-space model (PlaNet eq. 2, arXiv 1811.04551; Dreamer V3 eq. 3, arXiv 2301.04104).
+"""Recurrent state-space model (PlaNet eq. 2, arXiv 1811.04551; Dreamer V3, "World model learning", arXiv 2301.04104).
 
     recurrent    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})
     prior        z_t ~ p(z_t | h_t)
@@ -10,7 +10,8 @@
                                            +--> posterior  q(z_t | h_t, e_t)    observe
                           embedding  e_t --+
 
-f is the block GRU of V3 or the GRU of PlaNet and V1; z is categorical (V2, V3) or Gaussian (PlaNet, V1).
+f (`cells.py`) is the block GRU of V3 or the GRU of PlaNet and V1. z (`latents.py`) is categorical (V2, V3) or Gaussian
+(PlaNet, V1).
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class RSSMConfig:
 
 
 class RSSM(DynamicsCore[RSSMState]):
-    """Deterministic and stochastic paths together.
+    """Core with a deterministic and a stochastic path.
 
-    h carries the history. z carries what h could not predict.
+    h summarizes the history. z represents the part of the observation that h does not determine.
     """
 
     def __init__(self, config: RSSMConfig, latent: LatentName, embed_dim: int, action_dim: int):
@@ -134,5 +135,5 @@ class RSSM(DynamicsCore[RSSMState]):
         return torch.cat([state.deter, state.stoch], -1)
 
     def loss(self, states: RSSMState) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
-        """Balanced KL between posterior and prior; the prior of all steps is computed in one call."""
+        """Balanced KL between posterior and prior. The priors of all steps are computed here, in one call."""
         return balanced_kl(self.latent, states.params, self.prior(states.deter), self.config.free_nats)

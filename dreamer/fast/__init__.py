@@ -1,6 +1,6 @@
-"""Hand-optimised equivalents of plain code, for speed alone.
+"""Hand-optimised equivalents of plain code. They exist only for speed.
 
-`training/accelerate.py` is the only importer. It installs an equivalent for the duration of an update, after it has run
-both on a tiny batch and found equal values and gradients. Where they differ, because somebody edited or subclassed the
-plain code, the plain code runs.
+Only `training/accelerate.py` imports them. It compares each with the plain code on a tiny batch and installs it for
+updates if values and gradients agree. If the plain code was edited or overridden so that they differ, updates run the
+plain code.
 """

@@ -1,8 +1,8 @@
-"""The RSSM's filter over a whole sequence as one autograd operation, with back-propagation through time by hand.
+"""Equivalent of `DynamicsCore.observe` for an RSSM with the block GRU: the filter as one autograd operation.
 
-Autograd spends most of the plain loop on bookkeeping, because sixteen rows a step are little work. Here a step of the
-backward pass is a few dozen operations, and the gradients of weights are computed once for all steps. The definition is
-`DynamicsCore.observe` over `RSSM.observe_step` with the block GRU.
+Back-propagation through time is written by hand. In the plain loop, the overhead of autograd exceeds the computation of
+a step on a small batch. Here a step of the backward pass is a few dozen operations, and gradients of weights are
+computed once for all steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Hidden = tuple[Tensor, Tensor, Tensor]
 
 
 def applies(core: RSSM) -> bool:
-    """True for the cores that `observe` supports: RSSMs with a block GRU and a posterior with one hidden layer."""
+    """True if `observe` supports the core: it has a block GRU, and a posterior with one hidden layer."""
     return isinstance(core.cell, BlockGRU) and core.config.posterior_layers == 1
 
 
@@ -39,7 +39,7 @@ def observe(
     is_first: Bool[Tensor, "batch time"],
     state: RSSMState | None = None,
 ) -> RSSMState:
-    """Equal of `DynamicsCore.observe`; `state` gets no gradient."""
+    """Equivalent of `DynamicsCore.observe`, except that `state` gets no gradient."""
     cell = cast(BlockGRU, core.cell)
     state = core.initial_state(is_first.shape[0]) if state is None else state
     reset = is_first.unsqueeze(-1)
@@ -127,7 +127,7 @@ def sample_vjp(latent: Latent, params: Tensor, sample: Tensor, grad: Tensor) -> 
 
 @dataclass(frozen=True)
 class _Tape:
-    """Intermediate values of a step that its gradient needs."""
+    """Intermediate values of a step, for its backward pass."""
 
     deter: Tensor
     stoch: Tensor
@@ -143,7 +143,9 @@ class _Tape:
 
 @dataclass(frozen=True)
 class _Grads:
-    """Gradients of a step's layer outputs; pairs are (of a linear map's output, of the scale for each row)."""
+    """Gradients of the outputs of a step's layers. A pair is (gradient of a linear map's output, gradient of the norm's
+    scale for each row).
+    """
 
     mixed: Tensor
     scale: Tensor
@@ -153,7 +155,10 @@ class _Grads:
 
 
 def _forward(cell: BlockGRU, deter: Tensor, stoch: Tensor, action: Tensor) -> tuple[Tensor, _Tape]:
-    """Result of `BlockGRU.forward`, given the action's share of the mixing layer, and the tape for `_backward`."""
+    """Next h, as `BlockGRU.forward` computes it, and the tape for `_backward`.
+
+    `action` is the contribution of the action to the first layer, `from_action(a) @ shared`.
+    """
     (linear_h, norm_h), (linear_z, norm_z) = _layers(cell.from_deter), _layers(cell.from_stoch)
     from_deter = norm_silu_forward(linear_h(deter), norm_h.scale)
     from_stoch = norm_silu_forward(linear_z(stoch), norm_z.scale)
@@ -171,7 +176,7 @@ def _forward(cell: BlockGRU, deter: Tensor, stoch: Tensor, action: Tensor) -> tu
 
 
 def _backward(cell: BlockGRU, grad: Tensor, tape: _Tape) -> tuple[Tensor, Tensor, _Grads]:
-    """Gradients of h and z, from that of the next h."""
+    """Gradients of h, of z and of the layer outputs, from the gradient of the next h."""
     reset, update, proposal = tape.reset, tape.update, tape.proposal
     grad = grad.unflatten(-1, (cell.blocks, -1))
     grad_proposal = grad * update

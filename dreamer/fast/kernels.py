@@ -1,7 +1,7 @@
-"""RMSNorm + SiLU and two-hot heads with few passes over memory and gradients by hand.
+"""RMSNorm + SiLU and two-hot heads with hand-written gradients and few passes over memory.
 
-On a CPU an update is bound by memory traffic and by the number of operations as much as by matrix products; on a GPU,
-by the number of kernels. Each public function equals a method of plain code, which its docstring names.
+On a CPU, memory traffic and the number of operations limit an update as much as matrix products do. On a GPU, the
+number of kernels does. The docstring of each public function names the plain method that it replaces.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dreamer.nn.layers import NORM_EPSILON, NormSiLU
 from dreamer.world_model.heads import ScalarHead
 
 CACHED_ROWS = 1024
-"""Rows of a two-hot head computed at a time on a CPU: their 255 logits fit into its cache."""
+"""Rows of a two-hot head that are computed at a time on a CPU. Their logits (1 MB) fit into its cache."""
 
 
 def norm_silu(module: NormSiLU, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
-    """Equal of `NormSiLU.forward`."""
+    """Equivalent of `NormSiLU.forward`."""
     if torch.is_grad_enabled():
         return _NormSiLU.apply(x, module.scale)
     return norm_silu_forward(x, module.scale)[0]
@@ -42,7 +42,7 @@ def norm_silu_forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def norm_silu_backward(grad: Tensor, normed: Tensor, inverse: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of SiLU(RMSNorm(x)) to x, and to the scale before the sum over rows."""
+    """Gradients of SiLU(RMSNorm(x)) with respect to x, and to the scale, not yet summed over rows."""
     outer = torch.ops.aten.silu_backward(grad.float(), normed * scale)
     grad_scale = outer * normed
     mean = (grad_scale @ scale).unsqueeze(-1).div_(normed.shape[-1])
@@ -70,21 +70,22 @@ def save_autocast(ctx: Any, tensor: Tensor) -> None:
 
 
 def saved_autocast(ctx: Any) -> AbstractContextManager[Any]:
-    """The mode that `save_autocast` kept; autograd calls backward passes without one."""
+    """Context with the mode that `save_autocast` kept. Autograd itself runs backward passes without autocast."""
     return contextlib.nullcontext() if ctx.autocast is None else torch.autocast(*ctx.autocast)
 
 
 @dataclass(frozen=True)
 class ChunkedTwoHot:
-    """Equal of `TwoHot`, from the input of the head's output layer. It never holds the logits of all rows."""
+    """Equivalent of `TwoHot` that keeps the input of the output layer and computes logits chunk by chunk."""
 
     hidden: Float[Tensor, "*batch hidden"]
     head: ScalarHead
 
     def mean(self) -> Float[Tensor, "*batch"]:
-        """Expected value; plain where it needs a gradient.
+        """Expected value; with gradients enabled, as in the plain code.
 
-        The rows of the weights are ordered so that mirrored bins lie side by side and no logits are reversed.
+        The output weights are reordered: positive bins, then negative bins in mirrored order, then the middle bin. So
+        the probabilities of mirrored bins are subtracted without reversing an array.
         """
         output, bins = self.head.output, self.head.bins
         if torch.is_grad_enabled():
@@ -103,7 +104,7 @@ class ChunkedTwoHot:
     def cross_entropy(self, *targets: tuple[Float[Tensor, "*batch"], float]) -> Float[Tensor, "*batch"]:
         """Weighted sum of the cross-entropies to several (target, weight) pairs.
 
-        Logits are computed twice, in the forward and the backward pass, because that is cheaper than storing them.
+        Logits are computed in the forward pass and again in the backward pass. That is faster than storing them.
         """
         output = self.head.output
         bins, weights = zip(*(_encode(target, weight, self.head.bins) for target, weight in targets), strict=True)
@@ -118,7 +119,7 @@ class ChunkedTwoHot:
 
 
 def two_hot_head(head: ScalarHead, features: Float[Tensor, "*batch feature"]) -> ChunkedTwoHot:
-    """Equal of `ScalarHead.forward`."""
+    """Equivalent of `ScalarHead.forward`."""
     return ChunkedTwoHot(head.mlp(features), head)
 
 

@@ -18,7 +18,7 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def symlog(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """sign(x) ln(1 + |x|), V3 eq. 9."""
+    """sign(x) ln(1 + |x|), V3, "Robust predictions"."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 

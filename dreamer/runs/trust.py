@@ -1,4 +1,4 @@
-"""What is believed of a run folder, which somebody else may have made: that it holds data, and nothing more."""
+"""Checks of run folders that may come from an untrusted source."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.destination import flags, foreign
 
 ENTRIES = 200_000
-"""Files and folders in a folder, at most: a run leaves hundreds, and a large ablation has hundreds of runs."""
+"""Largest number of entries below a folder. A run has hundreds, and a large ablation has hundreds of runs."""
 LEFT_BY_WANDB = re.compile(r"(^|/)wandb/(offline-)?run-[^/]+/logs/debug-core\.log$")
-"""A link to the log of its service in the user's cache, which W&B leaves in every run and nobody here opens."""
+"""Path of the link to its service's log that W&B creates in every run. `dreamer` never opens it."""
 DEPTH = 32
-"""Folders in one another, at most: W&B's files lie eight deep in an ablation."""
+"""Largest depth of nested folders. In an ablation, files of W&B are eight levels deep."""
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that leads out of itself, or never ends, when it is read or written; a missing one is none.
+    """Raise `UserError` for a folder that is not safe to read or write. A missing folder is accepted.
 
-    Looks at everything below it and opens nothing, so call it before anything there is opened. Raises `UserError` for a
-    link to a place outside of the folder at any depth, for what is neither a file nor a folder (a pipe would block
-    whoever opens it), and for more than `ENTRIES` entries or `DEPTH` levels, which would take for ever.
+    Call this before opening any file in the folder. It walks the whole tree and opens no file. It refuses links that
+    lead out of the folder, entries that are neither files nor folders (opening a pipe would block), more than `ENTRIES`
+    entries, and more than `DEPTH` levels.
     """
     inside, seen = _resolved(path), 0
     waiting = [(path, 1)]
@@ -55,10 +55,10 @@ def check_folder(path: Path) -> None:
 
 
 def check_imports(config: Config, named: Collection[str], path: Path, tasks: Sequence[str] = ()) -> None:
-    """Refuse to import, and so to run, what only a run folder names; `named` are the modules that the user names.
+    """Raise `UserError` if the configuration imports modules that the user has not named.
 
-    `tasks` take the place of the configuration's own. Modules that this process has already imported run no code any
-    more. Raises `UserError` that says how to agree.
+    `named` are the modules named by the user. Modules that are already imported are accepted, since importing them
+    again runs no code. `tasks` replace the task of the configuration. The message says which flag permits the import.
     """
     foreign = [name for name in modules_of(config, tasks) if name not in named and name not in sys.modules]
     if foreign:
@@ -69,14 +69,14 @@ def check_imports(config: Config, named: Collection[str], path: Path, tasks: Seq
 def check_destination(
     tracking: TrackingConfig, named: Collection[str], path: Path, prefix: str = "--tracking."
 ) -> None:
-    """Refuse to send data to a W&B entity or project that only a folder names; `named` as of `destination.foreign`."""
+    """Raise `UserError` if only the folder names the W&B entity or project; `named` is as in `destination.foreign`."""
     found = foreign(tracking, named) if tracking.wandb != "off" else {}
     if found:
         raise UserError(f"{path} says where in W&B its data go; if you trust it, add{flags(found, prefix)}")
 
 
 def modules_of(config: Config, tasks: Sequence[str] = ()) -> list[str]:
-    """Modules that are imported to make the environments of a configuration, or of other tasks than its own."""
+    """Modules imported to create the environments of a configuration; `tasks` replace its task."""
     names = [task.removeprefix("gym:") for task in tasks or (config.task,) if task.startswith("gym:")]
     modules = (*config.env.imports, *(name.rpartition(":")[0] for name in names))
     return list(dict.fromkeys(module for module in modules if module))
@@ -89,10 +89,10 @@ def agreement(config: Config, tasks: Sequence[str] = ()) -> str:
 
 
 def check_counters(state: Mapping[str, Any], step: int) -> None:
-    """Raise `ValueError` for counters of a checkpoint of environment step `step` that no run can have."""
+    """Raise `ValueError` for impossible counters in a checkpoint of environment step `step`."""
     for name in ("step", "updates", "episodes", "metrics_offset", "evaluated_at"):
         if type(state[name]) is not int or not -1 <= state[name] < 2**62:
-            raise ValueError(f"{name} is no count")
+            raise ValueError(f"{name} is not a valid counter")
     if state["step"] != step:
         raise ValueError(f"it is of step {state['step']} and not {step}")
     numbers = [state["elapsed"], *dict(state["evaluation"]).values()]
@@ -102,7 +102,7 @@ def check_counters(state: Mapping[str, Any], step: int) -> None:
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with the content of a checkpoint that is whole and says something else than it should."""
+    """Context that turns errors from unexpected content of an undamaged checkpoint into one `UserError`."""
     try:
         yield
     except UserError:
@@ -120,7 +120,7 @@ def _resolved(path: Path) -> Path:
 
 
 def _entries(path: Path, limit: int) -> list[os.DirEntry[str]]:
-    """What is in a folder, at most `limit` of it, by name; nothing where there is no folder (any more)."""
+    """At most `limit` entries of a folder, sorted by name; empty if the folder does not exist."""
     try:
         with os.scandir(path) as entries:
             return sorted(islice(entries, limit), key=lambda entry: entry.name)

@@ -1,6 +1,7 @@
-"""Text on its way out: secrets never reach a log, run.json, a report or a terminal, and no text steers a terminal.
+"""Removal of secrets and control characters from output.
 
-All that `dreamer` prints goes through `show` (standard output) or `warn` (standard error).
+Everything that `dreamer` prints goes through `show` (standard output) or `warn` (standard error). Logs, run.json and
+reports use `redact` and `redact_command`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ SHAPES = re.compile(
     r"|xox[abprs]-[\w-]{10,}|wandb_v\d_\w{20,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
-"""Tokens that their services made recognisable, and name and password in an address."""
+"""Tokens with the known formats of their services, and user name and password in a URL."""
 ASSIGNED = re.compile(
     rf"(?i)(--[\w.-]*{NAME}[\w.-]*(?:=|\s+)(?!--)|\b\w*{NAME}\w*=)(?!\[secret\])('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
 )
 """`--some-token VALUE`, `API_KEY=VALUE` and the like."""
 SHORTEST = 8
-"""Values of environment variables that are shorter would be found everywhere."""
+"""Least length of an environment variable's value to be redacted. Shorter values occur in ordinary text."""
 
 
 def redact(text: str) -> str:
@@ -37,9 +38,10 @@ def redact(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text on one line; line breaks, escape sequences, bidirectional controls and their like become escapes.
+    r"""The text in one line, with every character that is not printable replaced by an escape.
 
-    The escapes are those of JSON (`\n`, `\u001b`), so that a line of JSON stays one.
+    Such characters are line breaks, escape sequences and bidirectional controls. The escapes are those of JSON (`\n`,
+    `\u001b`), so that a line of JSON stays valid.
     """
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
@@ -50,7 +52,7 @@ def show(*lines: str) -> None:
 
 
 def warn(*lines: str) -> None:
-    """Print lines for the person at the keyboard, on standard error, each of them `visible` and without secrets."""
+    """Print lines on standard error, each of them `visible` and without secrets."""
     _print(lines, sys.stderr)
 
 
@@ -67,5 +69,5 @@ def _escape(character: str) -> str:
 
 
 def redact_command(command: str) -> str:
-    """A command line without secrets: as `redact`, and without the values of options that are named like one."""
+    """A command line without secrets: as `redact`, and without values of options whose names suggest a secret."""
     return ASSIGNED.sub(rf"\1{HIDDEN}", redact(command))

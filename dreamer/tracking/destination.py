@@ -1,4 +1,4 @@
-"""W&B server, entity and project: what the user's own places name, and what only a run folder does."""
+"""W&B server, entity and project: the user's own settings, and those that only a folder names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from pathlib import Path
 from dreamer.tracking.config import TrackingConfig
 
 SETTINGS = ("entity", "project")
-"""Settings of a run that say where in an account its data go."""
-
-
+"""Settings of a run that choose where in a W&B account its data are stored."""
 MOST = 100_000
-"""Characters of a settings file that are read."""
+"""Largest number of characters that are read of a settings file."""
 
 
 def own_settings() -> dict[str, str]:
-    """`base_url`, `entity` and `project` as the user's environment names them, or else the user's W&B settings file."""
+    """`base_url`, `entity` and `project` from environment variables, or else from the user's W&B settings file."""
     named = _settings_in(own_settings_file())
     variables = {name: os.environ.get(f"WANDB_{name.upper()}", "") for name in ("base_url", *SETTINGS)}
     return named | {name: value for name, value in variables.items() if value}
@@ -32,14 +30,14 @@ def own_settings_file() -> Path:
 
 
 def settings_here() -> dict[str, str]:
-    """The same as a settings file in the current folder names them, which W&B would obey and somebody else may own."""
+    """`base_url`, `entity` and `project` from W&B settings files in the current folder, which are not trusted."""
     return _settings_in(Path(".wandb/settings")) | _settings_in(Path("wandb/settings"))
 
 
 def foreign(tracking: TrackingConfig, named: Collection[str] = ()) -> dict[str, str]:
-    """W&B entity and project that nobody but the run folder names: `wandb-entity` or `wandb-project` -> value.
+    """W&B entity and project that only the run folder names, as `wandb-entity` or `wandb-project` -> value.
 
-    `named` are words of the user's, such as `wandb-entity=my-team`.
+    `named` are the settings that the user has confirmed, such as `wandb-entity=my-team`.
     """
     own, usual = own_settings(), TrackingConfig()
     found = {}
@@ -52,7 +50,7 @@ def foreign(tracking: TrackingConfig, named: Collection[str] = ()) -> dict[str, 
 
 
 def flags(found: dict[str, str], prefix: str = "--tracking.") -> str:
-    """The options by which the user names these settings."""
+    """Command-line options that confirm the settings `found`, with a leading space; "" for none."""
     return "".join(f" {prefix}{name} {shlex.quote(value)}" for name, value in found.items())
 
 

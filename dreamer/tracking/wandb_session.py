@@ -1,4 +1,4 @@
-"""What lies around a W&B run: its id, whether it goes online, and the service process that W&B starts."""
+"""W&B session of a run: id of the W&B run, online or offline mode, and W&B's service process."""
 
 import contextlib
 import os
@@ -49,11 +49,11 @@ def open_session() -> None:
 
 
 def choose_mode(wanted: str, entity: str = "") -> tuple[Mode, str]:
-    """Return the W&B mode and, when it is offline, why; asks neither the network nor the user.
+    """Return the W&B mode, and the reason if it is offline. Uses neither the network nor a prompt.
 
     Raises:
-        ValueError: the run would log to another server than the user is logged in to, or a file in the current folder
-            wants it to, or to another entity where `entity` names none.
+        ValueError: the session's server is not the one that the user is logged in to; or a settings file in the current
+            folder names another server, or another entity while `entity` is empty.
     """
     from wandb.errors import AuthenticationError
     from wandb.sdk import wandb_setup
@@ -77,7 +77,7 @@ def choose_mode(wanted: str, entity: str = "") -> tuple[Mode, str]:
 
 
 def _check_server(host: str, entity: str) -> None:
-    """Raise `ValueError` unless `host` is the user's own server and no file in the current folder says otherwise."""
+    """Raise `ValueError` unless `host` is the user's own server and no file in the current folder names another one."""
     import wandb
     from wandb.sdk.lib import wbauth
 
@@ -96,7 +96,7 @@ def _check_server(host: str, entity: str) -> None:
 
 
 def _is_same(url: str, other: str) -> bool:
-    """Whether two addresses are of one server; W&B's own has several."""
+    """True if two addresses belong to the same server. W&B's public server has several addresses."""
     from wandb.sdk.lib import urls, wbauth
 
     upstream = getattr(urls, "forge_upstream_url", str)  # older W&B has a single address
@@ -108,9 +108,10 @@ def _is_same(url: str, other: str) -> bool:
 
 @contextlib.contextmanager
 def own_places_only() -> Iterator[None]:
-    """Let W&B take the settings of a new session from the user's own places, and none from the current folder.
+    """Context in which W&B reads only the user's own settings for a new session, and none in the current folder.
 
-    It reads `wandb/settings` there, which may name a server, and then sends that server the user's key.
+    Otherwise W&B reads `wandb/settings` in the current folder. That file can name a server, which W&B sends the user's
+    key to.
     """
     from wandb.sdk import wandb_settings
     from wandb.sdk.lib import settings_file
@@ -137,9 +138,10 @@ def close_session() -> None:
 
 
 def kill_session(run: Any) -> None:
-    """Kill the W&B service process unless it serves another run than `run` (None for one that has not started).
+    """Kill the W&B service process, unless it serves another run than `run`; `run` is None before a run has started.
 
-    W&B has no public way to give up: its exit handler waits for the server. What it has not uploaded is on disk.
+    W&B has no public function to abandon an upload: its exit handler waits for the server. Data that were not uploaded
+    remain on disk.
     """
     import wandb
     from wandb.sdk import wandb_setup
@@ -151,6 +153,6 @@ def kill_session(run: Any) -> None:
         process = session._connection._proc._process  # type: ignore[union-attr]
         process.kill()
         process.wait(timeout=1)
-    # Only now does it forget the dead process; telling it good-bye fails.
+    # This makes W&B drop its reference to the dead process. Its farewell message to the process fails.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()

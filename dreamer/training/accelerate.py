@@ -1,10 +1,12 @@
-"""The agent's update as its device runs it fastest: hand-optimised equivalents, compiled steps, one CUDA graph on a
-GPU.
+"""Faster updates: hand-optimised equivalents, compiled steps of the core, and a CUDA graph on a GPU.
 
-`Agent.update` is the definition. For the time of an update, faster versions stand in the place of some methods:
-equivalents from `dreamer/fast`, each after a check that it computes what the plain code computes, and the dynamics
-core's own steps through torch.compile. Acting and evaluation run the plain code. When a class or function of the agent
-is edited while the process runs, everything is checked and compiled again.
+`Agent.update` is the definition. During an update some methods are replaced on their module instances:
+
+- by equivalents from `dreamer/fast`, if `equivalence.agreement` finds equal values and gradients on a tiny batch;
+- the core's steps by the same steps compiled with torch.compile.
+
+Acting and evaluation run the plain code. If a class or function of the agent is replaced while the process runs, as in
+an interactive session, everything is checked and compiled again.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dreamer.agent import Agent, Metrics
+from dreamer.agent import Agent
 from dreamer.batch import Batch
+from dreamer.behavior.actor_critic import Metrics
 from dreamer.dynamics.rssm import RSSM
 from dreamer.fast import filter as fast_filter
 from dreamer.fast import kernels, originals
@@ -31,13 +34,13 @@ from dreamer.world_model.heads import ScalarHead
 CompileChoice = Literal["auto", "on", "off"]
 Update = Callable[[Batch], tuple[Metrics, Tensor]]
 WORTHWHILE_UPDATES = 10_000
-"""Planned updates from which `auto` compiles: below, compilation takes longer than it saves."""
+"""Least planned updates for which `auto` compiles. In shorter runs compilation takes longer than it saves."""
 WARM_UP = 3
 """Updates on a side stream before a CUDA graph is captured, as PyTorch requires."""
 
 
 def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> AcceleratedUpdate | GraphedUpdate:
-    """The fastest way to call `agent.update` on its device; prints one line when a requested way is unavailable."""
+    """A callable that does what `agent.update` does, faster; one line says if `--compile on` is not possible."""
     compiled = choice == "on" or (choice == "auto" and planned_updates >= WORTHWHILE_UPDATES)
     if compiled and not _can_compile(agent.device):
         compiled = False
@@ -49,7 +52,7 @@ def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> Ac
 
 
 class AcceleratedUpdate:
-    """`Agent.update` with faster methods in place while it runs."""
+    """`Agent.update` with some methods replaced by faster ones for the time of the call."""
 
     def __init__(self, agent: Agent, compiled: bool, backend: str = "inductor"):
         self.agent, self.compiled, self.backend = agent, compiled, backend
@@ -63,7 +66,7 @@ class AcceleratedUpdate:
             return self.agent.update(batch)
 
     def prepare(self) -> bool:
-        """Choose the methods to replace, before the first update and after an edit of the code; True when it did."""
+        """Choose the replacements before the first update and after an edit of the code; True if they are new."""
         if self.code is not None and not self.code.edited:
             return False
         self.code = AgentCode(self.agent)
@@ -76,9 +79,9 @@ class AcceleratedUpdate:
 
 
 class GraphedUpdate:
-    """An update captured once as a CUDA graph and replayed: one launch in place of thousands.
+    """An update that is captured once as a CUDA graph and then replayed: one launch instead of thousands.
 
-    All batches must have one shape. The updates before the capture are ordinary updates.
+    All batches must have the same shape. The first `WARM_UP` updates and those of the vision stage run without a graph.
     """
 
     def __init__(self, agent: Agent, update: AcceleratedUpdate):
@@ -89,7 +92,7 @@ class GraphedUpdate:
 
     def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
         """One update; the caller owns the results."""
-        if self.agent.in_vision_stage:  # may come again after a rollback to an earlier checkpoint
+        if self.agent.in_vision_stage:  # also after a rollback to a checkpoint of that stage
             return self._plain(batch)
         if self.update.prepare():
             self.graph, self.done = None, 0
@@ -119,12 +122,13 @@ class GraphedUpdate:
 
 
 def compiled_steps(agent: Agent, names: list[str], backend: str) -> Methods:
-    """The core's own steps through torch.compile, as the loops over time call them; random numbers stay the same.
+    """The core's steps compiled with torch.compile, with the random numbers of the plain steps.
 
-    An unrolled loop takes minutes to compile, a step seconds.
+    Only steps are compiled: that takes seconds, an unrolled loop over time minutes. Changes two settings of the
+    process: the random numbers of compiled code, and the cache of torch.compile, which is emptied.
     """
     torch._inductor.config.fallback_random = True
-    torch.compiler.reset()  # its cache does not see that a method which a step calls has been edited
+    torch.compiler.reset()  # the cache does not notice an edit of a method that a step calls
     core = agent.world_model.core
     return [(core, name, torch.compile(getattr(core, name), dynamic=False, backend=backend)) for name in names]
 

@@ -16,17 +16,17 @@ from dreamer.batch import Batch
 from dreamer.system.randomness import own_randomness
 
 Methods = list[tuple[nn.Module, str, Callable[..., Any]]]
-"""Replacements of methods: module, name of the method, the callable in its place."""
+"""Replacements of methods: module instance, name of the method, callable that replaces it."""
 
 TOLERANCE = 1e-3
-"""Largest relative difference of a replaced method from the plain code."""
-ROOMS = ("dreamer.nn", "dreamer.dynamics", "dreamer.world_model", "dreamer.behavior", "dreamer.agent", "dreamer.fast")
-"""Packages that hold the code of an update."""
+"""Largest accepted difference from the plain code, relative to the largest entry of each tensor."""
+PACKAGES = tuple(f"dreamer.{room}" for room in ("nn", "dynamics", "world_model", "behavior", "agent", "fast"))
+"""Packages with the code of an update."""
 
 
 @contextmanager
 def replaced(methods: Methods) -> Iterator[None]:
-    """Put other callables in the place of methods of module instances."""
+    """Context in which methods of module instances are replaced by other callables."""
     for module, name, method in methods:
         vars(module)[name] = method
     try:
@@ -37,10 +37,11 @@ def replaced(methods: Methods) -> Iterator[None]:
 
 
 def agreement(agent: Agent, methods: Methods, seed: int) -> bool:
-    """True where the loss terms, stored states and gradients on a tiny batch are the same with other methods in place.
+    """True if the replacements leave losses, stored states and gradients on a tiny batch equal within `TOLERANCE`.
 
-    Draws no random numbers from the caller's generators and leaves parameters and statistics as they were. Parameters
-    that are all zero, as those of new heads, are not zero for the comparison, so that gradients pass through them.
+    The comparison is in float32. Random states, parameters and statistics are the same afterwards. Parameters that are
+    all zero, such as output layers of new heads, get random values for the comparison, so that gradients pass through
+    them.
     """
     zeros = [param for param in agent.parameters() if not param.any()]
     buffers = {name: buffer.clone() for name, buffer in agent.named_buffers()}
@@ -108,9 +109,9 @@ def _close(left: Tensor, right: Tensor) -> bool:
 
 
 class AgentCode:
-    """The functions, classes and constants that an agent's update is made of, as they are when this is constructed.
+    """Record of the functions, classes and constants that an agent's update uses, to detect later edits.
 
-    They are those of our packages, and of the modules that define the agent's classes, the user's own included.
+    It covers `PACKAGES` and the modules that define classes of the agent, also those of the user.
     """
 
     def __init__(self, agent: Agent):
@@ -122,17 +123,17 @@ class AgentCode:
             for cls in classes
             if cls.__module__.split(".")[0] not in ("torch", "builtins", "typing", "abc")
         }
-        names |= {name for name in sys.modules if name.startswith(ROOMS)}
+        names |= {name for name in sys.modules if name.startswith(PACKAGES)}
         spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
         inner = {value for space in spaces for value in space.values() if isinstance(value, type)}
-        # torch.compile adds names of its own to modules, so only the names of this moment are compared there
+        # torch.compile adds names to modules later, so only the names that exist now are compared
         self.globals = [(space, list(space)) for space in spaces]
         self.classes = [cls for cls in classes | inner if cls.__module__ in names]
         self.known = self._read()
 
     @property
     def edited(self) -> bool:
-        """True when one of them is not the same object any more, or a module instance has got a method of its own."""
+        """True if a recorded object was replaced, or the number of attributes of a module instance has changed."""
         now = self._read()
         return any(len(a) != len(b) or not all(map(is_, a, b)) for a, b in zip(now, self.known, strict=True))
 

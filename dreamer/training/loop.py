@@ -1,4 +1,7 @@
-"""The training loop: collect, learn, log, evaluate, imagine, save. Read this third, after `batch.py` and `agent.py`."""
+"""The training loop: collect, learn, log, evaluate, save. Read this third, after `batch.py` and `agent.py`.
+
+`Learner.update` (`learner.py`) samples a batch and calls `Agent.update` through `accelerate.py`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Result:
 
 
 class Trainer:
-    """The loop around its collaborators: collector, replay, learner, evaluator, saver and tracker."""
+    """Runs the loop with the parts of a run: collector, replay, learner, evaluator, saver and tracker."""
 
     def __init__(self, plan: Plan, folder: RunFolder, run: RunState, evaluator: Evaluator, tracker: Tracker):
         self.plan, self.config, self.folder = plan, plan.config, folder
@@ -43,7 +46,7 @@ class Trainer:
         keep = self.config.loop.keep_checkpoints
         self.saver = Saver(run, tracker, folder.checkpoints, keep, self.config.seed)
         self.stop_signal = 0
-        """Signal that asks the run to stop; 0 before."""
+        """Number of the signal that requested a stop; 0 if none did."""
 
     def train(self) -> Result:
         """Alternate interaction and learning until `config.steps`, or until asked to stop."""
@@ -74,7 +77,7 @@ class Trainer:
     def _begin(self) -> None:
         if self.progress.step == 0:
             self.saver.save()
-            self.saver.finish()  # from now on there is a checkpoint to go back to
+            self.saver.finish()  # a rollback needs a checkpoint
         if self.progress.evaluation_due:
             self.evaluate(last=False)
 
@@ -124,9 +127,9 @@ class Trainer:
             self.tracker.log(progress.step, values)
 
     def evaluate(self, last: bool) -> None:
-        """Evaluate with sampled and with mode actions; record a video where the configuration asks for one.
+        """Evaluate with sampled and with mode actions, and record a video if it is configured.
 
-        An evaluation that is interrupted because the run should stop is repeated when the run is resumed.
+        If a stop is requested during an evaluation, the resumed run repeats it.
         """
         progress = self.progress
         progress.evaluation_due = not last

@@ -90,7 +90,7 @@ class WorldModel(nn.Module):
         return obs if self.standardizer is None else self.standardizer(obs)
 
     def adapt(self, obs: Mapping[str, Tensor]) -> None:
-        """Update the running statistics of observations, if there are any, with a batch."""
+        """Update the running statistics of observations with a batch; does nothing without `standardize`."""
         if self.standardizer is not None:
             self.standardizer.update(obs)
 
@@ -99,9 +99,9 @@ class WorldModel(nn.Module):
         return self.encoder(self.standardize(obs))
 
     def observe(self, batch: Batch, embeds: Float[Tensor, "batch time embed"] | None = None) -> Struct:
-        """Filter a batch from the stored states of its context rows; returns states `[batch, time]`.
+        """Filter a batch, starting from the stored states of its context rows; returns states `[batch, time]`.
 
-        `embeds` is `embed(batch.obs)`, for callers that also need it themselves.
+        `embeds` is `embed(batch.obs)` if the caller has already computed it.
         """
         embeds = self.embed(batch.obs) if embeds is None else embeds
         return self.core.observe(embeds, batch.prev_action, batch.is_first, self.core.unpack(batch.context))
@@ -115,8 +115,8 @@ class WorldModel(nn.Module):
     ) -> tuple[dict[str, Float[Tensor, "batch time"]], dict[str, Float[Tensor, ""]]]:
         """Unreduced, unscaled loss terms of filtered states, and scalars to log.
 
-        `states` were filtered from `embeds`; `features` are the core's features of them. Terms: `reward`, `cont`, the
-        objective's term, and the core's `dyn` and `rep`.
+        `states` are those filtered from `embeds`, and `features` is `core.features(states)`. Terms: `reward`, `cont`,
+        the objective's term, and the core's `dyn` and `rep`.
         """
         representation, objective_metrics = self.objective.loss(
             self.core.decoder_input(states, features), embeds, self.standardize(batch.obs)
@@ -142,7 +142,7 @@ class WorldModel(nn.Module):
     def vision_losses(
         self, states: Struct, embeds: Float[Tensor, "batch time embed"], batch: Batch
     ) -> dict[str, Float[Tensor, "batch time"]]:
-        """The terms that train vision alone: the objective's and the core's `rep`."""
+        """The loss terms of the vision stage: the objective's term, and `rep` of the core."""
         inputs = self.core.decoder_input(states, self.core.features(states))
         representation, _ = self.objective.loss(inputs, embeds, self.standardize(batch.obs))
         return {self.objective.term: representation, "rep": self.core.loss(states)[0]["rep"]}
