@@ -207,7 +207,7 @@ def test_a_damaged_run_folder_is_refused_in_one_line(small_run, tmp_path, capsys
 
 def test_resume_does_not_mix_with_flags_of_new_runs(small_run, tmp_path, capsys):
     message = refused(capsys, "train", "--resume", small_run, "--run-dir", tmp_path / "other")
-    assert message == "--resume keeps the run as it is and takes no --run-dir, --from, --load or --match-params"
+    assert message == "--resume keeps the run as it is and takes no --run-dir, --load or --match-params"
     assert refused(capsys, "train", "--resume", small_run, "--load", "world_model") == message
 
 

@@ -206,7 +206,7 @@ def test_an_ablation_chooses_no_place_in_wandb(places, capsys, monkeypatch, name
     assert refused(capsys, "ablate", "--folder", "ablation").endswith(
         f"ablation says where in W&B its data go; if you trust it, add {flag}"
     )
-    monkeypatch.setattr("dreamer.experiments.ablate.do_all", lambda *arguments: False)
+    monkeypatch.setattr("dreamer.experiments.ablation.ablate.do_all", lambda *arguments: False)
     assert main(["ablate", "--folder", "ablation", flag.split(" ")[0], "thief's"]) == 130
     assert capsys.readouterr().out.rstrip().endswith(f"go on with: dreamer ablate --folder ablation {flag}")
 
@@ -263,11 +263,11 @@ def test_an_origin_that_says_nothing_is_one_line(unbegun, capsys, origin):
     (unbegun / "run.json").write_text(json.dumps(info | {"start_from": origin}))
     for words in ((), ("--from", "run")):
         message = refused(capsys, "train", "--resume", "unbegun", *words)
-        assert message == "unbegun/run.json: start_from does not say where its first weights come from"
+        assert message == "unbegun/run.json: start_from does not name the run of the initial weights"
 
 
 def test_a_run_that_has_weights_takes_no_others(places, unbegun, capsys):
-    assert "run has begun and has weights of its own" in refused(capsys, "train", "--resume", "run", "--from", "evil")
+    assert "run has weights of its own" in refused(capsys, "train", "--resume", "run", "--from", "evil")
     info = json.loads((unbegun / "run.json").read_text())
     del info["start_from"]
     (unbegun / "run.json").write_text(json.dumps(info))
