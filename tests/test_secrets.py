@@ -122,3 +122,15 @@ def test_what_an_environment_says_when_it_fails_is_kept_without_secrets(tmp_path
     told = capsys.readouterr().err
     assert f"no robot answers to {HIDDEN}" in kept and f"no robot answers to {HIDDEN}" in told
     assert KEY not in kept and KEY not in told
+
+
+def test_a_secret_that_begins_with_another_one_is_hidden_whole(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "abcdefgh")
+    monkeypatch.setenv("B_TOKEN", "abcdefghijkl")
+    assert redact("x abcdefghijkl y") == "x [secret] y"
+
+
+def test_a_secret_of_several_lines_is_not_printed(monkeypatch, capsys):
+    monkeypatch.setenv("SOME_PRIVATE_KEY", "BEGIN KEY\nfirst line\nsecond line")
+    show(*["head", "BEGIN KEY", "first line", "second line", "tail"])
+    assert capsys.readouterr().out == "head\\n[secret]\\ntail\n"

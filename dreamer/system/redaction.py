@@ -58,7 +58,11 @@ def warn(*lines: str) -> None:
 
 def _print(lines: Iterable[str], stream: Any) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
+    lines = list(lines)
     text = "\n".join(visible(redact(line)) for line in lines)
+    whole = redact("\n".join(lines))
+    if whole != "\n".join(map(redact, lines)):  # a secret of several lines, such as a private key
+        text = visible(whole)
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 

@@ -94,7 +94,7 @@ class Trainer:
         return Result(self.folder.path, status, progress.evaluation, self.stop_signal)
 
     def collect(self) -> None:
-        """Take one step in every environment: act, store, advance; raises `NotFinite` when the agent is broken."""
+        """Take one step in every environment: act, store, advance; raises `NotFinite` if a state is not finite."""
         with self.clock("acting"):
             packed = self.collector.act()
         with self.clock("replay"):

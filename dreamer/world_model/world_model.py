@@ -178,5 +178,5 @@ class WorldModel(nn.Module):
     def predict(
         self, features: Float[Tensor, "*batch feature"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        """Expected reward on arrival at states with these features, and their discounted continuation probability."""
+        """Expected reward on arrival at states with these features, and discount times probability to continue."""
         return self.reward(features).mean(), torch.sigmoid(self.cont(features).float())
