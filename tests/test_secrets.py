@@ -13,7 +13,7 @@ from running import dreamer_command, tiny_config, tiny_flags
 import dreamer
 from dreamer.cli.main import main
 from dreamer.runs.provenance import command_line
-from dreamer.system.redaction import HIDDEN, redact, redact_command
+from dreamer.system.redaction import HIDDEN, redact, redact_command, show
 
 KEY = "0a1b2c3d4e" * 4
 TOKENS = [

@@ -14,11 +14,10 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from dreamer.dynamics import rssm
+from dreamer.dynamics.core import bound_action
 from dreamer.dynamics.rssm import RSSM
 from dreamer.nn import distributions
 from dreamer.nn.layers import NormSiLU, RMSNorm
-from dreamer.world_model import heads
 from dreamer.world_model.heads import ScalarHead
 
 Function = Callable[..., Any]
@@ -56,7 +55,7 @@ def of_norm(module: NormSiLU) -> list[Function]:
 
 def of_head(head: ScalarHead) -> list[Function]:
     """Functions behind `ScalarHead.forward` and its distribution."""
-    two_hot = heads.TwoHot
+    two_hot = distributions.TwoHot
     functions: list[Function] = [head.forward, two_hot.mean, two_hot.cross_entropy, two_hot.__getitem__]
     return [*functions, distributions.two_hot_mean, distributions.two_hot_loss, distributions.two_hot]
 
@@ -67,7 +66,7 @@ def of_filter(core: RSSM) -> list[Function]:
     steps: list[Function] = [core.observe, core.observe_step, core.recurrent, core.posterior, core.initial_state]
     parameters = getattr(latent, "probs", None) or latent.mean_std  # type: ignore[attr-defined]
     layers: list[Function] = [cell.forward, cell.gates.forward, NormSiLU.forward, RMSNorm.forward]  # type: ignore[union-attr]
-    return [*steps, *layers, latent.sample, parameters, rssm.bound_action]
+    return [*steps, *layers, latent.sample, parameters, bound_action]
 
 
 def edited(functions: list[Function]) -> list[str]:
