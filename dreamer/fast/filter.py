@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,13 @@ Hidden = tuple[Tensor, Tensor, Tensor]
 """Results of `norm_silu_forward`: value, normalized input, inverse root mean square."""
 
 
+class Steps(NamedTuple):
+    """The two functions that the filter calls at every step, plain or compiled."""
+
+    forward: Callable[..., tuple[Tensor, _Tape]]
+    backward: Callable[..., tuple[Tensor, Tensor, _Grads]]
+
+
 def applies(core: RSSM) -> bool:
     """True if `observe` supports the core: it has a block GRU, and a posterior with one hidden layer."""
     return isinstance(core.cell, BlockGRU) and core.config.posterior_layers == 1
@@ -38,6 +45,7 @@ def observe(
     prev_actions: Float[Tensor, "batch time action"],
     is_first: Bool[Tensor, "batch time"],
     state: RSSMState | None = None,
+    steps: Steps | None = None,
 ) -> RSSMState:
     """Equivalent of `DynamicsCore.observe`, except that `state` gets no gradient."""
     cell = cast(BlockGRU, core.cell)
@@ -50,12 +58,14 @@ def observe(
     from_embed = embeds @ hidden.weight[:, deter:].T + hidden.bias
     posterior = [hidden.weight[:, :deter], norm.scale, last.weight, last.bias]
     inputs = (reset, actions, from_embed, *posterior, *_parameters(cell))
-    return RSSMState(*_Filter.apply(cell, core.latent, state.deter, state.stoch, *inputs))
+    return RSSMState(*_Filter.apply(steps or PLAIN_STEPS, cell, core.latent, state.deter, state.stoch, *inputs))
 
 
 class _Filter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cell: BlockGRU, latent: Latent, deter: Tensor, stoch: Tensor, *inputs: Tensor) -> Any:
+    def forward(
+        ctx: Any, run: Steps, cell: BlockGRU, latent: Latent, deter: Tensor, stoch: Tensor, *inputs: Tensor
+    ) -> Any:
         save_autocast(ctx, deter)
         reset, actions, from_embed, weight, scale, out_weight, out_bias, *_ = inputs
         tapes: list[_Tape] = []
@@ -63,7 +73,7 @@ class _Filter(torch.autograd.Function):
         steps: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(reset.shape[1]):
             deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
-            deter, tape = _forward(cell, deter, stoch, actions[:, t])
+            deter, tape = run.forward(cell, deter, stoch, actions[:, t])
             hidden = norm_silu_forward(torch.addmm(from_embed[:, t], deter, weight.T), scale)
             params = torch.addmm(out_bias, hidden[0], out_weight.T)
             stoch = latent.sample(params)
@@ -71,7 +81,7 @@ class _Filter(torch.autograd.Function):
             hiddens.append(hidden)
             steps.append((deter, stoch, params))
         states = [torch.stack(values, 1) for values in zip(*steps, strict=True)]
-        ctx.cell, ctx.latent, ctx.tapes, ctx.hiddens = cell, latent, tapes, hiddens
+        ctx.run, ctx.cell, ctx.latent, ctx.tapes, ctx.hiddens = run, cell, latent, tapes, hiddens
         ctx.save_for_backward(reset, weight, scale, out_weight, *states)
         return tuple(states)
 
@@ -92,7 +102,7 @@ def _through_time(ctx: Any, grad_deters: Tensor, grad_stochs: Tensor, grad_param
         _, normed, inverse = ctx.hiddens[t]
         hidden, grad_scale = norm_silu_backward(outputs @ out_weight, normed, inverse, scale)
         grad_deter = torch.addmm(grad_deter + grad_deters[:, t], hidden, weight)
-        grad_deter, grad_stoch, grads = _backward(ctx.cell, grad_deter, ctx.tapes[t])
+        grad_deter, grad_stoch, grads = ctx.run.backward(ctx.cell, grad_deter, ctx.tapes[t])
         grad_deter, grad_stoch = (x.masked_fill(reset[:, t], 0.0) for x in (grad_deter, grad_stoch))
         steps.append((outputs, hidden, grad_scale, grads))
     steps.reverse()
@@ -107,7 +117,7 @@ def _through_time(ctx: Any, grad_deters: Tensor, grad_stochs: Tensor, grad_param
     grad_actions = torch.stack([grads.mixed for grads in grads_of_steps], 1)
     grad_embeds = torch.stack(rows[1], 1)
     weights = _weight_gradients(ctx.cell, ctx.tapes, grads_of_steps)
-    return None, None, None, None, None, grad_actions, grad_embeds, *posterior, *weights
+    return None, None, None, None, None, None, grad_actions, grad_embeds, *posterior, *weights
 
 
 def sample_vjp(latent: Latent, params: Tensor, sample: Tensor, grad: Tensor) -> Tensor:
@@ -238,3 +248,6 @@ def _hidden(cell: BlockGRU) -> int:
 def _split(cell: BlockGRU, x: Tensor) -> Tensor:
     """`[batch, size]` to `[blocks, batch, size / blocks]`."""
     return x.unflatten(-1, (cell.blocks, -1)).transpose(0, 1)
+
+
+PLAIN_STEPS = Steps(_forward, _backward)

@@ -29,16 +29,21 @@ def norm_silu(module: NormSiLU, x: Float[Tensor, "*batch feature"]) -> Float[Ten
     """Equivalent of `NormSiLU.forward`."""
     if torch.is_grad_enabled():
         return _NormSiLU.apply(x, module.scale)
-    return norm_silu_forward(x, module.scale)[0]
+    full = x.float()
+    return F.silu((full * _inverse_rms(full)).mul_(module.scale), inplace=True).to(x.dtype)
 
 
 def norm_silu_forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Value of SiLU(RMSNorm(x)), the normalized x, and the inverse root mean square."""
     full = x.float()
-    norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
-    inverse = norm.square_().div_(full.shape[-1]).add_(NORM_EPSILON).rsqrt_()
+    inverse = _inverse_rms(full)
     normed = full * inverse
     return F.silu(normed * scale, inplace=True).to(x.dtype), normed, inverse
+
+
+def _inverse_rms(full: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
+    return norm.square_().div_(full.shape[-1]).add_(NORM_EPSILON).rsqrt_()
 
 
 def norm_silu_backward(grad: Tensor, normed: Tensor, inverse: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

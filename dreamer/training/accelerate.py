@@ -72,9 +72,7 @@ class AcceleratedUpdate:
         self.code = AgentCode(self.agent)
         self.methods = verified_equivalents(self.agent)
         if self.compiled:
-            names = {name for _, name, _ in self.methods}
-            steps = ["imagine_step"] if "observe" in names else ["imagine_step", "observe_step"]
-            self.methods += compiled_steps(self.agent, steps, self.backend)
+            self.methods = with_compiled_steps(self.agent, self.methods, self.backend)
         return True
 
 
@@ -121,16 +119,27 @@ class GraphedUpdate:
             self.outputs = self.update(self.batch)
 
 
-def compiled_steps(agent: Agent, names: list[str], backend: str) -> Methods:
-    """The core's steps compiled with torch.compile, with the random numbers of the plain steps.
+def with_compiled_steps(agent: Agent, methods: Methods, backend: str) -> Methods:
+    """The methods, and the repeated steps of imagination and filter compiled with torch.compile.
 
-    Only steps are compiled: that takes seconds, an unrolled loop over time minutes. Changes two settings of the
-    process: the random numbers of compiled code, and the cache of torch.compile, which is emptied.
+    Only steps are compiled: that takes seconds, an unrolled loop over time minutes. Random numbers are those of the
+    plain steps. Changes two settings of the process: the random numbers of compiled code, and the cache of
+    torch.compile, which is emptied.
     """
     torch._inductor.config.fallback_random = True
     torch.compiler.reset()  # the cache does not notice an edit of a method that a step calls
     core = agent.world_model.core
-    return [(core, name, torch.compile(getattr(core, name), dynamic=False, backend=backend)) for name in names]
+    filters = [method for _, name, method in methods if name == "observe"]
+    names = ["imagine_step"] if filters else ["imagine_step", "observe_step"]
+    compiled: Methods = [(core, name, _compile(getattr(core, name), backend)) for name in names]
+    if filters:
+        steps = fast_filter.Steps(*(_compile(step, backend) for step in fast_filter.PLAIN_STEPS))
+        compiled.append((core, "observe", partial(filters[0], steps=steps)))
+    return [method for method in methods if method[1] != "observe"] + compiled
+
+
+def _compile(step: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    return torch.compile(step, dynamic=False, backend=backend)
 
 
 class Equivalent(NamedTuple):
