@@ -106,8 +106,7 @@ class LoopConfig:
         default="auto", metadata={"before": "off"}
     )
     """Compile the steps of the loops over time with torch.compile. auto compiles if the run has at least 10,000
-    updates,
-    on a GPU or on a CPU with a C++ compiler."""
+    updates, on a GPU or on a CPU with a C++ compiler."""
     video: Literal["never", "end", "every"] = "end"
     """Record a video of an evaluation episode: never, at the end of the run, or at every evaluation."""
     imagine_every: Annotated[int, Ge(0)] = field(default=50_000, metadata={"before": 0})
