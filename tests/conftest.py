@@ -37,3 +37,13 @@ def isolated_wandb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def run_dir(tmp_path: Path) -> Path:
     """A run folder that does not exist yet."""
     return tmp_path / "run"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt names: those measured to take seconds, alone or with all their parameters."""
+    slow = set((Path(__file__).parent / "slow.txt").read_text().split())
+    for item in items:
+        file, _, name = item.nodeid.removeprefix("tests/").partition("::")
+        if file in slow or f"{file}::{name.partition('[')[0]}" in slow:
+            item.add_marker(pytest.mark.slow)

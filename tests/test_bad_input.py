@@ -292,12 +292,12 @@ DAMAGES = {
     "no collector": (without("collector"), RESUME, MISFIT + "KeyError: 'collector'"),
     "an open episode of words": (having(["a", "b"], "collector", "episodes"), RESUME, MISFIT),
     "optimizer of another kind": (having({}, "agent", "optimizer"), RESUME, MISFIT),
-    "step of words": (having("many", "step"), RESUME, MISFIT + "ValueError: step is no count"),
+    "step of words": (having("many", "step"), RESUME, MISFIT + "ValueError: step is not a valid counter"),
     "step of another": (having(5, "step"), RESUME, MISFIT + "ValueError: it is of step 5 and not 4"),
     "length of metrics": (
         having(-(2**70), "metrics_offset"),
         RESUME,
-        MISFIT + "ValueError: metrics_offset is no count",
+        MISFIT + "ValueError: metrics_offset is not a valid counter",
     ),
 }
 

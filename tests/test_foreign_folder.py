@@ -208,7 +208,7 @@ def test_an_ablation_chooses_no_place_in_wandb(places, capsys, monkeypatch, name
     )
     monkeypatch.setattr("dreamer.experiments.ablation.ablate.do_all", lambda *arguments: False)
     assert main(["ablate", "--folder", "ablation", flag.split(" ")[0], "thief's"]) == 130
-    assert capsys.readouterr().out.rstrip().endswith(f"go on with: dreamer ablate --folder ablation {flag}")
+    assert capsys.readouterr().out.rstrip().endswith(f"resume with: dreamer ablate --folder ablation {flag}")
 
 
 # Where a run takes its first weights from
@@ -272,7 +272,7 @@ def test_a_run_that_has_weights_takes_no_others(places, unbegun, capsys):
     del info["start_from"]
     (unbegun / "run.json").write_text(json.dumps(info))
     message = refused(capsys, "train", "--resume", "unbegun", "--from", "evil")
-    assert message == "--from evil: unbegun began with weights of its own; go on without --from"
+    assert message == "--from evil: unbegun began with weights of its own; resume it without --from"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="opens no link by a flag of Linux's")

@@ -99,3 +99,10 @@ def test_the_citation_names_the_version_and_the_license_of_the_package() -> None
         ("license", project["license"]),
     ]
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_slow_tests_that_are_named_exist() -> None:
+    for entry in (ROOT / "tests" / "slow.txt").read_text().split():
+        file, _, name = entry.partition("::")
+        text = (ROOT / "tests" / file).read_text()
+        assert not name or re.search(rf"^def {name}\(", text, re.MULTILINE), f"slow.txt names {entry}"
