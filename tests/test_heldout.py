@@ -60,7 +60,7 @@ class Certain:
         return self.value
 
     def cross_entropy(self, *targets):
-        raise NotImplementedError
+        pytest.fail("held-out errors train nothing")
 
     def __getitem__(self, index):
         return Certain(self.value[index])

@@ -23,7 +23,7 @@ FROM_THE_START = ("task", "preset", "size", "seed", "steps", "device", "env", "l
 SHOWN = 4
 """Settings that a message names; it counts the others."""
 _said: set[str] = set()
-"""What has been said in this process: a report reads many runs of the same version."""
+"""Lines already printed by this process: a report reads many runs of the same version."""
 
 
 def to_json(config: Config) -> str:

@@ -83,7 +83,7 @@ def modules_of(config: Config, tasks: Sequence[str] = ()) -> list[str]:
 
 
 def agreement(config: Config, tasks: Sequence[str] = ()) -> str:
-    """What a command on a folder of this configuration must add, because it imports modules of the user's."""
+    """Options that a command on a folder of this configuration needs, because it imports the user's modules."""
     modules = modules_of(config, tasks)
     return f" --env-import {shlex.join(modules)}" if modules else ""
 

@@ -1,4 +1,4 @@
-"""What the parts of an agent cost: seconds, FLOPs, and the machine's best rate to compare them with."""
+"""Cost of the parts of an agent: seconds and FLOPs, and the machine's best rate for comparison."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Subject:
         return counter.get_total_flops() / 1e9
 
     def reference_gflop(self) -> float:
-        """What V3's update needs when it is written down plainly, by its networks' sizes.
+        """FLOPs of V3's update, written down plainly, from the sizes of its networks, in billions.
 
         With N rows and horizon H: the world model forward and back on N rows, N rollouts of H steps, reward, continue
         and slow critic on N (H + 1) states, and actor and critic forward and back on those. A weight is a multiply-add,
