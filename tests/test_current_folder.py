@@ -183,7 +183,7 @@ from dreamer.cli.main import main
 if __name__ == "__main__":
     sys.exit(main())
 """
-"""What installers make the command `dreamer` of."""
+"""Start-up script of the command `dreamer`, as installers write it."""
 LINES = {
     "train": ("--resume", ".", "--steps", "8"),
     "report": (".",),

@@ -19,13 +19,13 @@ from dreamer.cli.main import main
 from dreamer.system.redaction import show, visible, warn
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07a\rb\ndreamer: all is well\x85\u202egnp.exe\u2028\x9b31m\x7f"
-"""What clears a screen, names a window, goes back to the start of a line, forges one, and turns text around."""
+"""Text that clears a screen, names a window, returns to the start of a line, forges a line and reverses text."""
 NAME = HOSTILE.replace("/", "")
 SHOWN = "\\u001b[2J\\u001b]0;owned\\u0007a\\rb\\ndreamer: all is well\\u0085\\u202egnp.exe\\u2028\\u009b31m\\u007f"
 
 
 def harmless(text):
-    """Whether only line breaks are left of all that is not printed as itself."""
+    """True if line breaks are the only unprintable characters."""
     return all(line.isprintable() for line in text.split("\n"))
 
 

@@ -71,8 +71,8 @@ def of_filter(core: RSSM) -> list[Function]:
 
 def edited(functions: list[Function]) -> list[str]:
     """Qualified names of the functions that are not the original ones."""
-    names = [(name_of(function), fingerprint(function)) for function in functions]
-    return [name for name, found in names if FINGERPRINTS.get(name) != found]
+    distinct = {inspect.unwrap(getattr(function, "__func__", function)): None for function in functions}
+    return [name_of(function) for function in distinct if FINGERPRINTS.get(name_of(function)) != fingerprint(function)]
 
 
 def name_of(function: Function) -> str:
