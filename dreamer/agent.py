@@ -26,6 +26,7 @@ from dreamer.behavior.imagination import frozen, imagine
 from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
 from dreamer.experience.spaces import observation_tensors
+from dreamer.nn.distributions import multiplies_bfloat16
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
@@ -50,8 +51,8 @@ class AgentConfig:
     imagination_starts: Annotated[int, Ge(0)] = 0
     """Number of last steps of each sequence from which imagined rollouts start, at least 2; 0 means all steps."""
     precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata={"before": "float32"})
-    """Type of matrix products; auto is bfloat16 on CUDA and float32 elsewhere. Parameters, distributions, divergences
-    and returns are always float32."""
+    """Type of matrix products; auto is bfloat16 on GPUs that have it and float32 elsewhere. Parameters, distributions,
+    divergences and returns are always float32."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Agent(nn.Module):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which matrix products have the configured precision."""
-        short = self.config.precision == "bfloat16" or (self.config.precision == "auto" and self.device.type == "cuda")
+        auto = self.config.precision == "auto" and self.device.type == "cuda"
+        short = self.config.precision == "bfloat16" or (auto and multiplies_bfloat16())
         return torch.autocast(self.device.type, torch.bfloat16) if short else contextlib.nullcontext()
 
     @property

@@ -50,7 +50,7 @@ LINES = {
     "evaluate missing --video x.mp4": r"no run folder at missing",
     "evaluate empty --flicker much": r"error parsing --flicker: .*'much'",
     "evaluate empty --seed -1.5": r"error parsing --seed: .*'-1\.5'",
-    "evaluate empty --device gpu": r"invalid choice 'gpu' .*'auto', 'cpu', 'cuda', 'mps'",
+    "evaluate empty --device gpu": "--device gpu is not available here; available: ",
     "evaluate empty --episodes": r"missing value for argument '--episodes'",
     # Reports and ablations
     "report": r"missing from dreamer report: PATH Run folder, or folder of run folders",

@@ -68,7 +68,7 @@ MISTAKES = {
     "train extra": r"unrecognized options: extra; see `dreamer train --help`",
     "train --resume": r"missing value for argument '--resume'",
     "train --core rsm": r"invalid choice 'rsm' for argument '--core'.*one of \('rssm',",
-    "train --device tpu": r"invalid choice 'tpu' .*'auto', 'cpu', 'cuda', 'mps'",
+    "train --device tpu": "--device tpu is not available here; available: ",
     "train --load actor": r"invalid choice 'actor' .*'all', 'world_model'",
     "train --tracking.wandb sometimes": r"invalid choice 'sometimes' .*'auto', 'online', 'offline', 'off'",
     "train --preset quik": r"unknown preset 'quik'; choose from quick, dmc_fast, ablation, pixels_quick,",

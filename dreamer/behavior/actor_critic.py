@@ -16,7 +16,7 @@ from dreamer.behavior.imagination import Policy, frozen
 from dreamer.behavior.returns import ReturnNormalizer, lambda_return, replay_return
 from dreamer.errors import UserError
 from dreamer.nn.distributions import ActionDistribution, BoundedNormal, OneHot
-from dreamer.nn.layers import MLP, Linear
+from dreamer.nn.layers import MLP, ExactLinear, Linear
 from dreamer.world_model.heads import HeadConfig, ScalarHead
 
 Metrics = dict[str, Float[Tensor, ""]]
@@ -87,7 +87,8 @@ class Actor(nn.Module):
         self.config = config
         self.discrete = action.discrete
         self.mlp = MLP(feature_dim, config.actor.units, config.actor.layers)
-        self.output = Linear(self.mlp.out_features, action.dim * (1 if action.discrete else 2), scale=0.01)
+        output, params = (Linear, action.dim) if action.discrete else (ExactLinear, 2 * action.dim)
+        self.output = output(self.mlp.out_features, params, scale=0.01)
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> ActionDistribution:
         """Distribution of the action in states with these features."""

@@ -42,7 +42,7 @@ class EvaluateArguments:
     video: Path | None = None
     """File to record an MP4 video of one episode to."""
     device: DeviceName = "auto"
-    """Device of the networks; auto takes the first available of cuda, mps and cpu."""
+    """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N."""
     hide: tuple[str, ...] = ()
     """Observations to replace by zeros (keys, or `velocities`), in addition to those hidden during training."""
     flicker: float | None = None

@@ -38,7 +38,7 @@ class ImagineArguments:
     folder: Path | None = None
     """Folder for figures, videos and errors; the default is RUN/imagination/step_STEP."""
     device: DeviceName = "auto"
-    """Device of the networks; auto takes the first available of cuda, mps and cpu."""
+    """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N."""
     env_import: tuple[str, ...] = ()
     """Modules, trusted by you, that the run imports to register its environments."""
     json: bool = False

@@ -33,7 +33,7 @@ PresetName = Literal[
 SEEDS = 2**63
 """Upper bound of seeds, exclusive."""
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DeviceName = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:N,mps}")]
 
 
 def words(given: Iterable[str]) -> tuple[str, ...]:
@@ -107,6 +107,8 @@ class LoopConfig:
     )
     """Compile the steps of the loops over time with torch.compile. auto compiles if the run has at least 10,000
     updates, on a GPU or on a CPU with a C++ compiler."""
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Capture updates on a GPU as a CUDA graph. auto does so where the update allows it."""
     video: Literal["never", "end", "every"] = "end"
     """Record a video of an evaluation episode: never, at the end of the run, or at every evaluation."""
     imagine_every: Annotated[int, Ge(0)] = field(default=50_000, metadata={"before": 0})
@@ -139,7 +141,8 @@ class Config:
     steps: Annotated[int, Ge(1)] = 100_000
     """Environment steps to train for, action repeats included."""
     device: DeviceName = "auto"
-    """Device of the networks; auto takes the first available of cuda, mps and cpu. A resumed run keeps its device."""
+    """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N. A resumed run
+    keeps its device."""
     env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """Environments."""
     loop: LoopConfig = field(default_factory=LoopConfig)

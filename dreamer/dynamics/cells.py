@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamer.nn.distributions import full_precision
 from dreamer.nn.layers import MLP, BlockLinear, Linear, NormSiLU, init_weight_
 
 CellName = Literal["block_gru", "gru"]
@@ -89,7 +90,9 @@ class GRU(RecurrentCell):
         action: Float[Tensor, "batch action"],
     ) -> Float[Tensor, "batch deter"]:
         """Next h."""
-        return self.gru(self.norm(self.from_stoch(stoch) + self.from_action(action)), deter)
+        x = self.norm(self.from_stoch(stoch) + self.from_action(action))
+        with full_precision(deter.device.type):  # in bfloat16 a slow cell would stand still
+            return self.gru(x.float(), deter)
 
 
 def make_cell(name: CellName, deter: int, hidden: int, stoch: int, action: int, blocks: int) -> RecurrentCell:

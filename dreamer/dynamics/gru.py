@@ -25,7 +25,7 @@ from torch import Tensor
 from dreamer.dynamics.cells import CellName, make_cell
 from dreamer.dynamics.core import bound_action, derived_field, stored_field
 from dreamer.dynamics.vision import VisionCore
-from dreamer.nn.layers import Linear
+from dreamer.nn.layers import ExactLinear
 from dreamer.nn.struct import Struct
 
 
@@ -70,7 +70,7 @@ class GRUCore(VisionCore[GRUState]):
         super().__init__(embed_dim, config.stoch, config.min_std, config.vision_updates)
         self.config = config
         self.cell = make_cell(config.cell, config.deter, config.hidden, config.stoch, action_dim, config.blocks)
-        self.predict = Linear(config.deter, config.stoch)
+        self.predict = ExactLinear(config.deter, config.stoch)
         self.feature_dim = config.deter + config.stoch
 
     def recurrent(self, state: GRUState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:

@@ -22,6 +22,8 @@ class Latent(ABC):
     """Size of a sample."""
     num_params: int
     """Number of unconstrained parameters of the distribution."""
+    exact: bool
+    """True if the parameters must be computed in float32 under autocast too."""
 
     @abstractmethod
     def sample(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:
@@ -51,6 +53,8 @@ class CategoricalLatent(Latent):
     entropy use the mixed probabilities too. The layout is class-major: `[classes, groups]`, flattened. On CPUs reducing
     over the outer axis is several times faster than over a short inner axis.
     """
+
+    exact = False
 
     def __init__(self, groups: int, classes: int, unimix: float = 0.01):
         self.groups, self.classes, self.unimix = groups, classes, unimix
@@ -98,6 +102,8 @@ def _sample_one_hot(probs: Float[Tensor, "*batch classes groups"]) -> Float[Tens
 
 class GaussianLatent(Latent):
     """A diagonal Gaussian of `dim` dimensions with std = softplus(raw) + min_std (PlaNet, Dreamer V1)."""
+
+    exact = True
 
     def __init__(self, dim: int, min_std: float = 0.1):
         self.dim, self.num_params, self.min_std = dim, 2 * dim, min_std

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from dreamer.dynamics.core import bound_action, derived_field, stored_field
 from dreamer.dynamics.mixtures import GaussianMixture
 from dreamer.dynamics.vision import VisionCore
-from dreamer.nn.layers import Linear
+from dreamer.nn.distributions import full_precision
+from dreamer.nn.layers import ExactLinear
 from dreamer.nn.struct import Struct
 
 
@@ -73,14 +74,16 @@ class MDNRNN(VisionCore[MDNRNNState]):
         with torch.no_grad():
             self.lstm.bias_ih[config.deter : 2 * config.deter] = 1.0  # an open forget gate, as in the authors' code
         self.mixture = GaussianMixture(config.stoch, config.components, config.mixture == "joint", config.min_std)
-        self.predict = Linear(config.deter, self.mixture.num_params)
+        self.predict = ExactLinear(config.deter, self.mixture.num_params)
         self.feature_dim = config.deter + config.stoch
 
     def recurrent(
         self, state: MDNRNNState, action: Float[Tensor, "batch action"]
     ) -> tuple[Float[Tensor, "batch deter"], Float[Tensor, "batch deter"]]:
         """h_t, c_t = LSTM(h_{t-1}, c_{t-1}, z_{t-1}, a_{t-1})."""
-        return self.lstm(torch.cat([state.stoch, bound_action(action)], -1), (state.deter, state.cell))
+        inputs = torch.cat([state.stoch, bound_action(action)], -1)
+        with full_precision(inputs.device.type):  # in bfloat16 a slow cell would stand still
+            return self.lstm(inputs, (state.deter, state.cell))
 
     def initial_state(self, batch_size: int) -> MDNRNNState:
         """All zeros; nothing is learned."""

@@ -70,8 +70,8 @@ class RNN(DynamicsCore[RNNState]):
         self.config = config
         deter, hidden = config.deter, config.hidden
         self.cell = make_cell(config.cell, deter, hidden, config.stoch, action_dim, config.blocks)
-        self.prior_net = mlp_to(deter, hidden, config.prior_layers, config.stoch)
-        self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, config.stoch)
+        self.prior_net = mlp_to(deter, hidden, config.prior_layers, config.stoch, exact=True)
+        self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, config.stoch, exact=True)
         self.feature_dim = deter + config.stoch
 
     def recurrent(self, state: RNNState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:

@@ -84,8 +84,8 @@ class RSSM(DynamicsCore[RSSMState]):
         self.differentiable = latent == "gaussian"
         deter, hidden, params = config.deter, config.hidden, self.latent.num_params
         self.cell = make_cell(config.cell, deter, hidden, self.latent.dim, action_dim, config.blocks)
-        self.prior_net = mlp_to(deter, hidden, config.prior_layers, params)
-        self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, params)
+        self.prior_net = mlp_to(deter, hidden, config.prior_layers, params, self.latent.exact)
+        self.posterior_net = mlp_to(deter + embed_dim, hidden, config.posterior_layers, params, self.latent.exact)
         self.feature_dim = config.deter + self.latent.dim
 
     def recurrent(self, state: RSSMState, action: Float[Tensor, "batch action"]) -> Float[Tensor, "batch deter"]:

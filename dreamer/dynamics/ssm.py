@@ -70,8 +70,12 @@ class SSM(DynamicsCore[SSMState]):
         self.latent = make_latent(latent, config.stoch, config.classes, config.unimix, config.min_std)
         self.differentiable = latent == "gaussian"
         params = self.latent.num_params
-        self.prior_net = mlp_to(self.latent.dim + action_dim, config.hidden, config.prior_layers, params)
-        self.posterior_net = mlp_to(params + embed_dim, config.hidden, config.posterior_layers, params)
+        self.prior_net = mlp_to(
+            self.latent.dim + action_dim, config.hidden, config.prior_layers, params, self.latent.exact
+        )
+        self.posterior_net = mlp_to(
+            params + embed_dim, config.hidden, config.posterior_layers, params, self.latent.exact
+        )
         self.feature_dim = self.latent.dim
 
     def prior(

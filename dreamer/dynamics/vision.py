@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dreamer.dynamics.core import DynamicsCore
 from dreamer.dynamics.latents import GaussianLatent
-from dreamer.nn.layers import Linear
+from dreamer.nn.layers import ExactLinear
 from dreamer.nn.struct import Struct
 
 State = TypeVar("State", bound=Struct)
@@ -34,7 +34,7 @@ class VisionCore(DynamicsCore[State]):
     def __init__(self, embed_dim: int, stoch: int, min_std: float, vision_updates: int):
         super().__init__()
         self.latent = GaussianLatent(stoch, min_std)
-        self.encode = Linear(embed_dim, self.latent.num_params)
+        self.encode = ExactLinear(embed_dim, self.latent.num_params)
         self.vision_updates = vision_updates
 
     @property

@@ -7,7 +7,9 @@ computed once for all steps.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +23,7 @@ from dreamer.dynamics.core import bound_action
 from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent, Latent
 from dreamer.dynamics.rssm import RSSM, RSSMState
 from dreamer.fast.kernels import norm_silu_backward, norm_silu_forward, save_autocast, saved_autocast
+from dreamer.nn.distributions import full_precision
 from dreamer.nn.layers import Linear, NormSiLU
 
 Hidden = tuple[Tensor, Tensor, Tensor]
@@ -75,7 +78,8 @@ class _Filter(torch.autograd.Function):
             deter, stoch = (x.masked_fill(reset[:, t], 0.0) for x in (deter, stoch))
             deter, tape = run.forward(cell, deter, stoch, actions[:, t])
             hidden = norm_silu_forward(torch.addmm(from_embed[:, t], deter, weight.T), scale)
-            params = torch.addmm(out_bias, hidden[0], out_weight.T)
+            with _output_precision(latent, deter):
+                params = torch.addmm(out_bias, hidden[0].to(out_weight.dtype), out_weight.T)
             stoch = latent.sample(params)
             tapes.append(tape)
             hiddens.append(hidden)
@@ -100,7 +104,9 @@ def _through_time(ctx: Any, grad_deters: Tensor, grad_stochs: Tensor, grad_param
         grad_stoch = grad_stoch + grad_stochs[:, t]
         outputs = grad_params[:, t] + sample_vjp(ctx.latent, params[:, t], stochs[:, t], grad_stoch)
         _, normed, inverse = ctx.hiddens[t]
-        hidden, grad_scale = norm_silu_backward(outputs @ out_weight, normed, inverse, scale)
+        with _output_precision(ctx.latent, outputs):
+            grad_hidden = outputs @ out_weight
+        hidden, grad_scale = norm_silu_backward(grad_hidden, normed, inverse, scale)
         grad_deter = torch.addmm(grad_deter + grad_deters[:, t], hidden, weight)
         grad_deter, grad_stoch, grads = ctx.run.backward(ctx.cell, grad_deter, ctx.tapes[t])
         grad_deter, grad_stoch = (x.masked_fill(reset[:, t], 0.0) for x in (grad_deter, grad_stoch))
@@ -118,6 +124,11 @@ def _through_time(ctx: Any, grad_deters: Tensor, grad_stochs: Tensor, grad_param
     grad_embeds = torch.stack(rows[1], 1)
     weights = _weight_gradients(ctx.cell, ctx.tapes, grads_of_steps)
     return None, None, None, None, None, None, grad_actions, grad_embeds, *posterior, *weights
+
+
+def _output_precision(latent: Latent, like: Tensor) -> AbstractContextManager[Any]:
+    """Precision of the posterior's last layer: that of `ExactLinear` for latents that need it."""
+    return full_precision(like.device.type) if latent.exact else contextlib.nullcontext()
 
 
 def sample_vjp(latent: Latent, params: Tensor, sample: Tensor, grad: Tensor) -> Tensor:

@@ -158,7 +158,8 @@ class _CrossEntropy(torch.autograd.Function):
             for x, place, share, norm, g in zip(*map(_chunks, (hidden, places, shares, norms, grad)), strict=True):
                 logits = F.linear(x, weight, bias).float()
                 grad_logits = logits.sub_(norm.unsqueeze(-1)).exp_().mul_((ctx.total * g).unsqueeze(-1))
-                grad_logits.scatter_add_(-1, place, share.mul(-g.unsqueeze(-1)))
+                for bins, weights in zip(place.split(2, -1), share.mul(-g.unsqueeze(-1)).split(2, -1), strict=True):
+                    grad_logits.scatter_add_(-1, bins, weights)  # distinct bins: repeatable on a GPU too
                 grad_bias += grad_logits.sum(0)
                 grad_hidden.append(grad_logits @ weight)
                 grad_weight += grad_logits.T @ x

@@ -6,6 +6,7 @@ import contextlib
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -68,6 +69,12 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """True if the current GPU multiplies bfloat16 in hardware, without emulation."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bins"]) -> Float[Tensor, "*batch"]:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamer.nn.distributions import full_precision
+
 NORM_EPSILON = 1e-4
 TRUNCATED_NORMAL_STD = 0.8796256610342398  # standard deviation of N(0, 1) truncated to [-2, 2]
 
@@ -38,6 +40,15 @@ class Linear(nn.Linear):
         init_weight_(self.weight, self.in_features, self.scale)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+
+class ExactLinear(Linear):
+    """`Linear` in float32 under autocast too, for parameters of Gaussians: their density needs every bit."""
+
+    def forward(self, x: Float[Tensor, "*batch in_feature"]) -> Float[Tensor, "*batch out_feature"]:
+        """Map the last axis."""
+        with full_precision(x.device.type):
+            return super().forward(x.float())
 
 
 class RMSNorm(nn.Module):
@@ -94,7 +105,7 @@ class MLP(nn.Sequential):
         self.out_features = units if layers else in_features
 
 
-def mlp_to(in_features: int, units: int, layers: int, out_features: int) -> nn.Sequential:
-    """An MLP with a linear output layer."""
+def mlp_to(in_features: int, units: int, layers: int, out_features: int, exact: bool = False) -> nn.Sequential:
+    """An MLP with a linear output layer; `exact` computes that layer in float32 under autocast too."""
     mlp = MLP(in_features, units, layers)
-    return nn.Sequential(*mlp, Linear(mlp.out_features, out_features))
+    return nn.Sequential(*mlp, (ExactLinear if exact else Linear)(mlp.out_features, out_features))

@@ -8,16 +8,21 @@ from dreamer.errors import UserError
 
 
 def choose_device(name: str) -> str:
-    """The name of a device with `auto` resolved; raises `UserError` for a device that this machine lacks."""
+    """The name of a device with `auto` resolved; a CUDA device becomes the current one.
+
+    Raises `UserError` for a device that this machine lacks.
+    """
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
     if torch.cuda.is_available():
-        available.insert(0, "cuda")
+        available = ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count())), *available]
     if name == "auto":
-        return available[0]
+        name = available[0]
     if name not in available:
         raise UserError(f"--device {name} is not available here; available: {', '.join(available)}")
+    if name.startswith("cuda:"):
+        torch.cuda.set_device(name)
     return name
 
 

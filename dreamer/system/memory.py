@@ -31,8 +31,8 @@ def require_memory(model: nn.Module, device: str) -> None:
     """
     parameters = sum(param.numel() for param in model.parameters())
     places = [("memory", TRAINED_BYTES if device == "cpu" else SAVED_BYTES, available_memory())]
-    if device == "cuda":
-        places.append(("GPU memory", TRAINED_BYTES, torch.cuda.mem_get_info()[0]))
+    if device.startswith("cuda"):
+        places.append(("GPU memory", TRAINED_BYTES, torch.cuda.mem_get_info(device)[0]))
     for name, each, free in places:
         if free is not None and parameters * each > free:
             raise UserError(

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from dreamer.agent import Agent
 from dreamer.batch import Batch
@@ -29,26 +32,32 @@ from dreamer.fast import kernels, originals
 from dreamer.nn.layers import NormSiLU
 from dreamer.system.redaction import warn
 from dreamer.training.equivalence import AgentCode, Methods, agreement, replaced
+from dreamer.training.graph import GraphedUpdate
 from dreamer.world_model.heads import ScalarHead
 
-CompileChoice = Literal["auto", "on", "off"]
+Choice = Literal["auto", "on", "off"]
 Update = Callable[[Batch], tuple[Metrics, Tensor]]
 WORTHWHILE_UPDATES = 10_000
 """Least planned updates for which `auto` compiles. In shorter runs compilation takes longer than it saves."""
-WARM_UP = 3
-"""Updates on a side stream before a CUDA graph is captured, as PyTorch requires."""
 
 
-def accelerated(agent: Agent, choice: CompileChoice, planned_updates: int) -> AcceleratedUpdate | GraphedUpdate:
-    """A callable that does what `agent.update` does, faster; one line says if `--compile on` is not possible."""
+def accelerated(
+    agent: Agent, choice: Choice, planned_updates: int, graph: Choice = "auto"
+) -> AcceleratedUpdate | GraphedUpdate:
+    """A callable that does what `agent.update` does, faster.
+
+    One line says if `choice` (of compilation) or `graph` is on and not possible here.
+    """
     compiled = choice == "on" or (choice == "auto" and planned_updates >= WORTHWHILE_UPDATES)
-    if compiled and not _can_compile(agent.device):
-        compiled = False
-        if choice == "on":
-            reason = "torch.compile finds no C++ compiler here (CXX, g++ or clang++)"
-            warn(f"not compiling: {reason if agent.device.type == 'cpu' else f'not supported on {agent.device.type}'}")
-    update = AcceleratedUpdate(agent, compiled)
-    return GraphedUpdate(agent, update) if agent.device.type == "cuda" else update
+    obstacle = obstacle_to_compilation(agent.device) if compiled else None
+    if obstacle is not None and (choice == "on" or agent.device.type == "cuda"):
+        warn(f"not compiling: {obstacle}")
+    update = AcceleratedUpdate(agent, compiled and obstacle is None)
+    if agent.device.type == "cuda" and graph != "off":
+        return GraphedUpdate(agent, update)
+    if graph == "on":
+        warn(f"no CUDA graph: the device is {agent.device.type}")
+    return update
 
 
 class AcceleratedUpdate:
@@ -74,49 +83,6 @@ class AcceleratedUpdate:
         if self.compiled:
             self.methods = with_compiled_steps(self.agent, self.methods, self.backend)
         return True
-
-
-class GraphedUpdate:
-    """An update that is captured once as a CUDA graph and then replayed: one launch instead of thousands.
-
-    All batches must have the same shape. The first `WARM_UP` updates and those of the vision stage run without a graph.
-    """
-
-    def __init__(self, agent: Agent, update: AcceleratedUpdate):
-        self.agent, self.update = agent, update
-        self.stream = torch.cuda.Stream(agent.device)
-        self.done = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
-        """One update; the caller owns the results."""
-        if self.agent.in_vision_stage:  # also after a rollback to a checkpoint of that stage
-            return self._plain(batch)
-        if self.update.prepare():
-            self.graph, self.done = None, 0
-        if self.graph is None:
-            if self.done < WARM_UP:
-                return self._plain(batch)
-            self._capture(batch)
-        assert self.graph is not None
-        self.batch.copy_(batch)
-        self.graph.replay()
-        metrics, packed = self.outputs
-        return {name: value.clone() for name, value in metrics.items()}, packed.clone()
-
-    def _plain(self, batch: Batch) -> tuple[Metrics, Tensor]:
-        self.done += not self.agent.in_vision_stage
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            results = self.update(batch)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        return results
-
-    def _capture(self, batch: Batch) -> None:
-        self.batch = batch.clone()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = self.update(self.batch)
 
 
 def with_compiled_steps(agent: Agent, methods: Methods, backend: str) -> Methods:
@@ -187,7 +153,17 @@ def verified_equivalents(agent: Agent) -> Methods:
     return chosen
 
 
-def _can_compile(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return device.type == "cuda"
-    return shutil.which(os.environ.get("CXX", "g++")) is not None or shutil.which("clang++") is not None
+def obstacle_to_compilation(device: torch.device) -> str | None:
+    """The reason why torch.compile cannot work on this device; None if it can."""
+    if device.type == "cpu":
+        found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+        return None if found else "torch.compile finds no C++ compiler here (CXX, g++ or clang++)"
+    if device.type != "cuda":
+        return f"not supported on {device.type}"
+    if not has_triton():
+        return "Triton is not installed here, or does not support this GPU"
+    if not (shutil.which(os.environ.get("CC", "gcc")) or shutil.which("clang")):
+        return "Triton finds no C compiler here (CC, gcc or clang)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Triton needs the headers of Python, such as the package python3-dev"
+    return None

@@ -53,7 +53,7 @@ class Learner:
         self.learning_starts = config.learning_starts
         self.ratio = ReplayRatio(config.replay_ratio, config.batch_size * config.batch_length)
         self.updates = 0
-        self._update = accelerated(agent, config.compile, planned_updates)
+        self._update = accelerated(agent, config.compile, planned_updates, config.graph)
         self._late = LateResults[PendingUpdate]()
 
     def updates_due(self, rows: int) -> int:

@@ -24,8 +24,9 @@ from dreamer.experience.collect import Collector
 from dreamer.experience.replay import Replay
 from dreamer.experience.spaces import spec_of
 from dreamer.system.device import synchronize
-from dreamer.training.accelerate import GraphedUpdate, accelerated
+from dreamer.training.accelerate import accelerated
 from dreamer.training.equivalence import replaced
+from dreamer.training.graph import GraphedUpdate
 from dreamer.training.launch import make_factory
 from dreamer.training.plan import choose_parallel, layout_of
 from dreamer.world_model.images import weight_uses
@@ -46,7 +47,7 @@ class Subject:
         self.agent = Agent(config.agent, *spec).to(device)
         self.collector = Collector(self.agent, self.vector, indices)
         self.batch = random_batch(self.agent, config.loop.batch_size, config.loop.batch_length)
-        self.accelerated = accelerated(self.agent, config.loop.compile, config.planned_updates)
+        self.accelerated = accelerated(self.agent, config.loop.compile, config.planned_updates, config.loop.graph)
 
     def update(self) -> None:
         """One update on the random batch."""
