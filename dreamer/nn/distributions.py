@@ -7,7 +7,7 @@ import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,23 +89,6 @@ def two_hot_mean(logits: Float[Tensor, "*batch bins"], bins: Float[Tensor, " bin
         return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
 
 
-@runtime_checkable
-class ScalarDistribution(Protocol):
-    """Interface of a scalar's distribution, as the losses use it."""
-
-    def mean(self) -> Float[Tensor, "*batch"]:
-        """Expected value."""
-        ...
-
-    def cross_entropy(self, *targets: tuple[Float[Tensor, "*batch"], float]) -> Float[Tensor, "*batch"]:
-        """Weighted sum of the cross-entropies to several (target, weight) pairs."""
-        ...
-
-    def __getitem__(self, index: Any) -> ScalarDistribution:
-        """The distributions at an index of the leading axes."""
-        ...
-
-
 @dataclass(frozen=True)
 class TwoHot:
     """Categorical distribution over exponentially spaced bins, which stands for a scalar (V3)."""
@@ -124,31 +107,6 @@ class TwoHot:
     def __getitem__(self, index: Any) -> TwoHot:
         """Index the leading axes."""
         return TwoHot(self.logits[index], self.bins)
-
-
-@runtime_checkable
-class ActionDistribution(Protocol):
-    """Interface of a policy's distribution over action vectors `[*batch, action]`."""
-
-    def sample(self) -> Float[Tensor, "*batch action"]:
-        """Draw actions; reparameterized where the distribution is continuous."""
-        ...
-
-    def mode(self) -> Float[Tensor, "*batch action"]:
-        """The most likely action."""
-        ...
-
-    def log_prob(self, action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch"]:
-        """Log-density of whole action vectors, in nats."""
-        ...
-
-    def entropy(self) -> Float[Tensor, "*batch"]:
-        """Entropy of whole action vectors, in nats."""
-        ...
-
-    def __getitem__(self, index: Any) -> ActionDistribution:
-        """The distributions at an index of the leading axes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +132,7 @@ class BoundedNormal:
         return cls(torch.tanh(raw_mean), std, raw_mean)
 
     def sample(self) -> Float[Tensor, "*batch action"]:
-        """mean + std * noise."""
+        """mean + std * noise, with a gradient."""
         return self.mean + self.std * torch.randn_like(self.mean)
 
     def __getitem__(self, index: Any) -> BoundedNormal:
@@ -186,12 +144,12 @@ class BoundedNormal:
         return self.mean
 
     def log_prob(self, action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch"]:
-        """Log-density summed over action dimensions."""
+        """Log-density summed over action dimensions, in nats."""
         scaled = (action - self.mean) / self.std
         return (-0.5 * scaled.square() - self.std.log() - HALF_LOG_TWO_PI).sum(-1)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
-        """Differential entropy summed over action dimensions."""
+        """Differential entropy summed over action dimensions, in nats."""
         return (self.std.log() + 0.5 + HALF_LOG_TWO_PI).sum(-1)
 
 
@@ -228,6 +186,10 @@ class OneHot:
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Entropy of the class."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+ActionDistribution = BoundedNormal | OneHot
+"""Distribution of a policy over action vectors `[*batch, action]`."""
 
 
 def sample_scores(probs: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:

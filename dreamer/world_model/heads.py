@@ -11,7 +11,7 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamer.nn.distributions import ScalarDistribution, TwoHot, symexp_bins
+from dreamer.nn.distributions import TwoHot, symexp_bins
 from dreamer.nn.layers import MLP, Linear
 
 
@@ -36,7 +36,7 @@ class ScalarHead(nn.Module):
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, len(self.bins), scale=0.0)
 
-    def forward(self, features: Float[Tensor, "*batch feature"]) -> ScalarDistribution:
+    def forward(self, features: Float[Tensor, "*batch feature"]) -> TwoHot:
         """Distribution of the scalar in states with these features."""
         return TwoHot(self.output(self.mlp(features)), self.bins)
 
