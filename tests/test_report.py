@@ -134,14 +134,14 @@ def test_the_page_needs_nothing_else(ablation):
         assert text in page
 
 
-def test_the_wheel_has_the_templates():
+def test_the_wheel_has_the_templates_and_the_registry_of_metrics():
     """A package holds only the files that pyproject names, apart from modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     named = project["tool"]["setuptools"]["package-data"]
     globs = [f"{package.replace('.', '/')}/{pattern}" for package, patterns in named.items() for pattern in patterns]
     packaged = {path for pattern in globs for path in ROOT.glob(pattern)}
     others = {path for path in (ROOT / "dreamer").rglob("*.*") if path.suffix not in (".py", ".pyc")}
-    assert others == packaged and len(packaged) == 3
+    assert others == packaged and len(packaged) == 4
 
 
 def test_markdown_has_the_same_tables(ablation):
