@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.experience.spaces import Spec
-from dreamer.experiments.bench.costs import random_batch
+from dreamer.experiments.bench.costs import random_batch, timed
 
 BATCH, LENGTH = 16, 64
 
@@ -28,16 +28,11 @@ def examine(configs: Mapping[str, Config], spec: Spec, rounds: int) -> dict[str,
     times: dict[str, dict[str, list[float]]] = {name: {"update": [], "imagine": []} for name in agents}
     for _ in range(rounds + 1):
         for name, agent in agents.items():
-            begin = time.perf_counter()
-            agent.update(batches[name])
-            times[name]["update"].append(time.perf_counter() - begin)
             core = agent.world_model.core
-            state = core.initial_state(BATCH * LENGTH)
-            action = torch.zeros(BATCH * LENGTH, spec.action.dim)
+            state, action = core.initial_state(BATCH * LENGTH), torch.zeros(BATCH * LENGTH, spec.action.dim)
+            times[name]["update"].append(timed(partial(agent.update, batches[name]), agent.device))
             with torch.no_grad():
-                begin = time.perf_counter()
-                core.imagine_step(state, action)
-                times[name]["imagine"].append(time.perf_counter() - begin)
+                times[name]["imagine"].append(timed(partial(core.imagine_step, state, action), agent.device))
     return {
         name: {
             "parameters": sum(agents[name].parameter_counts().values()),
