@@ -65,6 +65,12 @@ def with_objectives(cores: Sequence[str], objectives: Sequence[str]) -> list[str
     return [variant_name(core, objective) for core in cores for objective in objectives]
 
 
+def core_settings(variant: str) -> dict[str, str]:
+    """Return the settings of a variant `core` or `core:latent`, by dotted path."""
+    core, _, latent = variant.partition(":")
+    return {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
+
+
 def variant_name(core: str, objective: str) -> str:
     """Return the name of a variant of the core that is trained with an objective."""
     return core if objective == get_args(ObjectiveName)[0] else f"{core}+{objective}"
@@ -115,17 +121,15 @@ def _of_trial(config: Config, trial: Trial) -> Config:
 def _configuration(shared: Config, trial: Trial, group: str) -> Config:
     variant, _, objective = trial.core.partition("+")
     core, _, latent = variant.partition(":")
-    family = (latent or LATENTS[core][0],) if LATENTS[core] else ()
+    family = [latent or LATENTS[core][0]] if LATENTS[core] else []
+    tags = [*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), trial.task]
     changes = {
         "task": trial.task,
         "seed": trial.seed,
-        "agent.dynamics.core": core,
-        "agent.dynamics.latent": latent or "auto",
+        **core_settings(variant),
         "agent.world_model.representation.objective": objective or get_args(ObjectiveName)[0],
         "tracking.wandb_group": shared.tracking.wandb_group or group,
-        "tracking.wandb_tags": tuple(
-            dict.fromkeys((*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), trial.task))
-        ),
+        "tracking.wandb_tags": tuple(dict.fromkeys(tags)),
     }
     return validated(override(shared, changes))
 

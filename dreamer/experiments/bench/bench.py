@@ -56,7 +56,8 @@ def bench(args: BenchArguments, other: Config | None = None) -> str:
     config = validated(args.config)
     device = choose_device(config.device)
     rivals = {"against": validated(other)} if other is not None else {}
-    rivals |= {name: _with_core(config, name) for name in grid.variants(words(args.cores))}
+    variants = grid.variants(words(args.cores))
+    rivals |= {name: validated(override(config, grid.core_settings(name))) for name in variants}
     result = measure(config, device, args.updates, args.agent_steps)
     if rivals:
         result["in_turn"] = in_turn({"this": config, **rivals}, device, args.updates)
@@ -74,14 +75,13 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
     try:
         loop = subject.loop(agent_steps)
     finally:
-        subject.close()
+        subject.vector.close()
     for _ in range(3):
         subject.update()
-    peaks, times = [sgemm_gflops(subject.agent.device)], []
-    for _ in range(updates):
-        times.append(subject.seconds(subject.update))
-    peaks.append(sgemm_gflops(subject.agent.device))
-    seconds, peak, reference = median(times), max(peaks), subject.reference_gflop()
+    peak_before = sgemm_gflops(subject.agent.device)
+    times = [subject.update() for _ in range(updates)]
+    peak = max(peak_before, sgemm_gflops(subject.agent.device))
+    seconds, reference = median(times), subject.reference_gflop()
     counts = subject.agent.parameter_counts()
     step_seconds = loop["acting"] + loop["environment"]
     return {
@@ -120,10 +120,10 @@ def in_turn(configs: dict[str, Config], device: str, rounds: int) -> dict[str, d
         for subject in subjects.values():
             for _ in range(2):
                 subject.update()
-        times = [{name: s.seconds(s.update) for name, s in subjects.items()} for _ in range(rounds)]
+        times = [{name: subject.update() for name, subject in subjects.items()} for _ in range(rounds)]
     finally:
         for subject in subjects.values():
-            subject.close()
+            subject.vector.close()
     first = next(iter(configs))
     return {
         name: {
@@ -133,12 +133,6 @@ def in_turn(configs: dict[str, Config], device: str, rounds: int) -> dict[str, d
         }
         for name, subject in subjects.items()
     }
-
-
-def _with_core(config: Config, variant: str) -> Config:
-    core, _, latent = variant.partition(":")
-    changes = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
-    return validated(override(config, changes))
 
 
 def _lines(result: dict[str, Any]) -> Sequence[str]:

@@ -38,9 +38,9 @@ def measure(config: Config, device: str, updates: int, folder: Path) -> dict[str
 
 def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
     subject = Subject(config, device)
-    subject.close()
+    subject.vector.close()
     subject.update()
-    seconds = median(subject.seconds(subject.update) for _ in range(updates))
+    seconds = median(subject.update() for _ in range(updates))
     reference, peak = subject.reference_gflop(), sgemm_gflops(subject.agent.device)
     return {
         "parameters": sum(subject.agent.parameter_counts().values()),
