@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -97,31 +96,19 @@ class Document:
 
 def html(document: Document, svg: Mapping[str, str]) -> str:
     """Return the document as one HTML page; `svg` holds its figures by name."""
+    filters = {"as_cell": _as_cell, "relative": relative, "base64": lambda data: b64encode(data).decode()}
     figures = {name: Markup(figure) for name, figure in svg.items()}
-    return _html_environment().get_template("page.html.j2").render(document=document, svg=figures)
+    return _environment(filters).get_template("page.html.j2").render(document=document, svg=figures)
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown that finds its figures in figures/."""
-    return _markdown_environment().get_template("report.md.j2").render(document=document)
+    filters = {"as_markdown": _markdown_cell, "link": _link}
+    return _environment(filters, finalize=_plain).get_template("report.md.j2").render(document=document)
 
 
-@cache
-def _html_environment() -> Environment:
-    environment = _environment()
-    environment.filters |= {"as_cell": _as_cell, "relative": relative, "base64": _base64}
-    return environment
-
-
-@cache
-def _markdown_environment() -> Environment:
-    environment = _environment(finalize=_plain)
-    environment.filters |= {"as_markdown": _markdown_cell, "link": _link}
-    return environment
-
-
-def _environment(**settings: Any) -> Environment:
-    return Environment(
+def _environment(filters: Mapping[str, Callable[..., Any]], **settings: Any) -> Environment:
+    environment = Environment(
         loader=PackageLoader("dreamer.experiments.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -130,15 +117,13 @@ def _environment(**settings: Any) -> Environment:
         keep_trailing_newline=True,
         **settings,
     )
+    environment.filters |= filters
+    return environment
 
 
 def relative(link: str) -> str:
     """Return a relative path as a URL that can be nothing but a relative path."""
     return "./" + quote(link)
-
-
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()
 
 
 def _as_cell(cell: str | TableCell) -> TableCell:
