@@ -44,7 +44,8 @@ def ablate(args: AblateArguments) -> int:
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
     configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params)
-    jobs = [Job(trial, folder / trial.place, _log(folder, trial), configs[trial]) for trial in pending]
+    logs = {trial: folder / "logs" / f"{'_'.join(trial.place.parts)}.log" for trial in pending}
+    jobs = [Job(trial, folder / trial.place, logs[trial], configs[trial]) for trial in pending]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(folder, args.config, {}).locked():
@@ -81,10 +82,6 @@ def _checked(args: AblateArguments) -> AblateArguments:
         if number < 1:
             raise UserError(f"{name}: must be at least 1 (got {number})")
     return dataclasses.replace(args, config=validated(args.config), tasks=tasks, cores=cores, objectives=objectives)
-
-
-def _log(folder: Path, trial: Trial) -> Path:
-    return folder / "logs" / f"{'_'.join(trial.place.parts)}.log"
 
 
 def _is_finished(run_dir: Path, steps: int) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -103,19 +102,18 @@ def configurations(shared: Config, wanted: Sequence[Trial], group: str, match: b
         first = next(iter(configs.values()))
         spec = spec_of_factory(make_factory(first))
         for core, config in configs.items():
-            with _about(f"{task} {core}"):
+            try:
                 configs[core] = match_params(config, spec) if match else config
                 dry_run(spec, configs[core])
+            except UserError as error:
+                raise UserError(f"{task} {core}: {error}") from None
         if match:
             table = parameter_table({"rssm": reference(first)} | configs, spec)
             show(f"parameters on {task}", *table.split("\n"), "")
-        found |= {trial: _of_trial(configs[trial.core], trial) for trial in several}
+        for trial in several:
+            tracking = dataclasses.replace(configs[trial.core].tracking, wandb_name=str(trial))
+            found[trial] = dataclasses.replace(configs[trial.core], seed=trial.seed, tracking=tracking)
     return {trial: found[trial] for trial in wanted}
-
-
-def _of_trial(config: Config, trial: Trial) -> Config:
-    tracking = dataclasses.replace(config.tracking, wandb_name=str(trial))
-    return dataclasses.replace(config, seed=trial.seed, tracking=tracking)
 
 
 def _configuration(shared: Config, trial: Trial, group: str) -> Config:
@@ -150,12 +148,3 @@ def _variant(word: str) -> str:
 
 def _folder_name(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", task).strip("_")
-
-
-@contextmanager
-def _about(subject: str) -> Iterator[None]:
-    """Name the subject of a mistake in its message."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{subject}: {error}") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic_core import to_jsonable_python
 
 from dreamer.errors import UserError
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
@@ -50,12 +51,14 @@ def write_ablation_report(folder: Path) -> Path:
     numbers = {
         "verdict": verdict,
         **origin,
-        **_plain(dataclasses.asdict(analysis)),
-        "thresholds": THRESHOLDS.tolist(),
-        "runs": [_plain(_run(one, analysis.scales[one.task].score(one.final))) for one in counted],
+        **vars(analysis),
+        "thresholds": THRESHOLDS,
+        "runs": [_run(one, analysis.scales[one.task].score(one.final)) for one in counted],
         "left_out": [entry._asdict() for entry in excluded],
         "settings": differing(counted),
     }
+    # Arrays become lists, and values that are not finite null.
+    numbers = to_jsonable_python(numbers, inf_nan_mode="null", fallback=np.ndarray.tolist)
     document = Document(
         title=f"Dynamics cores compared: {folder.resolve().name}",
         subtitle=f"{_tally(counted, excluded)}; written {written}",
@@ -105,14 +108,3 @@ def _run(one: Run, score: float) -> dict[str, Any]:
         "command": redact_command(str(one.info.get("command", "unknown"))),
         **{name: one.info.get(name) for name in ("commit", "device", "created")},
     }
-
-
-def _plain(tree: Any) -> Any:
-    """Nested values as JSON can hold them: arrays as lists, values that are not finite as null."""
-    if isinstance(tree, dict):
-        return {name: _plain(value) for name, value in tree.items()}
-    if hasattr(tree, "tolist"):
-        return _plain(tree.tolist())
-    if isinstance(tree, list):
-        return [_plain(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -87,7 +87,7 @@ def _by_area(analysis: Analysis) -> list[str]:
 
 
 def _above(x: Estimate, y: Estimate) -> bool:
-    return x.low > y.high
+    return bool(x.low > y.high)
 
 
 def _that_of(names: Sequence[str]) -> str:

@@ -40,15 +40,6 @@ class Table:
     words: int = 1
     """Number of leading columns that hold words. The others hold numbers, aligned to the right."""
 
-    def kind(self, column: int) -> str:
-        """Style class of a column: `words` or `number`."""
-        return "words" if column < self.words else "number"
-
-    @property
-    def rules(self) -> list[str]:
-        """Markdown below the heads, which sets the alignment of the columns."""
-        return ["---" if self.kind(i) == "words" else "---:" for i in range(len(self.columns))]
-
 
 @dataclass(frozen=True)
 class Media:
@@ -103,7 +94,7 @@ def html(document: Document, svg: Mapping[str, str]) -> str:
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown that finds its figures in figures/."""
-    filters = {"as_markdown": _markdown_cell, "link": _link}
+    filters = {"as_cell": _as_cell, "link": _link}
     return _environment(filters, finalize=_plain).get_template("report.md.j2").render(document=document)
 
 
@@ -130,14 +121,10 @@ def _as_cell(cell: str | TableCell) -> TableCell:
     return TableCell(cell) if isinstance(cell, str) else cell
 
 
-def _markdown_cell(cell: str | TableCell) -> Markup:
-    cell = _as_cell(cell)
-    return _link(cell.text, cell.link) if cell.link else _plain(cell.text)
-
-
 def _link(text: str, link: str) -> Markup:
-    label = re.sub(r"([\[\]])", r"\\\1", _plain(text))
-    return Markup(f"[{label}]({relative(link)})")
+    """Text in Markdown that leads to `link`, if that is not empty."""
+    label = _plain(text)
+    return Markup("[" + re.sub(r"([\[\]])", r"\\\1", label) + f"]({relative(link)})") if link else label
 
 
 def _plain(text: str) -> Markup:
