@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -47,9 +47,9 @@ class Subject:
         self.batch = random_batch(self.agent, config.loop.batch_size, config.loop.batch_length)
         self.accelerated = accelerated(self.agent, config.loop.compile, config.planned_updates)
 
-    def update(self) -> float:
-        """Seconds of one update on the random batch, the device's work included."""
-        return timed(partial(self.accelerated, self.batch), self.agent.device)
+    def update(self) -> None:
+        """One update on the random batch."""
+        self.accelerated(self.batch)
 
     def gflop(self) -> float:
         """Counted FLOPs of an update, 2 for each multiply-add of a matrix product, in billions."""
@@ -199,6 +199,15 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
     with _clock(spent, "call", device):
         function()
     return spent["call"]
+
+
+def in_turn(calls: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call in each round. A round makes each call once: a slow period of the machine affects all."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed(call, device))
+    return times
 
 
 @contextmanager

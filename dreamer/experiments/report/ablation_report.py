@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydantic_core import to_jsonable_python
 
 from dreamer.errors import UserError
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
+from dreamer.experiments.report.ablation_sections import Excluded
 from dreamer.experiments.report.analysis import THRESHOLDS, analyse
 from dreamer.experiments.report.differences import confounding, differing, with_distinct_names
 from dreamer.experiments.report.document import Document, html, markdown
@@ -20,17 +21,6 @@ from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact_command
-
-
-class Excluded(NamedTuple):
-    """A run that counts in no number."""
-
-    kind: str
-    """`failed`, `unfinished` or `repeated`."""
-    place: str
-    """Run folder, or task, core and seed."""
-    reason: str
-    """Reason for the exclusion, in one line."""
 
 
 def write_ablation_report(folder: Path) -> Path:

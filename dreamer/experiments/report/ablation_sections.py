@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from dreamer.experiments.report.ablation_figures import core_colors
 from dreamer.experiments.report.analysis import Analysis, CoreResult
@@ -13,8 +13,6 @@ from dreamer.experiments.report.wording import duration, estimate, number
 from dreamer.system.redaction import redact_command
 
 Rows = list[list[str | TableCell]]
-Excluded = Sequence[tuple[str, str, str]]
-"""Kind, place and reason of each run that counts in no number."""
 Differing = dict[str, dict[str, list[str]]]
 """Setting -> value -> paths of the runs, as from `differing`."""
 
@@ -23,8 +21,19 @@ FOLDED_ABOVE = 40
 INTERVAL = f"[{CONFIDENCE:.0%} CI]".replace("%", "\N{NO-BREAK SPACE}%").replace(" CI", "\N{NO-BREAK SPACE}CI")
 
 
+class Excluded(NamedTuple):
+    """A run that counts in no number."""
+
+    kind: str
+    """`failed`, `unfinished` or `repeated`."""
+    place: str
+    """Run folder, or task, core and seed."""
+    reason: str
+    """Reason for the exclusion, in one line."""
+
+
 def sections(
-    analysis: Analysis, runs: list[Run], excluded: Excluded, differ: Differing, origin: dict[str, str]
+    analysis: Analysis, runs: list[Run], excluded: list[Excluded], differ: Differing, origin: dict[str, str]
 ) -> list[Section]:
     """Return all sections; `runs` are those that count."""
     sections = [_cores(analysis), _tasks(analysis)]
@@ -103,7 +112,7 @@ def _runs(runs: list[Run], analysis: Analysis) -> Section:
     return Section("Runs", table=Table(columns, rows, words=4), folded=len(rows) > FOLDED_ABOVE)
 
 
-def _excluded(entries: Excluded) -> Section:
+def _excluded(entries: list[Excluded]) -> Section:
     if not entries:
         return Section("Left out", "Nothing. Every run that was found is finished and counts.")
     return Section("Left out", "These count in no number.", table=Table(["what", "where", "why"], entries, words=3))
