@@ -189,4 +189,4 @@ def read_records(path):
 
 
 def verdicts(config, records):
-    return {verdict.check: verdict for verdict in (check(RunHistory(config, records)) for check in CHECKS)}
+    return {name: check(RunHistory(config, records)) for name, check in CHECKS.items()}

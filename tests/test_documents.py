@@ -13,7 +13,14 @@ import pytest
 from dreamer.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / ".github").rglob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "dreamer").rglob("*.md"),
+    ]
+)
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:(?:\S*/)?(?:python -m )?dreamer +|scripts/(?=train\b))([a-z][a-z-]*)\b(.*)")
 EXTENSIONS = {".py", ".md", ".toml", ".txt", ".sh", ".json", ".jsonl", ".png", ".mp4"}

@@ -125,11 +125,11 @@ def test_every_core_takes_every_part(variant, pushes):
     control = record(lambda index: make("dmc:cartpole_swingup", index=index), 4, 60, smooth_actions(1))
     with unchecked():
         config = exam_config(variant, "100k", 0.0, pushes.spec)
-        result = uncertainty.examine(config, pushes, pushes, stage, 20, 0)
+        result = uncertainty.examine(config, pushes, pushes, stage, 0, 20)
         assert np.isfinite(result["nll_gap"]) and 0 <= result["moved"] <= 1
         result = recall.examine(exam_config(variant, "100k", 0.0, cues.spec), cues, cues, stage, 0)
         assert set(result["accuracy"]) == {"10", "50", "200"}
-        result = drift.examine(exam_config(variant, "100k", 0.0, control.spec), control, control, stage, 3, 0)
+        result = drift.examine(exam_config(variant, "100k", 0.0, control.spec), control, control, stage, 0, 3)
         assert len(result["crps"]) == drift.HORIZON and np.isfinite(result["rmse"]).all()
         assert (variant in ("rnn", "gru")) == (max(result["spread"]) < 1e-6)
 
@@ -139,7 +139,7 @@ def test_a_deterministic_core_learns_to_recall():
     """The yardstick of memory can be passed: ten steps, by the core that learns it fastest."""
     train, test = recall.recordings(200, 100)
     with unchecked():
-        config = exam_config("rnn", "100k", 0.0, train.spec, recall.STOCH)
+        config = exam_config("rnn", "100k", 0.0, train.spec, **recall.SETTINGS)
         model, _ = train_model(
             config, train, [Stage(500, 128, 4, True), Stage(200, 64, 8, True), Stage(300, 64, 16, True)], 0
         )

@@ -11,12 +11,12 @@ from urllib.parse import unquote
 import pytest
 from running import HOSTILE, ROOT, make_run
 
+from dreamer.cli.main import main
 from dreamer.errors import UserError
 from dreamer.experiments.report.ablation_report import write_ablation_report
 from dreamer.experiments.report.ablation_verdict import cautions, verdict
 from dreamer.experiments.report.analysis import analyse
 from dreamer.experiments.report.differences import with_distinct_names
-from dreamer.experiments.report.report import ReportArguments, report
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs.provenance import commit
 
@@ -134,14 +134,14 @@ def test_the_page_needs_nothing_else(ablation):
         assert text in page
 
 
-def test_the_wheel_has_the_templates():
+def test_the_wheel_has_the_templates_and_the_registry_of_metrics():
     """A package holds only the files that pyproject names, apart from modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     named = project["tool"]["setuptools"]["package-data"]
     globs = [f"{package.replace('.', '/')}/{pattern}" for package, patterns in named.items() for pattern in patterns]
     packaged = {path for pattern in globs for path in ROOT.glob(pattern)}
     others = {path for path in (ROOT / "dreamer").rglob("*.*") if path.suffix not in (".py", ".pyc")}
-    assert others == packaged and len(packaged) == 3
+    assert others == packaged and len(packaged) == 4
 
 
 def test_markdown_has_the_same_tables(ablation):
@@ -184,10 +184,11 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
         write_ablation_report(tmp_path)
 
 
-def test_one_seed_has_no_interval(tmp_path):
+def test_one_seed_has_no_interval(tmp_path, capsys):
     make_run(tmp_path / "a", "rssm", final=8.0)
     make_run(tmp_path / "b", "rnn", final=4.0)
-    text = "\n".join(report(ReportArguments(tmp_path)))
+    assert main(["report", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
     assert "rssm ends with the highest score, 1.00 [n/a]" in text and str(tmp_path / "report.html") in text
     assert "Against rnn nothing can be concluded: one seed on a task gives no interval." in text
     numbers = json.loads((tmp_path / "report.json").read_text())
@@ -213,10 +214,11 @@ def test_aggregates_are_over_the_tasks_of_all_cores(tmp_path):
     assert "not every core has finished runs of it: dmc:humanoid_run" in " ".join(cautions(result, 0, []))
 
 
-def test_cores_without_a_common_task_are_not_compared(tmp_path):
+def test_cores_without_a_common_task_are_not_compared(tmp_path, capsys):
     make_run(tmp_path / "a", "rssm", "toy:copy")
     make_run(tmp_path / "b", "rnn", "toy:counting")
-    text = "\n".join(report(ReportArguments(tmp_path)))
+    assert main(["report", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
     assert "cannot be compared" in text and (tmp_path / "report.html").is_file()
 
 

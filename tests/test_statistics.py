@@ -13,7 +13,6 @@ from dreamer.experiments.report.statistics import (
     Estimate,
     area_under_curve,
     iqm,
-    mean_curve,
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
@@ -102,7 +101,10 @@ def test_one_seed_has_no_interval():
     ):
         assert math.isfinite(estimate.value) and math.isnan(estimate.low) and math.isnan(estimate.high)
         assert not estimate.has_interval
-    for band in (performance_profile(one, np.array([0.0, 2.0])), mean_curve(np.array([[1.0, 2.0]]))):
+    for band in (
+        performance_profile(one, np.array([0.0, 2.0])),
+        stratified_bootstrap([np.array([[1.0, 2.0]])], np.mean),
+    ):
         assert np.isfinite(band.value).all() and np.isnan(band.low).all() and np.isnan(band.high).all()
     assert stratified_bootstrap(two, iqm).has_interval
 
@@ -153,7 +155,7 @@ def test_profiles_count_the_runs_above_each_threshold():
 
 def test_mean_curves_redraw_whole_curves():
     curves = np.array([[0.0, 3.0], [1.0, 1.0], [5.0, 2.0]])
-    band = mean_curve(curves, resamples=MANY)
+    band = stratified_bootstrap([curves], np.mean, resamples=MANY)
     assert band.value == pytest.approx([2.0, 2.0])
     means = [np.mean(drawn, axis=0) for drawn in itertools.product(curves, repeat=3)]
     for i in range(2):

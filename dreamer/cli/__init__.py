@@ -1,1 +1,1 @@
-"""The command line: `main` finds the subcommand, and every subcommand is a module of its name."""
+"""The command line: `main` finds the subcommand, a function of `commands` or a module of its name."""

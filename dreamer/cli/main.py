@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
+from dreamer.cli import commands
 from dreamer.errors import UserError
 from dreamer.system.isolation import ignore_current_folder, print_warnings
 from dreamer.system.redaction import redact_command, show, warn
@@ -29,7 +30,7 @@ COMMANDS = {
     "ablate": "train every combination of task, core and seed",
     "report": "write a page about a run, or a comparison of the cores of an ablation",
 }
-"""Subcommands and their descriptions; each is the function `run` of the module of its name."""
+"""Subcommands and their descriptions; each is a function of `commands`, or `run` of the module of its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(name: str) -> Callable[[Sequence[str]], int]:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; choose from {', '.join(COMMANDS)}")
-    run: Callable[[Sequence[str]], int] = importlib.import_module(f"dreamer.cli.{name.replace('-', '_')}").run
-    return run
+    name = name.replace("-", "_")
+    short: Callable[[Sequence[str]], int] | None = getattr(commands, name, None)
+    return short or importlib.import_module(f"dreamer.cli.{name}").run
 
 
 def _usage() -> list[str]:

@@ -109,7 +109,7 @@ def evaluate(
                 f"the held-out episodes end after {settings.skip + episodes.alive.shape[1]} steps, "
                 f"so none is left to predict; lower --context {settings.context} or --skip {settings.skip}"
             )
-        images = any(_is_image(value[:, 0]) for value in episodes.batch.obs.values())
+        images = any(_is_image(value) for value in episodes.batch.obs.values())
         samples = settings.samples or (IMAGE_SAMPLES if images else SAMPLES)
         return _Evaluator(agent, episodes, replace(settings, samples=samples)).evaluate()
 
@@ -172,11 +172,11 @@ class _Evaluator:
     def _keep(self, store: dict[str, list[Tensor]], decoded: dict[str, Tensor]) -> None:
         for key, value in decoded.items():
             kept = value[: self.settings.shown]
-            store[key].append((kept[:, :SHOWN_SAMPLES] if _is_image(value[:, 0]) else kept).cpu())
+            store[key].append((kept[:, :SHOWN_SAMPLES] if _is_image(value) else kept).cpu())
 
     def _scale(self, real: Tensor) -> Tensor:
         """Standard deviation of each dimension of a vector over the held-out steps; 1 for an image."""
-        if _is_image(real[:, 0]):
+        if _is_image(real):
             return torch.ones((), device=real.device)
         deviation = real[self.alive].std(0, correction=0)
         return torch.where(deviation < CONSTANT, 1.0, deviation)
@@ -193,8 +193,8 @@ class _Evaluator:
 
 
 def _is_image(values: Tensor) -> bool:
-    """True when values `[episode, ...]` of a key are images."""
-    return values.ndim == 4
+    """True when values `[episode, time or sample, ...]` of a key are images."""
+    return values.ndim == 5
 
 
 def _as_float(value: Tensor) -> Float[Tensor, "episode time *dimensions"]:

@@ -49,13 +49,13 @@ def _chosen(entries: list[dict[str, Any]]) -> list[Trace]:
     """Traces that a figure has room for: dimensions of all keys in turn, and always the reward, which is last."""
     order = sorted(range(len(entries) - 1), key=lambda i: (entries[i]["index"], i))[: PANELS - 1]
     sizes = Counter(entry["key"] for entry in entries)
-    return [_trace(entries[i], sizes) for i in [*sorted(order), len(entries) - 1]]
-
-
-def _trace(entry: dict[str, Any], sizes: Counter[str]) -> Trace:
-    name = entry["key"] if sizes[entry["key"]] == 1 else f"{entry['key']} {entry['index']}"
-    percentiles = [entry[f"percentile_{p}"] for p in PERCENTILES]
-    return Trace(name, *(np.array(x, float) for x in (entry["real"], percentiles, entry["samples"], entry["dreams"])))
+    drawn = []
+    for entry in [entries[i] for i in [*sorted(order), len(entries) - 1]]:
+        name = entry["key"] if sizes[entry["key"]] == 1 else f"{entry['key']} {entry['index']}"
+        percentiles = [entry[f"percentile_{p}"] for p in PERCENTILES]
+        values = (entry["real"], percentiles, entry["samples"], entry["dreams"])
+        drawn.append(Trace(name, *(np.array(x, float) for x in values)))
+    return drawn
 
 
 def _grid(drawn: list[Trace], context: int, draw: Callable[[Axes, Trace, int, np.ndarray], None]) -> Figure:

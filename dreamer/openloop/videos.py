@@ -28,13 +28,10 @@ def comparison(signal: Signal, context: int) -> list[np.ndarray]:
     The model reconstructs the observed steps. The error is the absolute difference of "model" and "real". The video
     lasts as long as the longest episode; an episode that has ended is gray.
     """
-    real, samples = _bytes(signal.real), _bytes(signal.samples)
-    error = _bytes(np.abs(signal.samples[:, 0] - signal.real))
-    rows = {"real": real, "model": samples[:, 0], "error": error}
-    rows |= {f"sample {i + 1}": samples[:, i] for i in range(1, samples.shape[1])}
+    rows = _rows(signal)
     return [
         _frame({label: list(images[:, t]) for label, images in rows.items()}, *_caption(t, context))
-        for t in range(real.shape[1])
+        for t in range(signal.real.shape[1])
     ]
 
 
@@ -54,17 +51,21 @@ def strip(signal: Signal, context: int) -> np.ndarray:
     candidates = [max(context - 1, 0), *range(context, length)]
     picked = np.unique(np.linspace(0, len(candidates) - 1, STRIP).round().astype(int))
     steps = [candidates[i] for i in picked]
-    real, samples = _bytes(signal.real[0]), _bytes(signal.samples[0])
-    error = _bytes(np.abs(signal.samples[0, 0] - signal.real[0]))
-    rows = {"real": real, "model": samples[0], "error": error}
-    rows |= {f"sample {i + 1}": samples[i] for i in range(1, len(samples))}
     heads = [f"{t - context + 1:+d}" if t >= context else "observed" for t in steps]
-    return _frame({label: [images[t] for t in steps] for label, images in rows.items()}, "", IMAGINED, heads)
+    rows = {label: [images[0, t] for t in steps] for label, images in _rows(signal).items()}
+    return _frame(rows, "", IMAGINED, heads)
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write a picture `[height, width, 3]` as PNG."""
     Image.fromarray(picture).save(path)
+
+
+def _rows(signal: Signal) -> dict[str, np.ndarray]:
+    """Images `[episode, time, ...]` by label: truth, first sample and their difference, and the other samples."""
+    samples, error = _bytes(signal.samples), _bytes(np.abs(signal.samples[:, 0] - signal.real))
+    others = {f"sample {i + 1}": samples[:, i] for i in range(1, samples.shape[1])}
+    return {"real": _bytes(signal.real), "model": samples[:, 0], "error": error, **others}
 
 
 def _caption(t: int, context: int) -> tuple[str, tuple[int, int, int]]:

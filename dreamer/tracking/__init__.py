@@ -2,11 +2,11 @@
 
 tracker        writes records to metrics.jsonl and passes them to the views
 jsonl          reader and writer of metrics.jsonl
-metrics        registry of all metrics; docs/metrics.md is generated from it
+metrics        registry of all metrics, read from the tables of metrics.md
 views          interface of a view, and the thread that it runs in
 console, tensorboard, wandb, wandb_session  the views
 video          MP4 files
-curve          learning curve as a picture, in the style of `plotting`
+plotting       style of all figures, and the learning curve
 config         settings
 """
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 from dreamer.errors import UserError
 from dreamer.system.redaction import warn
@@ -16,7 +16,10 @@ from dreamer.tracking.wandb import WandbView
 
 
 class Tracker:
-    """Writes every record to metrics.jsonl and passes it to the views, which never slow down or stop the caller."""
+    """Writes every record to metrics.jsonl and passes it to the views, which never slow down or stop the caller.
+
+    Methods raise `UserError` when metrics.jsonl or the disk cannot be written.
+    """
 
     def __init__(
         self, config: TrackingConfig, writer: JsonlWriter, views: Sequence[View], console: ConsoleView | None = None
@@ -31,9 +34,7 @@ class Tracker:
     def log(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Record metrics at `step` environment steps. `updates` of the record is `loop/updates`, or its last value.
 
-        Raises:
-            ValueError: a name is not allowed, as in `JsonlWriter.write`.
-            UserError: metrics.jsonl cannot be written.
+        Raises `ValueError` for a name that is not allowed, as in `JsonlWriter.write`.
         """
         numbers = {name: float(value) for name, value in values.items()}
         updates = int(numbers.get("loop/updates", self._writer.last.get("updates", 0)))
@@ -41,44 +42,37 @@ class Tracker:
         if self._console:
             self._console.log(step, numbers)
         for view in self._views:
-            view.log(step, numbers)
+            view.show("log", step, numbers)
 
     def video(self, step: int, name: str, path: Path) -> None:
         """Show the video at `path`, which has to stay there, under `name` in the views that can."""
-        if self._config.video:
-            for view in self._views:
-                view.video(step, name, path)
+        self._show("video", step, name, path)
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Show the PNG picture at `path`, which has to stay there, under `name` in the views that can."""
+        self._show("image", step, name, path)
+
+    def _show(self, kind: Literal["video", "image"], step: int, name: str, path: Path) -> None:
         if self._config.video:
             for view in self._views:
-                view.image(step, name, path)
+                view.show(kind, step, name, path)
 
     def summary(self, values: Mapping[str, SupportsFloat]) -> None:
         """Show results of the whole run, such as its final evaluation, in the views that can."""
         numbers = {name: float(value) for name, value in values.items()}
         for view in self._views:
-            view.summary(numbers)
+            view.show("summary", numbers)
 
     def offset(self) -> int:
         """Return the length of metrics.jsonl in bytes, for a checkpoint to resume from; call `sync` before that."""
         return self._writer.offset()
 
     def rewind(self, offset: int) -> None:
-        """Remove the records after `offset` bytes of metrics.jsonl; views keep what they have shown.
-
-        Raises:
-            UserError: metrics.jsonl cannot be shortened.
-        """
+        """Remove the records after `offset` bytes of metrics.jsonl; views keep what they have shown."""
         self._writer.truncate(offset)
 
     def sync(self) -> None:
-        """Flush metrics.jsonl to the disk itself; may be called from any thread.
-
-        Raises:
-            UserError: the disk cannot be written.
-        """
+        """Flush metrics.jsonl to the disk itself; may be called from any thread."""
         self._writer.sync()
 
     def close(self, status: Status) -> None:
@@ -109,10 +103,7 @@ def open_tracker(
 
     `run_info` is the content of run.json, `run_config` the content of config.json. `resume_offset` is None for a new
     run; a resumed run loses the records after that many bytes, a number from `Tracker.offset`. `foreign` is as in
-    `WandbView`.
-
-    Raises:
-        UserError: metrics.jsonl cannot be written, or a new run would continue another run's file.
+    `WandbView`. Raises `UserError` when metrics.jsonl cannot be written, or would continue another run's file.
     """
     path = run_dir / "metrics.jsonl"
     if resume_offset is None and path.exists() and path.stat().st_size:

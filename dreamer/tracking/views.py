@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dreamer.errors import first_line
 from dreamer.system.redaction import warn
@@ -63,21 +63,15 @@ class BackgroundView:
         self._thread = threading.Thread(target=self._work, name=f"dreamer {view.title}", daemon=True)
         self._thread.start()
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue one record."""
-        self._submit(partial(self._view.log, step, values))
-
-    def video(self, step: int, name: str, path: Path) -> None:
-        """Queue a video."""
-        self._submit(partial(self._view.video, step, name, path))
-
-    def image(self, step: int, name: str, path: Path) -> None:
-        """Queue a picture."""
-        self._submit(partial(self._view.image, step, name, path))
-
-    def summary(self, values: Mapping[str, float]) -> None:
-        """Queue the results of the run."""
-        self._submit(partial(self._view.summary, values))
+    def show(self, method: Literal["log", "video", "image", "summary"], *words: Any) -> None:
+        """Queue a call of a method of the view."""
+        if not self._enabled:
+            return
+        if self._queue.qsize() < self._capacity:
+            self._queue.put(partial(getattr(self._view, method), *words))
+        elif not self._reported_drop:
+            self._reported_drop = True
+            self._report("is too slow and misses some records; metrics.jsonl has them all")
 
     def request_close(self, status: Status) -> None:
         """Ask the view to finish, without waiting for it."""
@@ -89,15 +83,6 @@ class BackgroundView:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._switch_off("did not finish in time")
-
-    def _submit(self, call: Callable[[], None]) -> None:
-        if not self._enabled:
-            return
-        if self._queue.qsize() < self._capacity:
-            self._queue.put(call)
-        elif not self._reported_drop:
-            self._reported_drop = True
-            self._report("is too slow and misses some records; metrics.jsonl has them all")
 
     def _work(self) -> None:
         # SystemExit: a library that tries to end the process must not end the thread without a message.

@@ -13,7 +13,7 @@ from dreamer.runs.folder import RunFolder
 from dreamer.runs.trust import understood
 from dreamer.system.redaction import warn
 from dreamer.tracking import open_tracker
-from dreamer.tracking.curve import draw_curve
+from dreamer.tracking.plotting import draw_curve
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.loop import Result, Trainer
 from dreamer.training.plan import Plan

@@ -9,8 +9,11 @@ FOLDER/failures.json             runs that failed at the last try; a resumed abl
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import json
 import shlex
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from dreamer.config import validated, words
@@ -19,13 +22,13 @@ from dreamer.experiments.ablation import grid
 from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job, do_all
 from dreamer.experiments.ablation.manifest import MANIFEST, AblateArguments, check_target, manifest
-from dreamer.experiments.ablation.progress import Progress
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.trust import agreement, check_counters, understood
 from dreamer.system.device import choose_device
 from dreamer.system.files import write_atomically
-from dreamer.system.redaction import show
+from dreamer.system.redaction import redact, show
+from dreamer.tracking import read
 from dreamer.tracking.destination import flags, foreign
 
 
@@ -35,13 +38,14 @@ def ablate(args: AblateArguments) -> int:
     Raises `UserError` for every mistake that can be known before the first run starts.
     """
     args = _checked(args)
-    folder = args.folder or Path("runs") / f"ablation_{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = args.folder or Path("runs") / f"ablation_{datetime.now():%Y%m%d-%H%M%S}"
     check_target(folder, args)
     device = choose_device(args.config.device)
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
     configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params)
-    jobs = [Job(trial, folder / trial.place, _log(folder, trial), configs[trial]) for trial in pending]
+    logs = {trial: folder / "logs" / f"{'_'.join(trial.place.parts)}.log" for trial in pending}
+    jobs = [Job(trial, folder / trial.place, logs[trial], configs[trial]) for trial in pending]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with RunFolder(folder, args.config, {}).locked():
@@ -80,10 +84,6 @@ def _checked(args: AblateArguments) -> AblateArguments:
     return dataclasses.replace(args, config=validated(args.config), tasks=tasks, cores=cores, objectives=objectives)
 
 
-def _log(folder: Path, trial: Trial) -> Path:
-    return folder / "logs" / f"{'_'.join(trial.place.parts)}.log"
-
-
 def _is_finished(run_dir: Path, steps: int) -> bool:
     try:
         step, state, _ = checkpoint.load(run_dir / "checkpoints")
@@ -92,3 +92,52 @@ def _is_finished(run_dir: Path, steps: int) -> bool:
     with understood(run_dir / "checkpoints"):
         check_counters(state, step)
     return step >= steps and bool(state["evaluated_at"] == step)
+
+
+class Progress:
+    """Prints a line for each of the `pending` runs of `total`, and keeps the current failures in the file `path`."""
+
+    def __init__(self, path: Path, total: int, pending: Sequence[Trial]) -> None:
+        self._path, self._total, self._pending, self._left = path, total, len(pending), len(pending)
+        self._began: dict[Trial, float] = {}
+        self._start = time.monotonic()
+        known = _failures_in(path)
+        self.failures = {trial: known[trial] for trial in pending if trial in known}
+        """Errors of the runs that failed at the last try."""
+        self._save()
+
+    def started(self, job: Job) -> None:
+        """Print that a run starts."""
+        self._began[job.trial] = time.monotonic()
+        show(f"start   {job.trial}  output in {job.log}")
+
+    def ended(self, job: Job, error: str) -> None:
+        """Print that a run ended; `error` is empty for a finished run."""
+        self._left -= 1
+        error = redact(error)
+        self.failures.pop(job.trial, None)
+        if error:
+            self.failures[job.trial] = error
+        self._save()
+        now, done = time.monotonic(), self._pending - self._left
+        spent = timedelta(seconds=round(now - self._began[job.trial]))
+        remaining = timedelta(seconds=round((now - self._start) * self._left / done))
+        result = f"failed  {job.trial}: {error}" if error else f"finish  {job.trial}  return {_final_return(job):,.1f}"
+        show(f"{result}  in {spent}  {self._total - self._left} of {self._total}  ETA {remaining}")
+
+    def _save(self) -> None:
+        entries = [{**dataclasses.asdict(trial), "error": error} for trial, error in self.failures.items()]
+        write_atomically(self._path, (json.dumps(entries, indent=1) + "\n").encode())
+
+
+def _failures_in(path: Path) -> dict[Trial, str]:
+    try:
+        entries = json.loads(path.read_text())
+        return {Trial(entry["task"], entry["core"], entry["seed"]): entry["error"] for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _final_return(job: Job) -> float:
+    records = read(job.run_dir / "metrics.jsonl")
+    return float([record["eval/return_mean"] for record in records if "eval/return_mean" in record][-1])

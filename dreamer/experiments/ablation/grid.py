@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -65,6 +64,12 @@ def with_objectives(cores: Sequence[str], objectives: Sequence[str]) -> list[str
     return [variant_name(core, objective) for core in cores for objective in objectives]
 
 
+def core_settings(variant: str) -> dict[str, str]:
+    """Return the settings of a variant `core` or `core:latent`, by dotted path."""
+    core, _, latent = variant.partition(":")
+    return {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
+
+
 def variant_name(core: str, objective: str) -> str:
     """Return the name of a variant of the core that is trained with an objective."""
     return core if objective == get_args(ObjectiveName)[0] else f"{core}+{objective}"
@@ -97,35 +102,32 @@ def configurations(shared: Config, wanted: Sequence[Trial], group: str, match: b
         first = next(iter(configs.values()))
         spec = spec_of_factory(make_factory(first))
         for core, config in configs.items():
-            with _about(f"{task} {core}"):
+            try:
                 configs[core] = match_params(config, spec) if match else config
                 dry_run(spec, configs[core])
+            except UserError as error:
+                raise UserError(f"{task} {core}: {error}") from None
         if match:
             table = parameter_table({"rssm": reference(first)} | configs, spec)
             show(f"parameters on {task}", *table.split("\n"), "")
-        found |= {trial: _of_trial(configs[trial.core], trial) for trial in several}
+        for trial in several:
+            tracking = dataclasses.replace(configs[trial.core].tracking, wandb_name=str(trial))
+            found[trial] = dataclasses.replace(configs[trial.core], seed=trial.seed, tracking=tracking)
     return {trial: found[trial] for trial in wanted}
-
-
-def _of_trial(config: Config, trial: Trial) -> Config:
-    tracking = dataclasses.replace(config.tracking, wandb_name=str(trial))
-    return dataclasses.replace(config, seed=trial.seed, tracking=tracking)
 
 
 def _configuration(shared: Config, trial: Trial, group: str) -> Config:
     variant, _, objective = trial.core.partition("+")
     core, _, latent = variant.partition(":")
-    family = (latent or LATENTS[core][0],) if LATENTS[core] else ()
+    family = [latent or LATENTS[core][0]] if LATENTS[core] else []
+    tags = [*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), trial.task]
     changes = {
         "task": trial.task,
         "seed": trial.seed,
-        "agent.dynamics.core": core,
-        "agent.dynamics.latent": latent or "auto",
+        **core_settings(variant),
         "agent.world_model.representation.objective": objective or get_args(ObjectiveName)[0],
         "tracking.wandb_group": shared.tracking.wandb_group or group,
-        "tracking.wandb_tags": tuple(
-            dict.fromkeys((*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), trial.task))
-        ),
+        "tracking.wandb_tags": tuple(dict.fromkeys(tags)),
     }
     return validated(override(shared, changes))
 
@@ -146,12 +148,3 @@ def _variant(word: str) -> str:
 
 def _folder_name(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", task).strip("_")
-
-
-@contextmanager
-def _about(subject: str) -> Iterator[None]:
-    """Name the subject of a mistake in its message."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{subject}: {error}") from None

@@ -7,7 +7,6 @@ against the matrix product, and several settings in turn.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,7 @@ from dreamer.config import Config, override, validated, words
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import grid
 from dreamer.experiments.bench import scaling
-from dreamer.experiments.bench.costs import Subject, sgemm_gflops, shares_of_loop
+from dreamer.experiments.bench.costs import Subject, in_turn, sgemm_gflops, shares_of_loop, timed
 from dreamer.system.device import choose_device
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import peak_rss_mb
@@ -56,13 +55,15 @@ def bench(args: BenchArguments, other: Config | None = None) -> str:
     config = validated(args.config)
     device = choose_device(config.device)
     rivals = {"against": validated(other)} if other is not None else {}
-    rivals |= {name: _with_core(config, name) for name in grid.variants(words(args.cores))}
+    variants = grid.variants(words(args.cores))
+    rivals |= {name: validated(override(config, grid.core_settings(name))) for name in variants}
     result = measure(config, device, args.updates, args.agent_steps)
     if rivals:
-        result["in_turn"] = in_turn({"this": config, **rivals}, device, args.updates)
+        result["in_turn"] = compare({"this": config, **rivals}, device, args.updates)
     if args.scaling is not None:
         result["scaling"] = scaling.measure(config, device, args.updates, args.scaling)
-    return json.dumps(result) if args.json else "\n".join(_lines(result))
+    lines = (f"{name}: {_readable(value)}" for name, value in result.items())
+    return json.dumps(result) if args.json else "\n".join(lines)
 
 
 def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict[str, Any]:
@@ -74,14 +75,13 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
     try:
         loop = subject.loop(agent_steps)
     finally:
-        subject.close()
+        subject.vector.close()
     for _ in range(3):
         subject.update()
-    peaks, times = [sgemm_gflops(subject.agent.device)], []
-    for _ in range(updates):
-        times.append(subject.seconds(subject.update))
-    peaks.append(sgemm_gflops(subject.agent.device))
-    seconds, peak, reference = median(times), max(peaks), subject.reference_gflop()
+    peak_before = sgemm_gflops(subject.agent.device)
+    times = [timed(subject.update, subject.agent.device) for _ in range(updates)]
+    peak = max(peak_before, sgemm_gflops(subject.agent.device))
+    seconds, reference = median(times), subject.reference_gflop()
     counts = subject.agent.parameter_counts()
     step_seconds = loop["acting"] + loop["environment"]
     return {
@@ -110,49 +110,30 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
     }
 
 
-def in_turn(configs: dict[str, Config], device: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Return median seconds per update of several settings, and the median over rounds of the ratio to the first.
-
-    Every round times every setting once, so that a slow period of the machine affects all of them.
-    """
+def compare(configs: dict[str, Config], device: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Return median seconds per update of several settings, and the median over rounds of the ratio to the first."""
     subjects = {name: Subject(config, device) for name, config in configs.items()}
     try:
-        for subject in subjects.values():
-            for _ in range(2):
-                subject.update()
-        times = [{name: s.seconds(s.update) for name, s in subjects.items()} for _ in range(rounds)]
+        updates = {name: subject.update for name, subject in subjects.items()}
+        times = in_turn(updates, torch.device(device), 2 + rounds)
     finally:
         for subject in subjects.values():
-            subject.close()
-    first = next(iter(configs))
+            subject.vector.close()
+    first = times[next(iter(configs))]
     return {
         name: {
-            "seconds_per_update": median(taken[name] for taken in times),
-            "ratio": median(taken[name] / taken[first] for taken in times),
+            "seconds_per_update": median(times[name][2:]),
+            "ratio": median(taken / other for taken, other in zip(times[name][2:], first[2:], strict=True)),
             "parameters": sum(subject.agent.parameter_counts().values()),
         }
         for name, subject in subjects.items()
     }
 
 
-def _with_core(config: Config, variant: str) -> Config:
-    core, _, latent = variant.partition(":")
-    changes = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
-    return validated(override(config, changes))
-
-
-def _lines(result: dict[str, Any]) -> Sequence[str]:
-    lines = []
-    for name, value in result.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items())
-        lines.append(f"{name}: {_readable(value)}")
-    return lines
-
-
-def _readable(value: Any) -> str:
+def _readable(value: Any, inner: bool = False) -> str:
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items()) + ")"
+        text = ", ".join(f"{key} {_readable(one, inner=True)}" for key, one in value.items())
+        return f"({text})" if inner else text
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

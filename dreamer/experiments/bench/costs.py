@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import envs
@@ -52,10 +51,6 @@ class Subject:
     def update(self) -> None:
         """One update on the random batch."""
         self.accelerated(self.batch)
-
-    def seconds(self, function: Callable[[], Any]) -> float:
-        """Time of one call, the device's work included."""
-        return timed(function, self.agent.device)
 
     def gflop(self) -> float:
         """Counted FLOPs of an update, 2 for each multiply-add of a matrix product, in billions."""
@@ -101,7 +96,7 @@ class Subject:
         with replaced(update.methods), _spied(places, agent.device) as spent:
             for _ in range(updates):
                 spent.clear()
-                whole = self.seconds(lambda: agent.update(self.batch))
+                whole = timed(partial(agent.update, self.batch), agent.device)
                 samples.append({**spent, "backward": whole - sum(spent.values())})
         return {name: median(sample[name] for sample in samples) for name in samples[0]}
 
@@ -125,16 +120,23 @@ class Subject:
 
     def _step(self, replay: Replay) -> dict[str, float]:
         """Seconds of each part of a step."""
-        states, acting = _result_and_seconds(self.collector.act)
-        _, append = _result_and_seconds(partial(replay.append, self.collector.arrived, states))
-        _, environment = _result_and_seconds(self.collector.advance)
-        return {"acting": acting, "environment": environment, "append": append}
+        spent = dict.fromkeys(("acting", "environment", "append"), 0.0)
+        with _clock(spent, "acting", self.agent.device):
+            states = self.collector.act()
+        with _clock(spent, "append", self.agent.device):
+            replay.append(self.collector.arrived, states)
+        with _clock(spent, "environment", self.agent.device):
+            self.collector.advance()
+        return spent
 
     def _replay(self, replay: Replay, packed: np.ndarray) -> dict[str, float]:
         """Seconds of what replay does for an update, which stores the states `packed` back."""
-        (_, windows), sample = _result_and_seconds(replay.sample)
-        _, write_back = _result_and_seconds(partial(replay.write_states, windows, packed))
-        return {"sample": sample, "write_back": write_back}
+        spent: dict[str, float] = {}
+        with _clock(spent, "sample", self.agent.device):
+            _, windows = replay.sample()
+        with _clock(spent, "write_back", self.agent.device):
+            replay.write_states(windows, packed)
+        return spent
 
     def frames_per_second(self, frames: int) -> float:
         """Steps of one environment with a frame per second, in one process."""
@@ -148,10 +150,6 @@ class Subject:
                 if ended:
                     env.reset()
         return 1 / median(times[3:])
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.vector.close()
 
 
 def shares_of_loop(config: Config, parts: dict[str, float], update: float) -> dict[str, float]:
@@ -168,13 +166,18 @@ def shares_of_loop(config: Config, parts: dict[str, float], update: float) -> di
 
 
 def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
-    """Random training sequences of the agent's shapes, each beginning with a new episode."""
+    """Random training sequences of the agent's shapes, each a new episode: normal vectors, images of random bytes."""
     shape = (batch_size, length)
     no = torch.zeros(shape, dtype=torch.bool)
     is_first = no.clone()
     is_first[:, 0] = True
     return Batch(
-        obs={key: random_observation(*shape, *size) for key, size in agent.obs_shapes.items()},
+        obs={
+            key: torch.randn(*shape, *size)
+            if len(size) == 1
+            else torch.randint(256, (*shape, *size), dtype=torch.uint8)
+            for key, size in agent.obs_shapes.items()
+        },
         prev_action=torch.rand(*shape, agent.action.dim) * 2 - 1,
         reward=torch.rand(shape),
         is_first=is_first,
@@ -182,13 +185,6 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
         is_terminal=no,
         context=torch.zeros(batch_size, agent.world_model.core.packed_dim),
     ).to(agent.device)
-
-
-def random_observation(batch: int, time: int, *shape: int) -> Tensor:
-    """Normal vectors, or images of random bytes."""
-    if len(shape) == 1:
-        return torch.randn(batch, time, *shape)
-    return torch.randint(256, (batch, time, *shape), dtype=torch.uint8)
 
 
 def sgemm_gflops(device: torch.device, repeats: int = 5) -> float:
@@ -199,38 +195,38 @@ def sgemm_gflops(device: torch.device, repeats: int = 5) -> float:
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call."""
-    synchronize(device)
-    begin = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - begin
+    """Seconds of one call, the device's work included."""
+    spent: dict[str, float] = {}
+    with _clock(spent, "call", device):
+        function()
+    return spent["call"]
 
 
-def _result_and_seconds(function: Callable[[], Any]) -> tuple[Any, float]:
+def in_turn(calls: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call in each round. A round makes each call once: a slow period of the machine affects all."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed(call, device))
+    return times
+
+
+@contextmanager
+def _clock(spent: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
+    """Add the seconds of the block, the device's work included, to those spent under a name."""
+    synchronize(device)
     begin = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - begin
+    yield
+    synchronize(device)
+    spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
 
 
 @contextmanager
 def _spied(places: dict[str, tuple[Any, str]], device: torch.device) -> Iterator[dict[str, float]]:
     """Methods replaced on their objects by ones that add up their time under a name."""
     spent: dict[str, float] = {}
-
-    def spy(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            synchronize(device)
-            begin = time.perf_counter()
-            result = method(*args, **kwargs)
-            synchronize(device)
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
-            return result
-
-        return call
-
     for name, (owner, attribute) in places.items():
-        setattr(owner, attribute, spy(name, getattr(owner, attribute)))
+        setattr(owner, attribute, _clock(spent, name, device)(getattr(owner, attribute)))
     try:
         yield spent
     finally:

@@ -20,16 +20,13 @@ def frame_rates() -> str:
     found = []
     for backend in candidates():
         fast = frames_per_second(backend, shadows=False)
-        full = frames_per_second(backend, shadows=True) if fast is not None else None
-        found.append(
-            f"{backend.name} {full:.0f} frames/s, {fast:.0f} without shadows"
-            if fast is not None and full is not None
-            else f"{backend.name} draws nothing"
-        )
+        full = fast and frames_per_second(backend, shadows=True)
+        rates = f"{full:.0f} frames/s, {fast:.0f} without shadows" if fast and full else "draws nothing"
+        found.append(f"{backend.name} {rates}")
     return "; ".join(found)
 
 
-def doctor() -> str:
+def doctor() -> list[str]:
     """Return lines about versions, devices, rendering, W&B and disk space."""
     from dreamer.tracking.wandb_session import choose_mode
     from envs.rendering import missing_gl_message, select_backend
@@ -43,15 +40,13 @@ def doctor() -> str:
     except ValueError as error:
         logging = f"refused: {error}"
     cuda = f"{torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
-    return "\n".join(
-        [
-            f"python      {platform.python_version()} on {platform.platform()}",
-            f"packages    {versions}",
-            f"code        {commit()}",
-            f"cores       {envs.cores()}, torch uses {torch.get_num_threads()} threads",
-            f"device      auto takes {choose_device('auto')}; cuda: {cuda}",
-            f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
-            f"W&B         {logging}",
-            f"disk        {free_bytes(Path('.')) / 2**30:.1f} GB free here",
-        ]
-    )
+    return [
+        f"python      {platform.python_version()} on {platform.platform()}",
+        f"packages    {versions}",
+        f"code        {commit()}",
+        f"cores       {envs.cores()}, torch uses {torch.get_num_threads()} threads",
+        f"device      auto takes {choose_device('auto')}; cuda: {cuda}",
+        f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
+        f"W&B         {logging}",
+        f"disk        {free_bytes(Path('.')) / 2**30:.1f} GB free here",
+    ]

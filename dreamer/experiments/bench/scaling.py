@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamer.config import Config, SizeName, override, resized
 from dreamer.errors import UserError
-from dreamer.experiments.bench.costs import Subject, sgemm_gflops
+from dreamer.experiments.bench.costs import Subject, sgemm_gflops, timed
 
 BATCHES, LENGTHS, HORIZONS = (4, 8, 16, 32), (16, 32, 64), (5, 10, 15, 30)
 SIZES: tuple[SizeName, ...] = ("100k", "300k", "1m", "12m")
@@ -38,9 +38,9 @@ def measure(config: Config, device: str, updates: int, folder: Path) -> dict[str
 
 def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
     subject = Subject(config, device)
-    subject.close()
+    subject.vector.close()
     subject.update()
-    seconds = median(subject.seconds(subject.update) for _ in range(updates))
+    seconds = median(timed(subject.update, subject.agent.device) for _ in range(updates))
     reference, peak = subject.reference_gflop(), sgemm_gflops(subject.agent.device)
     return {
         "parameters": sum(subject.agent.parameter_counts().values()),

@@ -5,6 +5,8 @@ A check looks at the last third of the records, so that a problem that has passe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dreamer.experiments.diagnosis.history import FEWEST, Finding, RunHistory
@@ -21,8 +23,8 @@ def finite(history: RunHistory) -> Finding:
         if bad:
             rate = history.config.agent.optimizer.learning_rate
             says = f"{bad[0]} is {record[bad[0]]} at step {record['step']:,}" + (", and more" if len(bad) > 1 else "")
-            return Finding("numbers", True, says, f"--agent.optimizer.learning-rate {rate / 3:.1g} (now {rate:g})")
-    return Finding("numbers", False, "no metric is infinite or not a number")
+            return Finding(True, says, f"--agent.optimizer.learning-rate {rate / 3:.1g} (now {rate:g})")
+    return Finding(False, "no metric is infinite or not a number")
 
 
 def entropy(history: RunHistory) -> Finding:
@@ -32,17 +34,15 @@ def entropy(history: RunHistory) -> Finding:
     name, floor = ("behavior/action_std", behavior.min_std) if continuous else ("behavior/entropy", 0.0)
     late, all_of_them = history.late(name), history.values(name)
     if not len(late):
-        return Finding("entropy", None, f"fewer than {FEWEST} records of {name}")
+        return Finding(None, f"fewer than {FEWEST} records of {name}")
     limit = floor + 0.05 * max(float(all_of_them.max()) - floor, 0.0)
     returns = history.values("eval/return_mean")
     if (late > limit).any():
-        return Finding("entropy", False, f"{name} is {late[-1]:.3g}, at most {all_of_them.max():.3g} before")
+        return Finding(False, f"{name} is {late[-1]:.3g}, at most {all_of_them.max():.3g} before")
     if len(returns) > 1 and returns[-1] > returns[:-1].max():
-        return Finding("entropy", False, f"{name} is down to {late[-1]:.3g}, but evaluation returns still rise")
+        return Finding(False, f"{name} is down to {late[-1]:.3g}, but evaluation returns still rise")
     if history.config.task.startswith("dmc:") and len(returns) and returns[-1] >= SOLVED:
-        return Finding(
-            "entropy", False, f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of 1,000"
-        )
+        return Finding(False, f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of 1,000")
     since = history.since(name, lambda values: values <= limit)
     says = f"the policy's entropy has collapsed: {name} is {late[-1]:.3g} (floor {floor:g}) since step {since:,}"
     if len(returns):
@@ -50,7 +50,7 @@ def entropy(history: RunHistory) -> Finding:
     advice = f"--agent.behavior.entropy {10 * behavior.entropy or 3e-4:.1g} (now {behavior.entropy:g})"
     if not continuous and behavior.action_unimix == 0:
         advice += " or --agent.behavior.action-unimix 0.01 (now 0)"
-    return Finding("entropy", True, says, f"{advice}; leave it if the task is solved")
+    return Finding(True, says, f"{advice}; leave it if the task is solved")
 
 
 def free_nats(history: RunHistory) -> Finding:
@@ -58,11 +58,11 @@ def free_nats(history: RunHistory) -> Finding:
     dynamics = history.config.agent.dynamics
     free, late = getattr(dynamics.settings, "free_nats", 0.0), history.late("loss/dyn")
     if not free:
-        return Finding("KL", False, f"the {dynamics.core} core has no free nats here")
+        return Finding(False, f"the {dynamics.core} core has no free nats here")
     if not len(late):
-        return Finding("KL", None, f"fewer than {FEWEST} records of loss/dyn")
+        return Finding(None, f"fewer than {FEWEST} records of loss/dyn")
     if (late > 1.02 * free).any():
-        return Finding("KL", False, f"loss/dyn is {late[-1]:.3g} nats, above the {free:g} free ones")
+        return Finding(False, f"loss/dyn is {late[-1]:.3g} nats, above the {free:g} free ones")
     kl = history.late("model/kl_dyn").mean()
     since = history.since("loss/dyn", lambda values: values <= 1.02 * free)
     says = (
@@ -70,42 +70,38 @@ def free_nats(history: RunHistory) -> Finding:
         f"so the prior is no longer trained; the KL itself is {kl:.2g}"
     )
     flag = f"--agent.dynamics.{dynamics.core}.free-nats"
-    return Finding("KL", True, says, f"{flag} {min(max(kl / 2, 0.01), free / 4):.1g} (now {free:g})")
+    return Finding(True, says, f"{flag} {min(max(kl / 2, 0.01), free / 4):.1g} (now {free:g})")
 
 
 def held_out(history: RunHistory) -> Finding:
     """Healthy when the error of predictions in evaluation episodes does not rise again."""
     errors = history.values("eval/model_error")
     if len(errors) < 3:
-        return Finding("held-out model error", None, "fewer than 3 evaluations with eval/model_error")
+        return Finding(None, "fewer than 3 evaluations with eval/model_error")
     best, last = errors[:-1].min(), errors[-1]
     if not (errors[-2:] > 1.5 * errors[:-2].min()).all():
-        return Finding("held-out model error", False, f"eval/model_error is {last:.3g}, at best {best:.3g} before")
+        return Finding(False, f"eval/model_error is {last:.3g}, at best {best:.3g} before")
     seen, config = history.values("loss/reconstruction"), history.config
     says = f"the model's error on evaluation episodes rises: eval/model_error is {last:.3g} and was {errors.min():.3g}"
     if len(seen) and seen[-1] > 1.5 * seen.min():
         rate = config.agent.optimizer.learning_rate
         says += f", and loss/reconstruction rises too ({seen.min():.3g} to {seen[-1]:.3g}): learning is unstable"
-        return Finding(
-            "held-out model error", True, says, f"--agent.optimizer.learning-rate {rate / 3:.1g} (now {rate:g})"
-        )
+        return Finding(True, says, f"--agent.optimizer.learning-rate {rate / 3:.1g} (now {rate:g})")
     ratio = config.loop.replay_ratio
     says += f", while loss/reconstruction does not ({seen[-1]:.3g}): it overfits" if len(seen) else ""
-    return Finding(
-        "held-out model error", True, says, f"--loop.replay-ratio {ratio / 2:g} (now {ratio:g}) or a smaller --size"
-    )
+    return Finding(True, says, f"--loop.replay-ratio {ratio / 2:g} (now {ratio:g}) or a smaller --size")
 
 
 def value(history: RunHistory) -> Finding:
     """Healthy when the values of the critic agree with the returns of evaluation episodes."""
     bias, returns = history.values("eval/value_bias"), history.values("eval/discounted_return")
     if len(bias) < 2 or len(bias) != len(returns):
-        return Finding("value", None, "fewer than 2 evaluations with eval/value_bias")
+        return Finding(None, "fewer than 2 evaluations with eval/value_bias")
     count = max(2, len(bias) // 2)
     share = bias[-count:] / np.maximum(returns[-count:], 1e-3)
     numbers = f"eval/value_bias is {bias[-1]:.3g}, discounted returns are {returns[-1]:.3g}"
     if not ((share > 0.5).all() or (share < -0.5).all()):
-        return Finding("value", False, numbers)
+        return Finding(False, numbers)
     behavior, ratio = history.config.agent.behavior, history.config.loop.replay_ratio
     if share[-1] > 0:
         says = f"values are too high against Monte-Carlo returns: {numbers}; the critic overestimates"
@@ -114,16 +110,16 @@ def value(history: RunHistory) -> Finding:
         says = f"values are too low against Monte-Carlo returns: {numbers}; the critic lags behind"
         advice = f"--loop.replay-ratio {2 * ratio:g} (now {ratio:g})"
     scale = behavior.scales.replay_critic
-    return Finding("value", True, says, f"{advice} or --agent.behavior.scales.replay-critic 1 (now {scale:g})")
+    return Finding(True, says, f"{advice} or --agent.behavior.scales.replay-critic 1 (now {scale:g})")
 
 
 def return_scale(history: RunHistory) -> Finding:
     """Healthy when the range of imagined returns is above its floor of 1."""
     late = history.late("behavior/return_scale")
     if not len(late):
-        return Finding("return scale", None, f"fewer than {FEWEST} records of behavior/return_scale")
+        return Finding(None, f"fewer than {FEWEST} records of behavior/return_scale")
     if (late > 1.0001).any():
-        return Finding("return scale", False, f"behavior/return_scale is {late[-1]:.3g}, its floor is 1")
+        return Finding(False, f"behavior/return_scale is {late[-1]:.3g}, its floor is 1")
     weight = history.config.agent.behavior.entropy
     returns = np.concatenate([history.values("train/return"), history.values("eval/return_mean")])
     says = "the return scale is stuck at its floor of 1: imagined returns hardly differ"
@@ -132,45 +128,46 @@ def return_scale(history: RunHistory) -> Finding:
         if not history.config.loop.epsilon:
             more = "--loop.epsilon 0.02 (now 0: no random actions)"
         advice = f"{more}, to explore more; or more --steps"
-        return Finding("return scale", True, f"{says}, and no episode has had a reward", advice)
+        return Finding(True, f"{says}, and no episode has had a reward", advice)
     says += f", while episodes return {returns[-1]:.3g}"
     if not weight:
-        return Finding("return scale", True, says, "more --steps, or an environment with larger rewards")
+        return Finding(True, says, "more --steps, or an environment with larger rewards")
     says += ", so entropy may count for more than reward"
-    return Finding("return scale", True, says, f"--agent.behavior.entropy {weight / 10:.1g} (now {weight:g})")
+    return Finding(True, says, f"--agent.behavior.entropy {weight / 10:.1g} (now {weight:g})")
 
 
 def replay_ratio(history: RunHistory) -> Finding:
     """Healthy when the replay ratio reaches the configured one."""
     loop, repeat = history.config.loop, history.config.env.repeat
-    counted = [
-        (record["step"] / repeat, record["loop/updates"]) for record in history.records if "loop/updates" in record
-    ]
+    counted = [record for record in history.records if "loop/updates" in record]
     if len(counted) < 2:
-        return Finding("replay ratio", None, "fewer than 2 records of loop/updates")
-    rows, updates = np.array(counted, float).T
+        return Finding(None, "fewer than 2 records of loop/updates")
+    rows, updates = np.array([(record["step"] / repeat, record["loop/updates"]) for record in counted], float).T
     rows_per_update = loop.batch_size * loop.batch_length
     wanted, overall = loop.replay_ratio, updates[-1] * rows_per_update / max(rows[-1], 1)
     begun = int(np.argmax(updates > 0)) if updates.any() else len(updates)
     waited = rows[min(begun, len(rows) - 1)] * repeat
     if overall >= 0.8 * wanted:
-        return Finding("replay ratio", False, f"replay/ratio is {overall:.3g} of {wanted:g}")
+        return Finding(False, f"replay/ratio is {overall:.3g} of {wanted:g}")
     says = f"the replay ratio is starved: {overall:.3g} of {wanted:g} rows are trained on for each row collected"
     learning = rows[-1] - rows[begun] if begun < len(rows) else 0.0
     recent = (updates[-1] - updates[begun]) * rows_per_update / learning if learning else wanted
     if recent < 0.8 * wanted:
-        return Finding(
-            "replay ratio",
-            True,
-            f"{says}; updates lag behind",
-            f"--loop.replay-ratio {recent:.2g} (now {wanted:g})",
-        )
+        return Finding(True, f"{says}; updates lag behind", f"--loop.replay-ratio {recent:.2g} (now {wanted:g})")
     if waited < 0.2 * history.config.steps:
-        return Finding("replay ratio", False, f"replay/ratio is {overall:.3g} of {wanted:g} and rising")
+        return Finding(False, f"replay/ratio is {overall:.3g} of {wanted:g} and rising")
     says += f"; the first update came after step {waited:,.0f} of {history.config.steps:,}"
     starts = max(loop.batch_size, loop.learning_starts // 10)
-    return Finding("replay ratio", True, says, f"--loop.learning-starts {starts} (now {loop.learning_starts})")
+    return Finding(True, says, f"--loop.learning-starts {starts} (now {loop.learning_starts})")
 
 
-CHECKS = (finite, entropy, free_nats, held_out, value, return_scale, replay_ratio)
+CHECKS: dict[str, Callable[[RunHistory], Finding]] = {
+    "numbers": finite,
+    "entropy": entropy,
+    "KL": free_nats,
+    "held-out model error": held_out,
+    "value": value,
+    "return scale": return_scale,
+    "replay ratio": replay_ratio,
+}
 """All checks, in the order of the report. A check whose failure makes the others meaningless comes first."""

@@ -29,26 +29,22 @@ def diagnose(args: DiagnoseArguments) -> tuple[list[str], bool]:
     """Return the diagnosis in lines, and True for an unhealthy run; raises `UserError` without a run folder."""
     run = open_run(args.run)
     history = RunHistory(run.config, read(run.metrics))
-    findings = [check(history) for check in CHECKS]
-    unhealthy = any(finding.unhealthy for finding in findings)
+    findings = {name: check(history) for name, check in CHECKS.items()}
+    unhealthy = any(finding.unhealthy for finding in findings.values())
     if args.json:
-        found = {"run": str(args.run), "step": history.step, "checks": [dataclasses.asdict(one) for one in findings]}
-        return [json.dumps(found)], unhealthy
+        checks = [{"check": name, **dataclasses.asdict(finding)} for name, finding in findings.items()]
+        return [json.dumps({"run": str(args.run), "step": history.step, "checks": checks})], unhealthy
     config = run.config
     head = f"{args.run}: {config.agent.dynamics.core} on {config.task}, step {history.step:,} of {config.steps:,}"
     return [head, *_lines(findings)], unhealthy
 
 
-def _lines(findings: list[Finding]) -> list[str]:
+def _lines(findings: dict[str, Finding]) -> list[str]:
     lines = []
-    for finding in findings:
+    for finding in findings.values():
         if finding.unhealthy:
             lines += ["", f"unhealthy  {finding.says}", f"try        {finding.advice}"]
-    healthy = [finding for finding in findings if finding.unhealthy is False]
-    unknown = [finding for finding in findings if finding.unhealthy is None]
-    if not lines:
-        lines += ["", "nothing unhealthy found"]
-    lines.append("")
-    lines += [f"healthy    {finding.check}: {finding.says}" for finding in healthy]
-    lines += [f"unknown    {finding.check}: {finding.says}" for finding in unknown]
+    lines = [*(lines or ["", "nothing unhealthy found"]), ""]
+    for unhealthy, word in ((False, "healthy"), (None, "unknown")):
+        lines += [f"{word}    {name}: {one.says}" for name, one in findings.items() if one.unhealthy is unhealthy]
     return lines

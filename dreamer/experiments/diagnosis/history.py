@@ -18,8 +18,6 @@ FEWEST = 6
 class Finding:
     """Result of a check."""
 
-    check: str
-    """Name of the check."""
     unhealthy: bool | None
     """None with too few records."""
     says: str

@@ -19,11 +19,14 @@ from envs import make
 CONTEXT = 5
 HORIZON = 50
 STEPS = 200
+EPISODES = (200, 64)
 STAGES = (Stage(1000, 16, 50),)
+SETTINGS: dict[str, Any] = {}
+SAMPLES = 32
 REPEAT = 2
 
 
-def recordings(task: str, train_episodes: int, test_episodes: int) -> tuple[Recording, Recording]:
+def recordings(train_episodes: int, test_episodes: int, task: str) -> tuple[Recording, Recording]:
     """Return training and test episodes.
 
     The simulator is deterministic, so a perfect model makes no error. Raises `UserError` when the first test episode,
@@ -43,7 +46,7 @@ def recordings(task: str, train_episodes: int, test_episodes: int) -> tuple[Reco
 
 
 def examine(
-    config: Config, train: Recording, test: Recording, stages: Sequence[Stage], samples: int, seed: int
+    config: Config, train: Recording, test: Recording, stages: Sequence[Stage], seed: int, samples: int = SAMPLES
 ) -> dict[str, Any]:
     """Train a core, filter `CONTEXT` steps of test windows, and predict `HORIZON` more from their actions.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from annotated_types import Ge, Gt
@@ -18,7 +20,8 @@ from dreamer.config import SizeName, words
 from dreamer.dynamics import LATENTS
 from dreamer.errors import UserError
 from dreamer.experiments.ablation.grid import variants
-from dreamer.experiments.exam.parts import PARTS, Key, Part, Plan
+from dreamer.experiments.exam import drift, recall, speed, uncertainty
+from dreamer.experiments.exam.learner import exam_config
 from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
 from dreamer.runs.provenance import command_line, commit
@@ -30,6 +33,13 @@ from envs.safe_path import safe_path
 ALL = tuple(name for core, latents in LATENTS.items() for name in (core, *(f"{core}:{other}" for other in latents[1:])))
 """Every core with every latent it can have."""
 FORMAT = 1
+Part = Literal["uncertainty", "memory", "drift", "speed"]
+TRAINED: dict[Part, ModuleType] = {"uncertainty": uncertainty, "memory": recall, "drift": drift}
+"""Parts that train every core with every seed, as modules."""
+Key = tuple[str, int]
+"""Variant of the core, and seed."""
+Work = Callable[[], dict[str, Any]]
+"""Function that trains, examines and returns numbers."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,7 @@ class ExamArguments:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that must agree for an exam to be resumed."""
-        names = ("size", "task", "free_nats", "effort")
-        return {"format": FORMAT} | {name: value for name, value in asdict(self).items() if name in names}
+        return {"format": FORMAT} | {name: getattr(self, name) for name in ("size", "task", "free_nats", "effort")}
 
 
 def exam(args: ExamArguments) -> str:
@@ -69,9 +78,9 @@ def exam(args: ExamArguments) -> str:
     _check(args)
     check_folder(args.folder)
     _open_folder(args)
-    plan = Plan(chosen, args.seeds, args.size, args.free_nats, args.task, args.effort)
     for part in args.parts:
-        missing = {key: run for key, run in PARTS[part](plan) if not _path(args.folder, part, key).exists()}
+        work = _speed(args, chosen) if part == "speed" else _trained(TRAINED[part], args, chosen)
+        missing = {key: run for key, run in work.items() if not _path(args.folder, part, key).exists()}
         jobs = 1 if part == "speed" else args.jobs or envs.cores()
         for key, result in _results(missing, jobs):
             write_atomically(_path(args.folder, part, key), (json.dumps(result) + "\n").encode())
@@ -95,7 +104,31 @@ def _check(args: ExamArguments) -> None:
         raise UserError(f"--task {args.task}: the drift part needs a dmc: task, whose simulator is deterministic")
 
 
-def _results(work: dict[Key, Callable[[], dict[str, Any]]], jobs: int) -> Iterator[tuple[Key, dict[str, Any]]]:
+def _trained(part: ModuleType, args: ExamArguments, variants: Sequence[str]) -> dict[Key, Work]:
+    episodes = [max(2, round(number * args.effort)) for number in part.EPISODES]
+    train, test = part.recordings(*episodes, *([args.task] if part is drift else []))
+    stages = [stage.scaled(args.effort) for stage in part.STAGES]
+    configs = {name: exam_config(name, args.size, args.free_nats, train.spec, **part.SETTINGS) for name in variants}
+    return {
+        (variant, seed): partial(part.examine, config, train, test, stages, seed)
+        for variant, config in configs.items()
+        for seed in range(args.seeds)
+    }
+
+
+def _speed(args: ExamArguments, variants: Sequence[str]) -> dict[Key, Work]:
+    """All variants in turn in one process: the first call measures all of them."""
+    train, _ = drift.recordings(2, 2, args.task)
+
+    @cache
+    def measured() -> dict[str, dict[str, Any]]:
+        configs = {name: exam_config(name, args.size, args.free_nats, train.spec) for name in variants}
+        return speed.examine(configs, train.spec, rounds=max(1, round(10 * min(1.0, args.effort))))
+
+    return {(variant, 0): lambda variant=variant: measured()[variant] for variant in variants}  # type: ignore[misc]
+
+
+def _results(work: dict[Key, Work], jobs: int) -> Iterator[tuple[Key, dict[str, Any]]]:
     """Results of all work, in the order in which they are ready; `jobs` processes at a time."""
     if min(jobs, len(work)) <= 1:
         yield from ((key, run()) for key, run in work.items())
@@ -136,19 +169,15 @@ def _open_folder(args: ExamArguments) -> None:
 
 def _gather(args: ExamArguments, names: list[str]) -> dict[str, Any]:
     """Every finished part by part and variant, a list over seeds."""
-    results: dict[str, Any] = {
+    parts: dict[str, dict[str, list[Any]]] = {}
+    for part in get_args(Part):
+        paths = {name: [_path(args.folder, part, (name, seed)) for seed in range(args.seeds)] for name in names}
+        found = {name: [json.loads(path.read_text()) for path in paths[name] if path.exists()] for name in names}
+        parts[part] = {name: runs for name, runs in found.items() if runs}
+    return {
         "settings": args.settings() | {"seeds": args.seeds},
         "command": command_line(),
         "commit": commit(),
         "threads": torch.get_num_threads(),
+        **{part: found for part, found in parts.items() if found},
     }
-    for part in PARTS:
-        found: dict[str, list[Any]] = {}
-        for variant in names:
-            paths = [_path(args.folder, part, (variant, seed)) for seed in range(args.seeds)]
-            read = [json.loads(path.read_text()) for path in paths if path.exists()]
-            if read:
-                found[variant] = read
-        if found:
-            results[part] = found
-    return results

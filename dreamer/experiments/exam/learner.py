@@ -14,6 +14,7 @@ from dreamer.batch import Batch
 from dreamer.config import Config, compose
 from dreamer.dynamics import LATENTS, DynamicsConfig
 from dreamer.experience.spaces import Spec
+from dreamer.experiments.ablation.grid import core_settings
 from dreamer.experiments.exam.recordings import Recording
 from dreamer.nn.optim import LaProp
 from dreamer.training.matching import match_params
@@ -37,8 +38,7 @@ def exam_config(
     exact evidence lower bound: squared errors without symlog times 1 / (2 sigma^2), and a scale of 1 for `rep`, as for
     `dyn`.
     """
-    core, _, latent = variant.partition(":")
-    changes: dict[str, Any] = {"agent.dynamics.core": core, "agent.dynamics.latent": latent or "auto"}
+    changes: dict[str, Any] = {**core_settings(variant)}
     for name in LATENTS:
         wanted = {"free_nats": free_nats, "stoch": stoch}
         settings = getattr(DynamicsConfig(), name)

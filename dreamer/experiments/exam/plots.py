@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -64,44 +62,32 @@ def _drift(part: dict[str, Any], colors: dict[str, str]) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, key, title in zip(panels, ("rmse", "crps"), ("RMSE of the mean", "CRPS"), strict=True):
-        _curves(axes, part, key, colors)
+        for name, runs in part.items():
+            curves = np.array([run[key] for run in runs])
+            steps = np.arange(1, curves.shape[1] + 1)
+            axes.plot(steps, curves.mean(0), color=colors[name], label=name)
+            axes.fill_between(steps, curves.min(0), curves.max(0), color=colors[name], alpha=0.15, linewidth=0)
         copies = np.array([run[f"copy_{key}"] for runs in part.values() for run in runs]).mean(0)
-        axes.plot(
-            np.arange(1, len(copies) + 1), copies, color="gray", linestyle="--", label="repeat the last observation"
-        )
+        axes.plot(steps, copies, color="gray", linestyle="--", label="repeat the last observation")
         axes.axhline(0, color="gray", linestyle=":", label="perfect model")
         axes.set(xlabel="steps ahead", ylabel=f"{title} (standard deviations)")
     panels[0].legend(fontsize="x-small")
     return figure
 
 
-def _curves(axes: Axes, part: dict[str, Any], key: str, colors: dict[str, str]) -> None:
-    for name, runs in part.items():
-        curves = np.array([run[key] for run in runs])
-        steps = np.arange(1, curves.shape[1] + 1)
-        axes.plot(steps, curves.mean(0), color=colors[name], label=name)
-        axes.fill_between(steps, curves.min(0), curves.max(0), color=colors[name], alpha=0.15, linewidth=0)
-
-
 def _speed(part: dict[str, Any], colors: dict[str, str]) -> Figure:
     """Seconds per update and per imagined step."""
     figure = Figure(figsize=(8, 0.6 + 0.35 * len(part)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    titles = {
-        "seconds_per_update": "s per update (16 x 64)",
-        "seconds_per_imagined_step": "ms per imagined step of 1,024",
-    }
-    for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        scale = 1e3 if "imagined" in key else 1.0
+    bars = (
+        ("seconds_per_update", 1.0, "s per update (16 x 64)"),
+        ("seconds_per_imagined_step", 1e3, "ms per imagined step of 1,024"),
+    )
+    for axes, (key, scale, title) in zip(panels, bars, strict=True):
         axes.barh(list(part), [scale * runs[0][key] for runs in part.values()], color=[colors[name] for name in part])
         axes.set(xlabel=title)
     panels[0].invert_yaxis()
     return figure
 
 
-FIGURES: dict[str, Callable[[dict[str, Any], dict[str, str]], Figure]] = {
-    "uncertainty": _uncertainty,
-    "memory": _memory,
-    "drift": _drift,
-    "speed": _speed,
-}
+FIGURES = {"uncertainty": _uncertainty, "memory": _memory, "drift": _drift, "speed": _speed}

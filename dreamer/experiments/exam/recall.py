@@ -18,8 +18,9 @@ DELAYS = (10, 50, 200)
 LENGTHS = {4: (1000, 128), 8: (500, 128), 16: (400, 64), 32: (200, 64), 64: (100, 32), 128: (60, 32), 201: (40, 16)}
 """Updates and batch size by the length of windows, which grows in the course of training."""
 STAGES = tuple(Stage(updates, batch, length, from_start=True) for length, (updates, batch) in LENGTHS.items())
+EPISODES = (500, 200)
 QUERY_PROBABILITY = 0.3
-STOCH = 8
+SETTINGS = {"stoch": 8}
 """Size of the latent. The cue is one bit, and every further random dimension adds noise to its memory."""
 
 

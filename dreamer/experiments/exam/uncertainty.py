@@ -15,12 +15,13 @@ from dreamer.experiments.exam.learner import Stage, train_model, with_initial_co
 from dreamer.experiments.exam.recordings import Recording, record, uniform_actions
 from dreamer.world_model.world_model import WorldModel
 from envs import make
-from envs.push import MOVE_PROBABILITY, next_observation_modes, predictive_log_density
+from envs.push import MOVE_PROBABILITY, SIGMA, next_observation_modes, predictive_log_density
 
 STEPS = 4
+EPISODES = (8000, 130)
 STAGES = (Stage(5000, 256, STEPS + 1),)
-STOCH = 8
-LEARNING_RATE = 3e-3
+SETTINGS = {"stoch": 8, "learning_rate": 3e-3, "sigma": SIGMA}
+SAMPLES = 1000
 TEST_STEPS = (1, 2, 3)
 """Steps of the test episodes whose next observation is predicted."""
 
@@ -36,7 +37,7 @@ def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Reco
 
 
 def examine(
-    config: Config, train: Recording, test: Recording, stages: Sequence[Stage], samples: int, seed: int
+    config: Config, train: Recording, test: Recording, stages: Sequence[Stage], seed: int, samples: int = SAMPLES
 ) -> dict[str, Any]:
     """Train a core and return the measures of its predictions of the next observation."""
     model, loss = train_model(config, train, stages, seed)

@@ -1,6 +1,5 @@
 """Reports of run folders (`dreamer report`).
 
-report             the command: one run folder, or all run folders below a folder
 run_report         page of one run: results, settings, provenance
 run_curves         its panels of metrics
 run_media          its videos and its open-loop evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.ticker import EngFormatter
 
 from dreamer.dynamics import CoreName
 from dreamer.experiments.report.analysis import THRESHOLDS, Analysis
-from dreamer.experiments.report.statistics import Band, Estimate
+from dreamer.experiments.report.statistics import Estimate
 from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH, svg
 
 MARKERS = "osD^vPX*"
@@ -73,32 +74,25 @@ def _learning_curves(analysis: Analysis) -> Figure:
 
 def _intervals(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.75 + 0.32 * len(analysis.cores)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    names = analysis.ranked()[::-1]
-    for axes, label in ((left, "final evaluation"), (right, "area under the evaluation curve")):
+    names, labels = analysis.ranked()[::-1], {"final": "final evaluation", "auc": "area under the evaluation curve"}
+    for axes, (measure, label) in zip(figure.subplots(1, 2, sharey=True), labels.items(), strict=True):
         for row, name in enumerate(names):
-            core = analysis.cores[name]
-            _interval(axes, row, core.final if axes is left else core.auc, core_colors(analysis.cores)[name])
-        axes.set(xlabel=f"score, IQM: {label}", yticks=range(len(names)), yticklabels=names)
-        axes.set_ylim(-0.6, len(names) - 0.4)
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
+            _interval(axes, row, getattr(analysis.cores[name], measure), core_colors(analysis.cores)[name])
+        axes.set(xlabel=f"score, IQM: {label}")
+        _name_rows(axes, names)
     return figure
 
 
 def _improvement(analysis: Analysis) -> Figure:
-    ranked = analysis.ranked()
-    pairs = [(x, y) for i, x in enumerate(ranked) for y in ranked[i + 1 :]][::-1]
+    pairs = list(itertools.combinations(analysis.ranked(), 2))[::-1]
     figure = Figure(figsize=(0.75 * WIDTH, 0.8 + 0.28 * len(pairs)), layout="constrained")
     axes = figure.add_subplot()
     for row, (x, y) in enumerate(pairs):
         _interval(axes, row, analysis.improvement[x][y], core_colors(analysis.cores)[x])
     axes.axvline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(pairs) - 0.4), yticks=range(len(pairs)))
-    axes.set_yticklabels([f"{x}  over  {y}" for x, y in pairs])
-    axes.set_xlabel("probability that a run of the first beats a run of the second on the same task")
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", length=0)
+    label = "probability that a run of the first beats a run of the second on the same task"
+    axes.set(xlim=(-0.02, 1.02), xlabel=label)
+    _name_rows(axes, [f"{x}  over  {y}" for x, y in pairs])
     return figure
 
 
@@ -113,11 +107,17 @@ def _profiles(analysis: Analysis) -> Figure:
     return figure
 
 
-def _line(axes: Axes, analysis: Analysis, core: str, x: np.ndarray, band: Band) -> None:
+def _line(axes: Axes, analysis: Analysis, core: str, x: np.ndarray, band: Estimate) -> None:
     color = core_colors(analysis.cores)[core]
     marker = MARKERS[core_order(analysis.cores).index(core) % len(MARKERS)]
     axes.plot(x, band.value, color=color, label=core, marker=marker, markersize=3.5, markevery=max(1, len(x) // 10))
     axes.fill_between(x, band.low, band.high, color=color, alpha=0.16, linewidth=0)
+
+
+def _name_rows(axes: Axes, names: list[str]) -> None:
+    axes.set(ylim=(-0.6, len(names) - 0.4), yticks=range(len(names)), yticklabels=names)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
 
 
 def _interval(axes: Axes, row: int, estimate: Estimate, color: str) -> None:

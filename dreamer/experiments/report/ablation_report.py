@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
-import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_jsonable_python
 
 from dreamer.errors import UserError
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
-from dreamer.experiments.report.analysis import THRESHOLDS, Analysis, analyse
+from dreamer.experiments.report.ablation_sections import Excluded
+from dreamer.experiments.report.analysis import THRESHOLDS, analyse
 from dreamer.experiments.report.differences import confounding, differing, with_distinct_names
 from dreamer.experiments.report.document import Document, html, markdown
 from dreamer.experiments.report.run_folders import Failure, Run, find_runs
@@ -19,19 +21,6 @@ from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact_command
-
-COSTS = ("seconds_per_update", "env_steps_per_second", "wall_seconds")
-
-
-class Excluded(NamedTuple):
-    """A run that counts in no number."""
-
-    kind: str
-    """`failed`, `unfinished` or `repeated`."""
-    place: str
-    """Run folder, or task, core and seed."""
-    reason: str
-    """Reason for the exclusion, in one line."""
 
 
 def write_ablation_report(folder: Path) -> Path:
@@ -47,13 +36,25 @@ def write_ablation_report(folder: Path) -> Path:
     analysis = analyse(counted)
     verdict = ablation_verdict.verdict(analysis)
     verdict += ablation_verdict.cautions(analysis, len(excluded), confounding(counted))
-    origin = {
-        "command": command_line(),
-        "commit": commit(),
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    origin = {"command": command_line(), "commit": commit(), "written": written}
+    numbers = {
+        "verdict": verdict,
+        **origin,
+        **vars(analysis),
+        "thresholds": THRESHOLDS,
+        "runs": [_run(one, analysis.scales[one.task].score(one.final)) for one in counted],
+        "left_out": [entry._asdict() for entry in excluded],
+        "settings": differing(counted),
     }
-    numbers = _numbers(analysis, counted, excluded, verdict, origin)
-    document = _document(folder, analysis, counted, excluded, verdict, origin)
+    # Arrays become lists, and values that are not finite null.
+    numbers = to_jsonable_python(numbers, inf_nan_mode="null", fallback=np.ndarray.tolist)
+    document = Document(
+        title=f"Dynamics cores compared: {folder.resolve().name}",
+        subtitle=f"{_tally(counted, excluded)}; written {written}",
+        summary=verdict,
+        sections=ablation_sections.sections(analysis, counted, excluded, differing(counted), origin),
+    )
     try:
         svg = ablation_figures.draw(analysis, folder / "figures")
         write_atomically(folder / "report.json", (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
@@ -62,40 +63,6 @@ def write_ablation_report(folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
     return folder / "report.html"
-
-
-def _document(
-    folder: Path,
-    analysis: Analysis,
-    counted: list[Run],
-    excluded: list[Excluded],
-    verdict: list[str],
-    origin: dict[str, str],
-) -> Document:
-    parts = [
-        *ablation_sections.results(analysis),
-        ablation_sections.excluded(excluded),
-        ablation_sections.settings(differing(counted), counted),
-        ablation_sections.runs_table(counted, analysis),
-        *ablation_sections.provenance(origin["command"], origin["commit"], counted),
-    ]
-    title = f"Dynamics cores compared: {folder.resolve().name}"
-    return Document(title, f"{_tally(counted, excluded)}; written {origin['written']}", verdict, parts)
-
-
-def _numbers(
-    analysis: Analysis, counted: list[Run], excluded: list[Excluded], verdict: list[str], origin: dict[str, str]
-) -> dict[str, Any]:
-    """Content of report.json."""
-    return {
-        "verdict": verdict,
-        **origin,
-        **_plain(dataclasses.asdict(analysis)),
-        "thresholds": THRESHOLDS.tolist(),
-        "runs": [_plain(_run(one, analysis.scales[one.task].score(one.final))) for one in counted],
-        "left_out": [entry._asdict() for entry in excluded],
-        "settings": differing(counted),
-    }
 
 
 def _select(runs: list[Run], failures: list[Failure]) -> tuple[list[Run], list[Excluded]]:
@@ -126,18 +93,8 @@ def _run(one: Run, score: float) -> dict[str, Any]:
     return {
         **{name: getattr(one, name) for name in ("path", "task", "core", "seed", "final", "auc")},
         "score": score,
-        **{name: getattr(one, name) for name in ("steps", "returns", "parameters", *COSTS)},
+        **{name: getattr(one, name) for name in ("steps", "returns", "parameters", "seconds_per_update")},
+        **{name: getattr(one, name) for name in ("env_steps_per_second", "wall_seconds")},
         "command": redact_command(str(one.info.get("command", "unknown"))),
         **{name: one.info.get(name) for name in ("commit", "device", "created")},
     }
-
-
-def _plain(tree: Any) -> Any:
-    """Nested values as JSON can hold them: arrays as lists, values that are not finite as null."""
-    if isinstance(tree, dict):
-        return {name: _plain(value) for name, value in tree.items()}
-    if hasattr(tree, "tolist"):
-        return _plain(tree.tolist())
-    if isinstance(tree, list):
-        return [_plain(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from dreamer.experiments.report.ablation_figures import core_colors
 from dreamer.experiments.report.analysis import Analysis, CoreResult
 from dreamer.experiments.report.document import Section, Table, TableCell
 from dreamer.experiments.report.run_folders import Run
 from dreamer.experiments.report.statistics import CONFIDENCE, RESAMPLES
-from dreamer.experiments.report.wording import count, duration, estimate, number
+from dreamer.experiments.report.wording import duration, estimate, number
 from dreamer.system.redaction import redact_command
 
 Rows = list[list[str | TableCell]]
+Differing = dict[str, dict[str, list[str]]]
+"""Setting -> value -> paths of the runs, as from `differing`."""
 
 FOLDED_ABOVE = 40
 """Number of runs beyond which a page folds their table away."""
 INTERVAL = f"[{CONFIDENCE:.0%} CI]".replace("%", "\N{NO-BREAK SPACE}%").replace(" CI", "\N{NO-BREAK SPACE}CI")
 
 
-def results(analysis: Analysis) -> list[Section]:
-    """Return the sections about cores, tasks and comparisons between cores."""
+class Excluded(NamedTuple):
+    """A run that counts in no number."""
+
+    kind: str
+    """`failed`, `unfinished` or `repeated`."""
+    place: str
+    """Run folder, or task, core and seed."""
+    reason: str
+    """Reason for the exclusion, in one line."""
+
+
+def sections(
+    analysis: Analysis, runs: list[Run], excluded: list[Excluded], differ: Differing, origin: dict[str, str]
+) -> list[Section]:
+    """Return all sections; `runs` are those that count."""
     sections = [_cores(analysis), _tasks(analysis)]
     if analysis.compared and len(analysis.cores) > 1:
         sections.append(_improvement(analysis))
     if analysis.compared:
         text = "Fraction of the runs of all tasks that end above a score. Higher is better. Bands are pointwise."
         sections.append(Section("Performance profiles", text, "profiles"))
-    return [*sections, _scores(analysis)]
+    sections += [_scores(analysis), _excluded(excluded), _settings(differ, runs), _runs(runs, analysis)]
+    return [*sections, *_provenance(origin, runs)]
 
 
 def _cores(analysis: Analysis) -> Section:
@@ -45,7 +61,7 @@ def _cores(analysis: Analysis) -> Section:
 def _core(core: CoreResult) -> list[str]:
     costs = [duration(core.seconds_per_update), number(core.env_steps_per_second, 0), duration(core.wall_seconds)]
     scores = [estimate(core.final), estimate(core.auc)]
-    return [*scores, str(core.runs), count(core.parameters), count(core.dynamics_parameters), *costs]
+    return [*scores, str(core.runs), number(core.parameters, 0), number(core.dynamics_parameters, 0), *costs]
 
 
 def _tasks(analysis: Analysis) -> Section:
@@ -83,8 +99,7 @@ def _scores(analysis: Analysis) -> Section:
     return Section("Scores", text, table=Table(columns, rows, words=3))
 
 
-def runs_table(runs: list[Run], analysis: Analysis) -> Section:
-    """Return the section with every run that counts."""
+def _runs(runs: list[Run], analysis: Analysis) -> Section:
     columns = ["task", "core", "seed", "run", "final return", "area", "time per update", "wall time"]
     order = list(analysis.cores)
     rows: Rows = [
@@ -97,44 +112,34 @@ def runs_table(runs: list[Run], analysis: Analysis) -> Section:
     return Section("Runs", table=Table(columns, rows, words=4), folded=len(rows) > FOLDED_ABOVE)
 
 
-def excluded(entries: Sequence[tuple[str, str, str]]) -> Section:
-    """Return the section with kind, place and reason of all that counts in no number."""
+def _excluded(entries: list[Excluded]) -> Section:
     if not entries:
         return Section("Left out", "Nothing. Every run that was found is finished and counts.")
     return Section("Left out", "These count in no number.", table=Table(["what", "where", "why"], entries, words=3))
 
 
-def settings(differ: dict[str, dict[str, list[str]]], runs: list[Run]) -> Section:
-    """Return the section with the settings in which runs differ beyond task, core and seed."""
+def _settings(differ: Differing, runs: list[Run]) -> Section:
     if not differ:
         return Section("Settings that differ between runs", "None beyond task, core and seed.")
-    by_path = {run.path: run for run in runs}
+    names = {run.path: f"{run.task}, {run.core}" for run in runs}
 
     def users(paths: list[str]) -> str:
-        groups = sorted({f"{by_path[path].task}, {by_path[path].core}" for path in paths})
+        groups = sorted({names[path] for path in paths})
         return "\n".join(groups[:4]) + (f"\nand {len(groups) - 4} more" if len(groups) > 4 else "")
 
-    rows: Rows = [
-        [name, value, users(paths), str(len(paths))]
-        for name, values in differ.items()
-        for value, paths in values.items()
-    ]
-    return Section(
-        "Settings that differ between runs", table=Table(["setting", "value", "used by", "runs"], rows, words=3)
-    )
+    rows = [[name, value, users(at), str(len(at))] for name, values in differ.items() for value, at in values.items()]
+    table = Table(["setting", "value", "used by", "runs"], rows, words=3)
+    return Section("Settings that differ between runs", table=table)
 
 
-def provenance(command: str, commit: str, runs: list[Run]) -> list[Section]:
-    """Return the sections with the commands and commits of the report and of its runs."""
-    rows: Rows = [["this report", command, commit]]
-    commits = {str(run.info.get("commit", "unknown")) for run in runs}
-    devices = {str(run.info.get("device", "unknown")) for run in runs}
+def _provenance(origin: dict[str, str], runs: list[Run]) -> list[Section]:
+    commits, devices = ({str(run.info.get(name, "unknown")) for run in runs} for name in ("commit", "device"))
     text = f"Runs: commit {', '.join(sorted(commits))}; device {', '.join(sorted(devices))}."
-    commands: Rows = [
-        [TableCell(run.path, run.path), redact_command(str(run.info.get("command", "unknown")))] for run in runs
-    ]
+    report = Table(["", "command", "commit"], [["this report", origin["command"], origin["commit"]]], words=3)
+    typed = {run.path: redact_command(str(run.info.get("command", "unknown"))) for run in runs}
+    commands: Rows = [[TableCell(path, path), command] for path, command in typed.items()]
     return [
-        Section("Command and commit", text, table=Table(["", "command", "commit"], rows, words=3)),
+        Section("Command and commit", text, table=report),
         Section("Commands of the runs", table=Table(["run", "command"], commands, words=2), folded=True),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dreamer.experiments.report.analysis import Analysis, CoreResult
+from dreamer.experiments.report.analysis import Analysis
 from dreamer.experiments.report.statistics import Estimate
 from dreamer.experiments.report.wording import estimate, listing
 
@@ -22,10 +22,8 @@ def verdict(analysis: Analysis) -> list[str]:
     score = estimate(analysis.cores[best].final)
     if len(cores) == 1:
         return [f"{best} ends at a score of {score} (IQM over {over}). There is no other core to compare it with."]
-    sentences = [f"{best} ends with the highest score, {score} (IQM over {over}, 95 % interval)."]
-    sentences += _against_the_best(analysis)
-    sentences += _by_area(analysis)
-    return sentences
+    first = f"{best} ends with the highest score, {score} (IQM over {over}, 95 % interval)."
+    return [first, *_against_the_best(analysis), *_by_area(analysis)]
 
 
 def cautions(analysis: Analysis, excluded: int, confounding: Sequence[str]) -> list[str]:
@@ -79,10 +77,7 @@ def _against_the_best(analysis: Analysis) -> list[str]:
 
 
 def _by_area(analysis: Analysis) -> list[str]:
-    def area(core: CoreResult) -> Estimate:
-        return core.auc
-
-    best, *others = analysis.ranked(area)
+    best, *others = analysis.ranked("auc")
     top = analysis.cores[best].auc
     if not all(core.auc.has_interval for core in analysis.cores.values()):
         return [f"{best} has the largest area under the curve, {estimate(top)}."]
@@ -92,7 +87,7 @@ def _by_area(analysis: Analysis) -> list[str]:
 
 
 def _above(x: Estimate, y: Estimate) -> bool:
-    return x.low > y.high
+    return bool(x.low > y.high)
 
 
 def _that_of(names: Sequence[str]) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from dreamer.dynamics import CoreName
 from dreamer.experiments.report.run_folders import Run
 from dreamer.experiments.report.statistics import (
-    Band,
     Estimate,
     Strata,
     iqm,
-    mean_curve,
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
@@ -26,6 +25,9 @@ DMC_RETURN = 1000.0
 """Largest return of a task of the DeepMind Control Suite (Tassa et al. 2018)."""
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """Scores at which performance profiles are evaluated."""
+Measure = Literal["final", "auc"]
+"""Last evaluation of a run, or the mean height of its evaluation curve."""
+COSTS = ("seconds_per_update", "wall_seconds", "env_steps_per_second")
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -79,7 +81,7 @@ class TaskResult:
     """Number of finished runs."""
     steps: np.ndarray
     """Environment steps of `curve` `[point]`."""
-    curve: Band
+    curve: Estimate
     """Mean return of evaluations."""
 
 
@@ -97,12 +99,12 @@ class Analysis:
     """Results by task and core."""
     improvement: dict[str, dict[str, Estimate]]
     """Probability that a run of X ends higher than a run of Y, by X and Y; empty without compared tasks."""
-    profiles: dict[str, Band]
+    profiles: dict[str, Estimate]
     """Fraction of runs that score above each of `THRESHOLDS`, by core; empty without compared tasks."""
 
-    def ranked(self, measure: Callable[[CoreResult], Estimate] = lambda core: core.final) -> list[str]:
+    def ranked(self, measure: Measure = "final") -> list[str]:
         """Return the cores, the one with the highest estimate first."""
-        return sorted(self.cores, key=lambda name: -np.nan_to_num(measure(self.cores[name]).value))
+        return sorted(self.cores, key=lambda name: -np.nan_to_num(getattr(self.cores[name], measure).value))
 
 
 def analyse(runs: list[Run]) -> Analysis:
@@ -113,21 +115,23 @@ def analyse(runs: list[Run]) -> Analysis:
     scales = {task: _scale([run for run in runs if run.task == task]) for task in tasks}
     compared = [task for task in tasks if all(groups[task].values())]
 
-    def scores(core: str, measure: Callable[[Run], float]) -> Strata:
-        return [np.array([scales[task].score(measure(run)) for run in groups[task][core]]) for task in compared]
+    def scores(core: str, measure: Measure) -> Strata:
+        return [
+            np.array([scales[task].score(getattr(run, measure)) for run in groups[task][core]]) for task in compared
+        ]
 
-    finals = {core: scores(core, lambda run: run.final) for core in names}
-    aucs = {core: scores(core, lambda run: run.auc) for core in names}
+    finals = {core: scores(core, "final") for core in names}
     improvement: dict[str, dict[str, Estimate]] = {core: {} for core in names} if compared else {}
-    for i, x in enumerate(names):
-        for y in names[i + 1 :] if compared else []:
-            better = probability_of_improvement(finals[x], finals[y])
-            improvement[x][y] = better
-            improvement[y][x] = Estimate(1 - better.value, 1 - better.high, 1 - better.low)
+    for x, y in itertools.combinations(improvement, 2):
+        better = probability_of_improvement(finals[x], finals[y])
+        improvement[x][y] = better
+        improvement[y][x] = Estimate(1 - better.value, 1 - better.high, 1 - better.low)
     return Analysis(
         scales=scales,
         compared=compared,
-        cores={name: _core_result([r for r in runs if r.core == name], finals[name], aucs[name]) for name in names},
+        cores={
+            core: _core_result([r for r in runs if r.core == core], finals[core], scores(core, "auc")) for core in names
+        },
         cells={task: {core: _task_result(group) for core, group in groups[task].items() if group} for task in tasks},
         improvement=improvement,
         profiles={core: performance_profile(finals[core], THRESHOLDS) for core in names} if compared else {},
@@ -158,9 +162,7 @@ def _core_result(runs: list[Run], finals: Strata, aucs: Strata) -> CoreResult:
         runs=sum(map(len, finals)),
         parameters=mean(float(sum(run.parameters.values()) or math.nan) for run in runs),
         dynamics_parameters=mean(float(run.parameters.get("dynamics", math.nan)) for run in runs),
-        seconds_per_update=mean(run.seconds_per_update for run in runs),
-        wall_seconds=mean(run.wall_seconds for run in runs),
-        env_steps_per_second=mean(run.env_steps_per_second for run in runs),
+        **{name: mean(getattr(run, name) for run in runs) for name in COSTS},
     )
 
 
@@ -174,5 +176,5 @@ def _task_result(runs: list[Run]) -> TaskResult:
         auc=stratified_bootstrap([np.array([run.auc for run in runs])], np.mean),
         seeds=len(runs),
         steps=steps,
-        curve=mean_curve(curves),
+        curve=stratified_bootstrap([curves], np.mean),
     )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -40,15 +39,6 @@ class Table:
     """Rows of entries, one for each column."""
     words: int = 1
     """Number of leading columns that hold words. The others hold numbers, aligned to the right."""
-
-    def kind(self, column: int) -> str:
-        """Style class of a column: `words` or `number`."""
-        return "words" if column < self.words else "number"
-
-    @property
-    def rules(self) -> list[str]:
-        """Markdown below the heads, which sets the alignment of the columns."""
-        return ["---" if self.kind(i) == "words" else "---:" for i in range(len(self.columns))]
 
 
 @dataclass(frozen=True)
@@ -97,31 +87,19 @@ class Document:
 
 def html(document: Document, svg: Mapping[str, str]) -> str:
     """Return the document as one HTML page; `svg` holds its figures by name."""
+    filters = {"as_cell": _as_cell, "relative": relative, "base64": lambda data: b64encode(data).decode()}
     figures = {name: Markup(figure) for name, figure in svg.items()}
-    return _html_environment().get_template("page.html.j2").render(document=document, svg=figures)
+    return _environment(filters).get_template("page.html.j2").render(document=document, svg=figures)
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown that finds its figures in figures/."""
-    return _markdown_environment().get_template("report.md.j2").render(document=document)
+    filters = {"as_cell": _as_cell, "link": _link}
+    return _environment(filters, finalize=_plain).get_template("report.md.j2").render(document=document)
 
 
-@cache
-def _html_environment() -> Environment:
-    environment = _environment()
-    environment.filters |= {"as_cell": _as_cell, "relative": relative, "base64": _base64}
-    return environment
-
-
-@cache
-def _markdown_environment() -> Environment:
-    environment = _environment(finalize=_plain)
-    environment.filters |= {"as_markdown": _markdown_cell, "link": _link}
-    return environment
-
-
-def _environment(**settings: Any) -> Environment:
-    return Environment(
+def _environment(filters: Mapping[str, Callable[..., Any]], **settings: Any) -> Environment:
+    environment = Environment(
         loader=PackageLoader("dreamer.experiments.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -130,6 +108,8 @@ def _environment(**settings: Any) -> Environment:
         keep_trailing_newline=True,
         **settings,
     )
+    environment.filters |= filters
+    return environment
 
 
 def relative(link: str) -> str:
@@ -137,22 +117,14 @@ def relative(link: str) -> str:
     return "./" + quote(link)
 
 
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()
-
-
 def _as_cell(cell: str | TableCell) -> TableCell:
     return TableCell(cell) if isinstance(cell, str) else cell
 
 
-def _markdown_cell(cell: str | TableCell) -> Markup:
-    cell = _as_cell(cell)
-    return _link(cell.text, cell.link) if cell.link else _plain(cell.text)
-
-
 def _link(text: str, link: str) -> Markup:
-    label = re.sub(r"([\[\]])", r"\\\1", _plain(text))
-    return Markup(f"[{label}]({relative(link)})")
+    """Text in Markdown that leads to `link`, if that is not empty."""
+    label = _plain(text)
+    return Markup("[" + re.sub(r"([\[\]])", r"\\\1", label) + f"]({relative(link)})") if link else label
 
 
 def _plain(text: str) -> Markup:

@@ -13,8 +13,7 @@ from matplotlib.ticker import EngFormatter
 from dreamer.experiments.report.document import Section, Table
 from dreamer.experiments.report.run_folders import Run
 from dreamer.tracking import describe, is_registered
-from dreamer.tracking.curve import returns as draw_returns
-from dreamer.tracking.plotting import PALETTE, STYLE, WIDTH, svg
+from dreamer.tracking.plotting import PALETTE, STYLE, WIDTH, learning_curve, svg
 
 POINTS = 300
 """Largest number of points of a curve. A longer curve shows means of neighbouring records."""
@@ -64,7 +63,7 @@ def curves(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[s
 def draw(records: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return SVG by name: `returns`, and a grid of curves for each group of metrics in `panels`."""
     with matplotlib.rc_context(STYLE):
-        drawn = {"returns": svg(draw_returns(records))}
+        drawn = {"returns": svg(learning_curve(records))}
         with matplotlib.rc_context({"font.size": 7.5, "axes.titlesize": 7.5}):
             return drawn | {group: svg(_grid(records, names)) for group, names in panels.items()}
 

@@ -104,16 +104,15 @@ def imagination(found: Imagination | None) -> list[Section]:
     errors = f"Means over {settings['episodes']} held-out episodes, beside repeating the last observation."
     imagined = [path for path in found.media if path.stem.endswith("_dreams")]
     predicted = [path for path in found.media if path not in imagined]
+    parts = (
+        ("Open-loop predictions", predictions, "predictions", predicted),
+        ("Imagined rollouts", rollouts, "dreams", imagined),
+        ("Error by steps ahead", errors, "errors", []),
+    )
     return [
-        _imagination_section(found, "Open-loop predictions", predictions, "predictions", predicted),
-        _imagination_section(found, "Imagined rollouts", rollouts, "dreams", imagined),
-        _imagination_section(found, "Error by steps ahead", errors, "errors", []),
+        Section(title, text, figure, media=_carried(found.run, media, [path.stem.replace("_", " ") for path in media]))
+        for title, text, figure, media in parts
     ]
-
-
-def _imagination_section(found: Imagination, title: str, text: str, figure: str, media: list[Path]) -> Section:
-    captions = [path.stem.replace("_", " ") for path in media]
-    return Section(title, text, figure if figure in found.figures else "", media=_carried(found.run, media, captions))
 
 
 def _carried(root: Path, paths: Sequence[Path], captions: Sequence[str]) -> list[Media]:

@@ -6,7 +6,6 @@ The runs of one task are a stratum: one 1-D array of scores. Tasks may differ in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import scipy.integrate
 import scipy.stats
 
 Strata = Sequence[np.ndarray]
-"""Scores `[seed]` of every task."""
+"""Scores `[seed]` of every task, or curves `[seed point]`."""
 Statistic = Callable[..., Any]
 """Function that reduces an array over `axis`, such as `numpy.mean` and `iqm`."""
 
@@ -26,31 +25,19 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """Value and its interval."""
+    """Value and its interval; for a curve all three are arrays `[point]`, and the interval is pointwise."""
 
-    value: float
+    value: Any
     """Point estimate."""
-    low: float
+    low: Any
     """Lower bound; NaN with too few seeds for an interval."""
-    high: float
+    high: Any
     """Upper bound; NaN with too few seeds for an interval."""
 
     @property
     def has_interval(self) -> bool:
         """True when both bounds are known."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-
-@dataclass(frozen=True)
-class Band:
-    """Curve and its pointwise interval, each `[point]`. The bounds are NaN with too few seeds."""
-
-    value: np.ndarray
-    """Point estimates."""
-    low: np.ndarray
-    """Lower bounds."""
-    high: np.ndarray
-    """Upper bounds."""
+        return bool(np.isfinite([self.low, self.high]).all())
 
 
 def iqm(scores: np.ndarray, axis: int | None = None) -> Any:
@@ -65,46 +52,31 @@ def stratified_bootstrap(
     scores: Strata, statistic: Statistic, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
     """Return a statistic of the pooled runs with its percentile interval; each task redraws its seeds (section 4.1)."""
-    pooled = np.concatenate([*scores])
-    drawn = _redrawn_runs(scores, resamples, seed)
-    low, high = _interval(statistic(drawn, axis=-1), confidence, scores)
-    return Estimate(float(statistic(pooled, axis=-1)), float(low), float(high))
+    random = np.random.default_rng(seed)
+    drawn = np.concatenate([_redrawn(task, resamples, random) for task in scores], axis=1)
+    bounds = _interval(statistic(drawn, axis=1), confidence, scores)
+    return Estimate(statistic(np.concatenate([*scores]), axis=0), *bounds)
 
 
-def probability_of_improvement(
-    x: Strata, y: Strata, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
-) -> Estimate:
+def probability_of_improvement(x: Strata, y: Strata, resamples: int = RESAMPLES) -> Estimate:
     """Return P(X > Y) + P(X = Y) / 2 for runs of X and Y on the same task, averaged over tasks (section 4.3).
 
     On each task it is the Mann-Whitney U of X divided by the number of pairs. Task i of `x` is task i of `y`.
     """
-    random = np.random.default_rng(seed)
-    value = np.mean([_superiority(a, b) for a, b in zip(x, y, strict=True)])
-    drawn = [
-        _superiority(_redrawn(a, resamples, random), _redrawn(b, resamples, random)) for a, b in zip(x, y, strict=True)
-    ]
-    low, high = _interval(np.mean(drawn, axis=0), confidence, [*x, *y])
-    return Estimate(float(value), float(low), float(high))
+    random = np.random.default_rng(0)
+    pairs = list(zip(x, y, strict=True))
+    drawn = [_superiority(_redrawn(a, resamples, random), _redrawn(b, resamples, random)) for a, b in pairs]
+    bounds = _interval(np.mean(drawn, axis=0), CONFIDENCE, [*x, *y])
+    return Estimate(np.mean([_superiority(a, b) for a, b in pairs]), *bounds)
 
 
-def performance_profile(
-    scores: Strata,
-    thresholds: np.ndarray,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-) -> Band:
+def performance_profile(scores: Strata, thresholds: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
     """Return the fraction of runs that score above each of the thresholds `[point]` (section 4.3)."""
-    pooled = np.concatenate([*scores])
-    drawn = _redrawn_runs(scores, resamples, seed)
-    fractions = np.stack([(drawn > threshold).mean(-1) for threshold in thresholds], -1)
-    return Band((pooled[:, None] > thresholds).mean(0), *_interval(fractions, confidence, scores))
 
+    def fractions(runs: np.ndarray, axis: int) -> np.ndarray:
+        return np.stack([(runs > threshold).mean(axis) for threshold in thresholds], -1)
 
-def mean_curve(curves: np.ndarray, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0) -> Band:
-    """Return the mean of the curves `[seed point]` of one task; the bootstrap redraws whole curves."""
-    rows = np.random.default_rng(seed).integers(len(curves), size=(resamples, len(curves)))
-    return Band(curves.mean(0), *_interval(curves[rows].mean(1), confidence, [curves]))
+    return stratified_bootstrap(scores, fractions, resamples)
 
 
 def area_under_curve(steps: np.ndarray, returns: np.ndarray) -> float:
@@ -121,12 +93,6 @@ def _superiority(x: np.ndarray, y: np.ndarray) -> Any:
     """Fraction of the pairs of `x` `[... seed]` and `y` `[... seed]` in which x is larger; a tie counts half."""
     first, second = x[..., :, None], y[..., None, :]
     return ((first > second) + 0.5 * (first == second)).mean((-2, -1))
-
-
-def _redrawn_runs(scores: Strata, resamples: int, seed: int) -> np.ndarray:
-    """Pooled runs `[resample run]`; each task is redrawn separately."""
-    random = np.random.default_rng(seed)
-    return np.concatenate([_redrawn(task, resamples, random) for task in scores], axis=1)
 
 
 def _redrawn(task: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:

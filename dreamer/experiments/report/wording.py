@@ -30,11 +30,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / size:#.3g}".rstrip(".") + f" {unit}"
 
 
-def count(value: float) -> str:
-    """Return a whole number, such as `640,867`; `n/a` for NaN."""
-    return number(value, 0)
-
-
 def listing(words: Sequence[str], limit: int | None = None) -> str:
     """Return `a, b and c`; `none` for an empty list, and `a, b and 3 more` beyond `limit` words."""
     shown = list(words if limit is None or len(words) <= limit else words[:limit])
