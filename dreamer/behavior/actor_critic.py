@@ -88,6 +88,7 @@ class Actor(nn.Module):
         self.discrete = action.discrete
         self.mlp = MLP(feature_dim, config.actor.units, config.actor.layers)
         self.output = Linear(self.mlp.out_features, action.dim * (1 if action.discrete else 2), scale=0.01)
+        self.output.heads = [] if action.discrete else [action.dim, action.dim]
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> ActionDistribution:
         """Distribution of the action in states with these features."""
