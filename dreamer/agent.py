@@ -110,7 +110,8 @@ class Agent(nn.Module):
         vision = [p for module in self.world_model.vision_modules() for p in module.parameters()]
         others = {id(p) for p in vision}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
-        return LaProp(rest, self.config.optimizer), LaProp(vision, self.config.optimizer) if vision else None
+        config = self.config.optimizer
+        return LaProp(rest, config, self), LaProp(vision, config, self) if vision else None
 
     @property
     def in_vision_stage(self) -> bool:

@@ -106,6 +106,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 1_100_000,
         "env.num_envs": 16,
         "loop.replay_ratio": 1024.0,
+        "agent.optimizer.clip_groups": "v3",
     },
     "dmc_proprio_2024": {
         "size": "12m",
@@ -114,6 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env.repeat": 2,
         "loop.replay_ratio": 512.0,
         "agent.behavior.action_unimix": 0.01,
+        "agent.optimizer.clip_groups": "v3",
     },
     "dmc_vision": {
         "size": "200m",
@@ -121,6 +123,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "env.obs": "pixels",
         "env.num_envs": 16,
         "loop.replay_ratio": 256.0,
+        "agent.optimizer.clip_groups": "v3",
     },
     "dmc_vision_2024": {
         "size": "12m",
@@ -131,6 +134,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.replay_ratio": 512.0,
         "agent.world_model.image.resampling": "strided",
         "agent.behavior.action_unimix": 0.01,
+        "agent.optimizer.clip_groups": "v3",
     },
     "debug": {
         "size": "100k",

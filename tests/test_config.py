@@ -353,6 +353,7 @@ def test_dmc_proprio_is_the_current_published_configuration():
     optimizer = agent.optimizer
     assert (optimizer.learning_rate, optimizer.warmup, optimizer.clip, optimizer.clip_floor) == (4e-5, 1000, 0.3, 1e-3)
     assert (optimizer.momentum, optimizer.rms_decay, optimizer.epsilon) == (0.9, 0.999, 1e-20)
+    assert optimizer.clip_groups == "v3"
 
 
 def test_dmc_vision_is_the_current_published_configuration():

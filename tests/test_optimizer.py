@@ -78,6 +78,20 @@ def test_tensors_at_zero_move_but_do_not_explode():
     torch.testing.assert_close(update, torch.tensor([0.0, 1.8e-4, -2.4e-4, 0.0]), rtol=1e-5, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [1, 200_000])
+@pytest.mark.parametrize("gradient", [3e-18, 3e-20])
+def test_denormal_numbers_are_alive(size, gradient):
+    """Squares of small gradients are denormal. Flushed to zero, epsilon alone would divide: 300 and 4 times the step.
+
+    Many entries are divided among the threads of the process.
+    """
+    params = [nn.Parameter(torch.zeros(size))]
+    optimizer = LaProp(params, OptimizerConfig(learning_rate=1.0, warmup=0, clip=1e30))
+    expected = -gradient / (gradient + optimizer.config.epsilon)
+    step(params, optimizer, [torch.full((size,), gradient)])
+    torch.testing.assert_close(params[0].detach(), torch.full((size,), expected), rtol=0.02, atol=0)
+
+
 def test_a_zero_gradient_changes_nothing():
     params, optimizer = make(OptimizerConfig(warmup=0))
     before = [param.detach().clone() for param in params]

@@ -89,6 +89,7 @@ class Actor(nn.Module):
         self.mlp = MLP(feature_dim, config.actor.units, config.actor.layers)
         output, params = (Linear, action.dim) if action.discrete else (ExactLinear, 2 * action.dim)
         self.output = output(self.mlp.out_features, params, scale=0.01)
+        self.output.heads = [] if action.discrete else [action.dim, action.dim]
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> ActionDistribution:
         """Distribution of the action in states with these features."""

@@ -40,6 +40,9 @@ class BlockGRU(RecurrentCell):
     block reads the same e, so all V_k together are one dense matrix, `shared` `[3 * hidden, deter]`.
     """
 
+    clip_together = ("recurrent.weight", "shared")
+    """Parameters that are one tensor in V3's code."""
+
     def __init__(self, deter: int, hidden: int, stoch: int, action: int, blocks: int):
         super().__init__()
         self.blocks = blocks

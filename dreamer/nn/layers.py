@@ -8,6 +8,7 @@ zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,9 @@ def init_weight_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tensor:
 
 class Linear(nn.Linear):
     """Affine map with V3's initialization; `scale` multiplies the initial weights (0 makes outputs start at 0)."""
+
+    heads: Sequence[int] = ()
+    """Numbers of outputs that are layers of their own in V3's code; empty if it is one layer there."""
 
     def __init__(self, in_features: int, out_features: int, scale: float = 1.0, bias: bool = True):
         self.scale = scale

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -27,6 +27,9 @@ class OptimizerConfig:
     """Largest gradient norm of a tensor, as a fraction of that tensor's own norm."""
     clip_floor: Annotated[float, Gt(0)] = 1e-3
     """Tensors with a smaller norm are clipped as if they had this norm."""
+    clip_groups: Literal["tensors", "v3"] = "tensors"
+    """Gradients clipped together: tensors, or v3 (the tensors of V3's code: outputs of decoder and actor apart, both
+    kernels of the block GRU's first layer as one)."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Decay of the running mean of scaled gradients."""
     rms_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
@@ -40,16 +43,18 @@ class LaProp(torch.optim.Optimizer):
 
     The running means of all parameters are two flat vectors, so a step takes few operations for any number of tensors.
     The update count is a tensor on the parameters' device, so a step never waits for the host. Every parameter must
-    receive a gradient in every update.
+    receive a gradient in every update. `root` is the module with the parameters; `clip_groups` v3 needs it.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig):
+    def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig, root: nn.Module | None = None):
         super().__init__(list(params), {})
         self.config = config
         self.params: list[Tensor] = [param for group in self.param_groups for param in group["params"]]
         self.sizes = [param.numel() for param in self.params]
         device = self.params[0].device
-        self.repeats = torch.tensor(self.sizes, device=device)
+        self.rows, leaders = clip_pieces(self.params, root if config.clip_groups == "v3" else None)
+        self.repeats = torch.tensor([piece.numel() for piece in self._pieces(self.params)], device=device)
+        self.leaders = None if leaders == list(range(len(leaders))) else torch.tensor(leaders, device=device)
         self.rms = torch.zeros(sum(self.sizes), device=device)
         self.momentum = torch.zeros_like(self.rms)
         self.updates = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
@@ -92,17 +97,28 @@ class LaProp(torch.optim.Optimizer):
         return rate
 
     def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
-        """All gradients in one vector, each tensor clipped to `clip` times its norm; and the norm before clipping."""
+        """All gradients in one vector, each group clipped to `clip` times its norm; and the norm before clipping."""
         grads = [param.grad for param in self.params if param.grad is not None]
         if len(grads) < len(self.params):
             missing = len(self.params) - len(grads)
             raise RuntimeError(f"{missing} of {len(self.params)} parameters received no gradient in this update")
-        norms = torch.stack(torch._foreach_norm(grads))
-        upper = torch.stack(torch._foreach_norm(self.params)).clamp_(min=self.config.clip_floor) * self.config.clip
-        factors = 1 / (norms / upper).clamp_(min=1.0)
+        norms, sizes = (torch.stack(torch._foreach_norm(self._pieces(tensors))) for tensors in (grads, self.params))
+        upper = self._of_groups(sizes).clamp(min=self.config.clip_floor) * self.config.clip
+        factors = 1 / (self._of_groups(norms) / upper).clamp_(min=1.0)
         flat = torch.cat([grad.flatten() for grad in grads])
         flat.mul_(factors.repeat_interleave(self.repeats, output_size=flat.numel()))
         return flat, torch.linalg.vector_norm(norms)
+
+    def _pieces(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors of the parameters' shapes, cut into the pieces of `clip_pieces`."""
+        cuts = zip(tensors, self.rows, strict=True)
+        return [piece for tensor, rows in cuts for piece in (tensor.split(rows) if rows else (tensor,))]
+
+    def _of_groups(self, norms: Tensor) -> Tensor:
+        """Norm of the group of every piece, from the norms of the pieces."""
+        if self.leaders is None:
+            return norms
+        return torch.zeros_like(norms).index_add_(0, self.leaders, norms.square()).sqrt_()[self.leaders]
 
     def state_dict(self) -> dict[str, Any]:
         """The running means, flat in the order of the parameters, and the count of updates."""
@@ -112,3 +128,23 @@ class LaProp(torch.optim.Optimizer):
         """Restore what `state_dict` returned, onto the parameters' device."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state_dict[name])
+
+
+def clip_pieces(params: Sequence[Tensor], root: nn.Module | None) -> tuple[list[list[int]], list[int]]:
+    """Clipping groups: the rows of each parameter's pieces (empty where it is one), and the leader of every piece.
+
+    Pieces with the same leader, the number of their first piece, are one group. Layers with `heads` are cut, and the
+    parameters that `clip_together` of a module names are joined; without `root` every parameter is a group.
+    """
+    heads: dict[int, list[int]] = {}
+    joined: dict[int, int] = {}
+    for module in root.modules() if root is not None else ():
+        heads |= {id(param): list(getattr(module, "heads", ())) for param in module.parameters(recurse=False)}
+        joined |= {id(module.get_parameter(name)): id(module) for name in getattr(module, "clip_together", ())}
+    rows = [heads.get(id(param), []) for param in params]
+    first: dict[tuple[int, int], int] = {}
+    leaders: list[int] = []
+    for param, cut in zip(params, rows, strict=True):
+        for part in range(max(len(cut), 1)):
+            leaders.append(first.setdefault((joined.get(id(param), id(param)), part), len(leaders)))
+    return rows, leaders

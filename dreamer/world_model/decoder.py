@@ -76,6 +76,7 @@ class VectorDecoder(nn.Module):
         self.sizes = [sizes[key] for key in self.keys]
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, sum(self.sizes))
+        self.output.heads = self.sizes
 
     def loss(
         self, features: Float[Tensor, "*batch feature"], obs: Mapping[str, Tensor]

@@ -80,7 +80,7 @@ def train_model(config: Config, recording: Recording, stages: Sequence[Stage], s
         config.agent.world_model, config.agent.dynamics, recording.spec.obs_shapes, recording.spec.action.dim
     )
     total = sum(stage.updates for stage in stages)
-    optimizer = LaProp(model.parameters(), dataclasses.replace(config.agent.optimizer, decay=total))
+    optimizer = LaProp(model.parameters(), dataclasses.replace(config.agent.optimizer, decay=total), model)
     loss = torch.zeros(())
     for stage in stages:
         for _ in range(stage.updates):
