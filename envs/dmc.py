@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -37,7 +38,8 @@ def _suite() -> ModuleType:
     try:
         return importlib.import_module("dm_control.suite")
     except ImportError as error:
-        raise UserError(f"dmc tasks need dm_control (`pip install dm_control`): {error}") from error
+        option = "--no-deps " * (sys.version_info >= (3, 13))  # labmaze, which the suite does not need, has no wheel
+        raise UserError(f"dmc tasks need dm_control (`pip install {option}dm_control`): {error}") from error
     finally:
         if before is None:
             del os.environ["MUJOCO_GL"]

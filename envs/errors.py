@@ -21,6 +21,12 @@ def first_line(error: BaseException | str) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def import_failure(error: Exception) -> str:
+    """The first line of an error's message; where labmaze is missing, also what needs it and why it is missing."""
+    why = "; locomotion tasks of dm_control need labmaze, which has no wheel for Python 3.13 and later"
+    return first_line(error) + (why if getattr(error, "name", None) == "labmaze" else "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Hint "did you mean a, b? " with up to three known names that are close, or "" where none is."""
     by_lower_case = {other.lower(): other for other in known}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import gymnasium
 
 from envs.catalog import make
-from envs.errors import UserError
+from envs.errors import UserError, import_failure
 from envs.interface import BuildEnv
 from envs.settings import DEFAULTS, EnvSettings
 from envs.wrappers import prepare
@@ -57,4 +57,4 @@ def import_module(name: str) -> None:
             sys.path.append("")  # last, and only for this module: the current folder may be from somebody else
         importlib.import_module(name)
     except (ImportError, ValueError) as error:
-        raise UserError(f"--env-import {name}: {error}") from None
+        raise UserError(f"--env-import {name}: {import_failure(error)}") from None

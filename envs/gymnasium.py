@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_creator
 
-from envs.errors import UserError, first_line
+from envs.errors import UserError, import_failure
 from envs.spaces import action_codec, observation_leaves
 
 MUJOCO = "gymnasium.envs.mujoco"
@@ -59,7 +59,7 @@ def buildable_gym_ids() -> list[str]:
 
 
 def _cannot_build(name: str, error: Exception) -> UserError:
-    return UserError(f"task 'gym:{name}' cannot be built: {first_line(error)}")
+    return UserError(f"task 'gym:{name}' cannot be built: {import_failure(error)}")
 
 
 def _drawing(spec: EnvSpec) -> dict[str, Any]:
