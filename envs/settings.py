@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -33,6 +33,14 @@ class TaskSettings:
     """Observations of the agent: the environment's own, the frame that it draws, or both."""
     image_size: Size = (64, 64)
     """Height and width of observed images; other sizes are resized."""
+    encoding: Literal["bounds", "dtype"] = field(default="bounds", metadata={"before": "dtype"})
+    """Recognition of observations: bounds, where bytes from 0 to 255 with two axes or more are images and discrete
+    values and integers of few values are classes; or dtype, as in older versions, where only bytes with three axes are
+    images and all others are vectors."""
+    images: tuple[str, ...] = ()
+    """Observations to take as images, whatever their dtype; their bounds become 0 and 255."""
+    vectors: tuple[str, ...] = ()
+    """Observations to take as vectors, whatever their bounds."""
     camera: int | None = None
     """Camera for frames of dmc tasks, -1 for the free camera; None takes the task's default."""
     shadows: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,8 +14,8 @@ from envs.errors import UserError
 from envs.interface import Observation
 from envs.partial import partially_observed
 from envs.pixels import Pixels
-from envs.settings import DEFAULTS, EnvSettings, Size
-from envs.spaces import action_codec, observation_leaves
+from envs.settings import DEFAULTS, EnvSettings
+from envs.spaces import action_codec, observation_leaves, unsupported
 
 
 def prepare(
@@ -38,10 +39,11 @@ def wrapped(env: gymnasium.Env, settings: EnvSettings, *, seed: int, index: int)
     """An environment in all the wrappers that its settings ask for, in the one right order."""
     if settings.time_limit:
         env = TimeLimit(env, max_episode_steps=settings.time_limit)
-    env = NamedObservations(NormalizedActions(ActionRepeat(env, settings.repeat)), settings.image_size)
+    env = named = NamedObservations(NormalizedActions(ActionRepeat(env, settings.repeat)), settings)
     if settings.obs != "state":
         env = Pixels(env, settings.image_size, keep=settings.obs == "both")
-    return SeededEpisodes(partially_observed(env, settings), seed=seed, index=index)
+    hidden = tuple(name for name in settings.hide if name not in named.left_out)
+    return SeededEpisodes(partially_observed(env, replace(settings, hide=hidden)), seed=seed, index=index)
 
 
 def refuse_drawing_settings(settings: EnvSettings, what: str) -> None:
@@ -83,9 +85,11 @@ class NormalizedActions(gymnasium.ActionWrapper):
 class NamedObservations(gymnasium.ObservationWrapper):
     """Return observations as a flat dict of float32 vectors and uint8 images in alphabetical order of the keys."""
 
-    def __init__(self, env: gymnasium.Env, image_size: Size) -> None:
+    def __init__(self, env: gymnasium.Env, settings: EnvSettings) -> None:
         super().__init__(env)
-        self._leaves = observation_leaves(env.observation_space, image_size)
+        self.left_out = unsupported(env.observation_space) & set(settings.hide)
+        # Frames alone need none of the environment's own observations, which may be of any kind.
+        self._leaves = {} if settings.obs == "pixels" else observation_leaves(env.observation_space, settings)
         self.observation_space = spaces.Dict({key: leaf.space for key, leaf in self._leaves.items()})
 
     def observation(self, observation: Any) -> Observation:

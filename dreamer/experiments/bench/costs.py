@@ -184,8 +184,8 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
 
 
 def random_observation(batch: int, time: int, *shape: int) -> Tensor:
-    """Normal vectors, or images of random bytes."""
-    if len(shape) == 1:
+    """Normal vectors, also for discrete values, or images of random bytes."""
+    if len(shape) < 3:
         return torch.randn(batch, time, *shape)
     return torch.randint(256, (batch, time, *shape), dtype=torch.uint8)
 
