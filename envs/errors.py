@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -19,6 +20,18 @@ class UserError(ValueError):
 def first_line(error: BaseException | str) -> str:
     """The first line of an error's message, or the name of its type when it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Context in which any error of somebody else's code becomes a UserError: `what`, the error's kind and message."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise UserError(f"{what}: {kind}{first_line(error)}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
