@@ -31,12 +31,18 @@ from torch import Tensor
 ROW_SCALARS = ("reward", "is_first", "is_last", "is_terminal")
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of observations by key: `(size,)` is a float32 vector, `(height, width, channel)` a uint8 image."""
+"""Shapes of observations by key: `(size,)` is a float32 vector, `(element, class)` are one-hot vectors of discrete
+values as float32, `(height, width, channel)` is a uint8 image."""
 
 
 def vectors(shapes: Shapes) -> dict[str, int]:
     """Sizes of the vectors among observations, keys in alphabetical order."""
     return {key: shape[0] for key, shape in sorted(shapes.items()) if len(shape) == 1}
+
+
+def discrete(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes `(element, class)` of the discrete observations, keys in alphabetical order."""
+    return {key: shape for key, shape in sorted(shapes.items()) if len(shape) == 2}
 
 
 def images(shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -57,7 +63,7 @@ class Row:
     """One arrival row of every environment (numpy, leading axis: environment)."""
 
     obs: dict[str, np.ndarray]
-    """Vectors `[env, size]` and uint8 images `[env, height, width, channel]`, in alphabetical order of the keys."""
+    """Observations `[env, ...]` as in `Shapes`, in alphabetical order of the keys."""
     prev_action: np.ndarray
     """Action vectors `[env, action]` that led to this row; zeros on the first row of an episode."""
     reward: np.ndarray
@@ -74,7 +80,7 @@ class Row:
 class Batch:
     """Training sequences on the model's device."""
 
-    obs: dict[str, Float[Tensor, "batch time _"] | UInt8[Tensor, "batch time _ _ _"]]
+    obs: dict[str, Float[Tensor, "batch time _"] | Float[Tensor, "batch time _ _"] | UInt8[Tensor, "batch time _ _ _"]]
     """Observations by key."""
     prev_action: Float[Tensor, "batch time action"]
     """Actions that led to each row."""

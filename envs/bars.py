@@ -50,4 +50,4 @@ class Bars(gymnasium.Wrapper):
         return frame
 
     def _keep(self, obs: Any) -> None:
-        self._values = np.concatenate([leaf.extract(obs) for leaf in self._leaves.values()]).astype(np.float64)
+        self._values = np.concatenate([leaf.extract(obs).ravel() for leaf in self._leaves.values()]).astype(np.float64)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 
 from envs.dmc import ALIASES, DMC, dmc_tasks
-from envs.errors import UserError, did_you_mean
-from envs.gymnasium import buildable_gym_ids, drawn_by_mujoco, gym_ids, is_registered, make_gym
+from envs.errors import UserError, did_you_mean, one_line
+from envs.gymnasium import buildable_gym_ids, gym_ids, is_registered, make_gym
 from envs.rendering import require_backend
-from envs.settings import DEFAULTS, EnvSettings
+from envs.settings import DEFAULTS, EnvSettings, arguments_of
 from envs.toy import TOYS, make_toy
 from envs.wrappers import refuse_drawing_settings, wrapped
+
+
+PACKAGES = {
+    "gym:ALE/": "ale_py",
+    "gym:(MiniGrid|BabyAI)-": "minigrid",
+    "gym:(Adroit|AntMaze|Fetch|FrankaKitchen|Hand|PointMaze)": "gymnasium_robotics",
+    "gym:(highway|merge|roundabout|parking|intersection|racetrack)-": "highway_env",
+}
+"""Packages that register tasks with these names when they are imported."""
 
 
 def make(
@@ -24,16 +36,19 @@ def make(
     `task` is `dmc:<domain>_<task>`, `gym:[module:]<id>` or `toy:<name>`. `changes` are settings by name:
     `make("dmc:walker_walk", repeat=2)`. Where frames are observed, the rendering backend is selected before anything
     is built.
-    Raises UserError for an unknown task (with the closest names), for `camera` or `shadows` with a task that is not
-    from dmc, where frames are observed and no rendering backend works, and as `prepare` does.
+    Raises UserError for an unknown task (with the closest names), where its constructor fails, for `camera` or
+    `shadows` with a task that is not from dmc, where frames are observed and no rendering backend works, and as
+    `prepare` does.
     """
     settings = settings.changed(changes)
     family, _, name = task.partition(":")
     if family != "dmc":
         refuse_drawing_settings(settings, f"'{task}'")
-    if settings.obs != "state" and (family == "dmc" or drawn_by_mujoco(name)):
+    elif settings.obs != "state":
         require_backend()
-    return wrapped(_build(family, name, task, settings), settings, seed=seed, index=index)
+    with one_line(f"task '{task}' cannot be built"):
+        env = _build(family, name, task, settings)
+    return wrapped(env, settings, seed=seed, index=index)
 
 
 def tasks() -> dict[str, list[str]]:
@@ -44,17 +59,23 @@ def tasks() -> dict[str, list[str]]:
 
 def _build(family: str, name: str, task: str, settings: EnvSettings) -> gymnasium.Env:
     name = ALIASES.get(name, name) if family == "dmc" else name
+    arguments = arguments_of(settings.kwargs)
     if family == "dmc" and name in dmc_tasks():
-        return DMC(*dmc_tasks()[name], settings.render_size, settings.camera, settings.shadows)
+        return DMC(*dmc_tasks()[name], settings.render_size, settings.camera, settings.shadows, **arguments)
     if family == "gym" and is_registered(name):
-        return make_gym(name)
+        return make_gym(name, arguments, drawn=settings.obs != "state")
     if family == "toy" and name in TOYS:
-        return make_toy(name)
+        return make_toy(name, **arguments)
     raise UserError(_unknown(task, family))
 
 
 def _unknown(task: str, family: str) -> str:
     names: dict[str, Callable[[], list[str]]] = {"dmc": _dmc_names, "gym": gym_ids, "toy": lambda: list(TOYS)}
+    package = next((package for ids, package in PACKAGES.items() if re.match(ids, task)), None)
+    if package is not None and package not in sys.modules:
+        missing = "" if importlib.util.find_spec(package) else f" (`pip install {package}`)"
+        name = task.partition(":")[2]
+        return f"task '{task}' is registered by the package {package}{missing}: --task gym:{package}:{name}"
     families = [family] if family in names else list(names)
     hint = did_you_mean(task, (f"{kind}:{name}" for kind in families for name in names[kind]()))
     return (

@@ -58,7 +58,7 @@ class DMC(gymnasium.Env):
 
     `render()` and `draw()` return uint8 frames [height, width, 3]. Only they need OpenGL, and they raise UserError
     where there is none. `shadows=False` leaves out shadows and reflections, which take most of the time without a
-    graphics card. Raises UserError for a camera that the model does not have.
+    graphics card. `task_kwargs` are arguments of the task. Raises UserError for a camera that the model does not have.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class DMC(gymnasium.Env):
         render_size: Size = (256, 256),
         camera: int | None = None,
         shadows: bool = True,
+        **task_kwargs: Any,
     ) -> None:
         # The seed matters only to lqr, which draws its stiffnesses when built: every copy must be the same problem.
-        self._env = _suite().load(domain, task, task_kwargs={"random": 0})
+        self._env = _suite().load(domain, task, task_kwargs={**task_kwargs, "random": 0})
         self._physics, self._task = self._env.physics, self._env.task
         shapes = {key: spec.shape for key, spec in self._env.observation_spec().items() if 0 not in spec.shape}
         self._keys = sorted(shapes)
@@ -95,6 +96,11 @@ class DMC(gymnasium.Env):
             self._task.random.seed(seed % 2**32)
         self._steps, self._running = 0, True
         return self._vectors(self._env.reset().observation), {}
+
+    def extend(self, limit: int) -> None:
+        """Raise the time limit to this number of steps, if it is lower."""
+        self._limit = max(self._limit, limit)
+        self._env._step_limit = max(self._env._step_limit, limit)
 
     def step(self, action: np.ndarray) -> StepResult:
         if not self._running:

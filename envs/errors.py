@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+LABMAZE = "; locomotion tasks of dm_control need labmaze, which has no wheel for Python 3.13 and later"
+"""What follows the message where an import fails for want of labmaze."""
 
 
 class UserError(ValueError):
@@ -21,10 +26,17 @@ def first_line(error: BaseException | str) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def import_failure(error: Exception) -> str:
-    """The first line of an error's message; where labmaze is missing, also what needs it and why it is missing."""
-    why = "; locomotion tasks of dm_control need labmaze, which has no wheel for Python 3.13 and later"
-    return first_line(error) + (why if getattr(error, "name", None) == "labmaze" else "")
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Context in which any error of somebody else's code becomes a UserError: `what`, the error's kind and message."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        why = LABMAZE if getattr(error, "name", None) == "labmaze" else ""
+        raise UserError(f"{what}: {kind}{first_line(error)}{why}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import gymnasium
 
 from envs.catalog import make
-from envs.errors import UserError, import_failure
+from envs.errors import one_line
 from envs.interface import BuildEnv
+from envs.rendering import before_building
 from envs.settings import DEFAULTS, EnvSettings
 from envs.wrappers import prepare
 
@@ -44,17 +45,18 @@ class EnvFactory:
             import_module(module)
         settings = self.settings
         if self.short_limit and index < self.short_envs:
-            settings = replace(settings, time_limit=min(self.short_limit, settings.time_limit or self.short_limit))
+            settings = replace(settings, cap=self.short_limit)
         if self.custom is not None:
-            return prepare(self.custom(), settings, seed=self.seed, index=index)
+            before_building(drawn=settings.obs != "state")
+            with one_line(f"{self.task}: make_env failed"):
+                env = self.custom()
+            return prepare(env, settings, seed=self.seed, index=index)
         return make(self.task, settings, seed=self.seed, index=index)
 
 
 def import_module(name: str) -> None:
     """Import a user's module, from the current folder if it is not installed. Raises UserError where that fails."""
-    try:
+    with one_line(f"--env-import {name}"):
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             sys.path.append("")  # last, and only for this module: the current folder may be from somebody else
         importlib.import_module(name)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--env-import {name}: {import_failure(error)}") from None

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import UserError, first_line
-from envs.interface import Arrival, BuildEnv, Observation, StepResult, StreamPosition
+from envs.interface import LARGEST_REWARD, Arrival, BuildEnv, Observation, StepResult, StreamPosition
 from envs.watchdog import WATCHDOG
 
 
@@ -50,7 +50,7 @@ class Guarded(gymnasium.Wrapper):
         if not self._failure:
             with self._catching:
                 obs, reward, terminated, truncated, _ = self.env.step(action)
-                self._check(obs, float(reward))
+                self._check(obs, reward)  # type: ignore[arg-type]
                 return obs, float(reward), terminated, truncated, {}
         return self.zeros(), 0.0, False, False, {"failure": self._failure}
 
@@ -87,19 +87,20 @@ class Guarded(gymnasium.Wrapper):
         if self._failure:
             with contextlib.suppress(Exception):
                 self.env.close()
-            self.env = self._build()
+            try:
+                self.env = self._build()
+            except UserError as error:  # it could be built before
+                raise RuntimeError(error) from error
             self._failure = ""
 
     def _check(self, obs: Mapping[str, np.ndarray], reward: float) -> None:
         for key, space in self._spaces.items():
-            value = obs[key]
-            if value.shape != space.shape:
-                raise ValueError(f"observation '{key}' has shape {value.shape}, but its space has {space.shape}")
+            value = obs[key]  # its shape and dtype are those of its space (envs.spaces)
             # A sum is much cheaper than a check of every value, but may overflow where all of them are finite.
             if space.dtype.kind == "f" and not (math.isfinite(_sum(value)) or np.isfinite(value).all()):
-                raise ValueError(f"observation '{key}' has a value that is not finite")
-        if not math.isfinite(reward):
-            raise ValueError(f"the reward is {reward}")
+                raise ValueError(f"observation '{key}' has a value that is not finite as float32")
+        if not abs(reward) <= LARGEST_REWARD:
+            raise ValueError(f"the reward is {reward}, which is not finite as float32")
 
 
 def describe(error: BaseException) -> str:

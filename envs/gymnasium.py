@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_creator
 
-from envs.errors import UserError, import_failure
+from envs.rendering import before_building
 from envs.spaces import action_codec, observation_leaves
 
 MUJOCO = "gymnasium.envs.mujoco"
@@ -24,33 +25,28 @@ def gym_ids() -> list[str]:
 def is_registered(name: str) -> bool:
     """True if `[module:]id` is registered after the module, if any, has been imported.
 
-    Raises UserError where the module cannot be imported.
+    The import may fail in any way.
     """
     module, _, env_id = name.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-    except ImportError as error:
-        raise _cannot_build(name, error) from error
+    if module:
+        importlib.import_module(module)
     return env_id in gymnasium.registry
 
 
-def make_gym(name: str) -> gymnasium.Env:
+def make_gym(name: str, arguments: Mapping[str, Any], drawn: bool) -> gymnasium.Env:
     """Build a registered `[module:]id`, in the render mode `rgb_array` where it has one.
 
-    Raises UserError where a package that the environment needs is missing.
+    `arguments` are those of its constructor, which may fail in any way. `drawn` is true where frames are observed;
+    then a rendering backend is selected first, unless pygame draws them.
     """
     spec = gymnasium.registry[name.rpartition(":")[2]]
-    try:
-        return gymnasium.make(spec, disable_env_checker=True, **_drawing(spec))
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise _cannot_build(name, error) from error
-
-
-def drawn_by_mujoco(name: str) -> bool:
-    """True if `[module:]id` is one of Gymnasium's own MuJoCo environments, whose frames need OpenGL."""
-    spec = gymnasium.registry.get(name.rpartition(":")[2])
-    return spec is not None and str(spec.entry_point).startswith(MUJOCO)
+    known = str(spec.entry_point).startswith(DRAWN_BY_PYGAME if drawn else "gymnasium.")
+    if not known:
+        before_building(drawn)
+    creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    if not known:
+        before_building(drawn)  # its module may have imported MuJoCo
+    return gymnasium.make(spec, disable_env_checker=True, **{**_drawing(spec, creator), **arguments})
 
 
 def buildable_gym_ids() -> list[str]:
@@ -58,13 +54,8 @@ def buildable_gym_ids() -> list[str]:
     return [env_id for env_id, spec in sorted(gymnasium.registry.items()) if _newest(spec) and _buildable(spec)]
 
 
-def _cannot_build(name: str, error: Exception) -> UserError:
-    return UserError(f"task 'gym:{name}' cannot be built: {import_failure(error)}")
-
-
-def _drawing(spec: EnvSpec) -> dict[str, Any]:
+def _drawing(spec: EnvSpec, creator: Any) -> dict[str, Any]:
     """Argument that makes `render()` return frames; none where the environment cannot."""
-    creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     modes = getattr(creator, "metadata", {}).get("render_modes", ())
     needs_pygame = str(spec.entry_point).startswith(DRAWN_BY_PYGAME)
     if "rgb_array" not in modes or "render_mode" in spec.kwargs or (needs_pygame and find_spec("pygame") is None):

@@ -143,6 +143,6 @@ def _named(env: gymnasium.Env, names: Sequence[str]) -> dict[str, np.ndarray]:
 def _with_zeros(box: spaces.Box, kept: np.ndarray, where: np.ndarray | np.bool_) -> spaces.Box:
     """Bounds of the values at the indices `kept`, extended to zero at the mask `where`."""
     low, high = box.low[kept], box.high[kept]
-    if box.dtype != np.uint8:  # the bounds of images include 0
+    if low.ndim == 1:  # the bounds of images and classes include 0
         low, high = np.where(where, np.minimum(low, 0), low), np.where(where, np.maximum(high, 0), high)
     return spaces.Box(low, high, dtype=box.dtype.type)

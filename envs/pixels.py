@@ -37,11 +37,14 @@ class Pixels(gymnasium.ObservationWrapper):
                 "use obs='state'"
             )
         self._size, self._keep = size, keep
-        image = spaces.Box(0, 255, (*size, 3), np.uint8)
-        self.observation_space = spaces.Dict(dict(sorted({**kept, KEY: image}.items())))
+        self._image = spaces.Box(0, 255, (*size, 3), np.uint8)
+        self.observation_space = spaces.Dict(dict(sorted({**kept, KEY: self._image}.items())))
 
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        image = self._draw(*self._size) if self._draw is not None else resize(self._frame(), self._size)
+        if self._draw is None:
+            image = resize(self._frame(), self._size)
+        else:
+            image = fitted(self._draw(*self._size), self._image, "the frame of draw()")
         return dict(sorted({**observation, KEY: image}.items())) if self._keep else {KEY: image}
 
     def _frame(self) -> np.ndarray:
@@ -50,6 +53,29 @@ class Pixels(gymnasium.ObservationWrapper):
             found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
             raise UserError(f"render() must return a uint8 array [height, width, 3] to be observed, got {found}")
         return frame
+
+
+def fitted(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
+    """Array of the shape and dtype of a Box or Discrete; it may be the value itself.
+
+    Raises ValueError where the shape is another, apart from axes of length 1, or where the dtype cannot hold a value.
+    """
+    shape, dtype = space.shape or (), space.dtype or np.dtype(object)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array of its space {space}: {error}") from None
+    if array.dtype == dtype and array.shape == shape:
+        return array
+    if [size for size in array.shape if size != 1] != [size for size in shape if size != 1]:
+        raise ValueError(f"{name} has shape {array.shape}, but its space has {shape}")
+    array = array.reshape(shape)
+    if array.dtype.kind in "fiub":
+        with np.errstate(all="ignore"):
+            cast = array.astype(dtype)
+        if dtype.kind == "f" or np.array_equal(cast, array):
+            return cast
+    raise ValueError(f"{name} has a value of dtype {array.dtype} that does not fit its space {' '.join(str(space).split())}")
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:

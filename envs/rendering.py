@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from envs.errors import UserError
 
 DISABLED = ("disable", "disabled", "off", "false", "0")
 """Values of MUJOCO_GL that disable rendering."""
+BACKEND_MODULES = ("mujoco.egl", "mujoco.glfw", "mujoco.osmesa")
+"""Modules of MuJoCo that define a context; others import it from them."""
 EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 """Environment variable that selects the device for EGL."""
 _PROBE = """
@@ -74,6 +78,7 @@ def select_backend() -> str | None:
     for backend in candidates():
         if _run(_PROBE, backend) is not None:
             os.environ |= backend.variables
+            _adopt(backend.gl)
             return backend.gl
     if not _chosen():
         os.environ["MUJOCO_GL"] = DISABLED[0]
@@ -86,6 +91,28 @@ def require_backend() -> str:
     if backend is None:
         raise UserError(missing_gl_message())
     return backend
+
+
+def before_building(drawn: bool) -> None:
+    """Select a backend before an environment is built that may use MuJoCo: without a screen, its default would abort.
+
+    `drawn` is true where frames are observed; then UserError is raised if MuJoCo has been imported and no backend
+    works.
+    """
+    mujoco = "mujoco" in sys.modules
+    if (drawn or mujoco) and select_backend() is None and drawn and mujoco:
+        raise UserError(missing_gl_message())
+
+
+def _adopt(gl: str) -> None:
+    """Make a `mujoco` that was imported before the selection use the selected backend; it has read MUJOCO_GL."""
+    loaded = [module for name, module in sys.modules.items() if name.partition(".")[0] == "mujoco"]
+    readers = [module for module in loaded if module.__name__ not in BACKEND_MODULES and hasattr(module, "GLContext")]
+    if readers:
+        with contextlib.suppress(Exception):  # PyOpenGL was imported for another backend
+            context = importlib.import_module(f"mujoco.{gl}").GLContext
+            for module in readers:
+                module.GLContext = context  # type: ignore[attr-defined]
 
 
 def candidates() -> Iterator[Backend]:

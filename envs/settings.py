@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -19,6 +20,8 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 Probability = Annotated[float, Ge(0), Lt(1)]
 StandardDeviation = Annotated[float, Ge(0)]
+LONGEST_LITERAL = 10_000
+"""Longest text of an argument that is read as a literal, in characters."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,22 @@ class TaskSettings:
     repeat: Annotated[int, Ge(1)] = 1
     """Environment steps per agent step (action repeat); rewards are summed."""
     time_limit: Annotated[int, Ge(0)] = 0
-    """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
+    """Environment steps after which an episode is truncated, also if the task's own limit is shorter (a limit in the
+    code of an environment remains); 0 keeps the task's own limit."""
+    kwargs: tuple[str, ...] = ()
+    """Arguments of the environment's constructor, as key=value; values are Python literals, and otherwise text."""
     obs: Observations = "state"
     """Observations of the agent: the environment's own, the frame that it draws, or both."""
     image_size: Size = (64, 64)
     """Height and width of observed images; other sizes are resized."""
+    encoding: Literal["bounds", "dtype"] = field(default="bounds", metadata={"before": "dtype"})
+    """Recognition of observations: bounds, where bytes from 0 to 255 with two axes or more are images and discrete
+    values and integers of few values are classes; or dtype, as in older versions, where only bytes with three axes are
+    images and all others are vectors."""
+    images: tuple[str, ...] = ()
+    """Observations to take as images, whatever their dtype; their bounds become 0 and 255."""
+    vectors: tuple[str, ...] = ()
+    """Observations to take as vectors, whatever their bounds."""
     camera: int | None = None
     """Camera for frames of dmc tasks, -1 for the free camera; None takes the task's default."""
     shadows: bool = True
@@ -49,6 +63,8 @@ class TaskSettings:
 class EnvSettings(TaskSettings):
     """All settings of an environment: those of its task, and those for evaluation and videos."""
 
+    cap: int = 0
+    """Environment steps after which an episode is truncated, if its own limit is not shorter; 0 is none."""
     blank: tuple[str, ...] = ()
     """Observations to replace by zeros, for an agent that was trained on them; names as for `hide`."""
     render_size: Size = (256, 256)
@@ -76,6 +92,32 @@ class EnvSettings(TaskSettings):
 
 
 DEFAULTS = EnvSettings()
+
+
+def arguments_of(words: Sequence[str]) -> dict[str, Any]:
+    """Arguments by name from words `key=value`; a value is a number, a boolean, None, a list or dict of those, or text.
+
+    No word runs code. Raises UserError for one that is not `key=value`, and for a key that is given twice.
+    """
+    arguments: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (equals and key.isidentifier()):
+            raise UserError(f"kwargs: {word[:100]!r} is not key=value, such as size=5")
+        if key in arguments:
+            raise UserError(f"kwargs: {key} is given twice")
+        arguments[key] = _literal(text)
+    return arguments
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text) if len(text) <= LONGEST_LITERAL else text
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Conversion of the spaces of any supported environment to those of an agent: named vectors and images, one action."""
+"""Conversion of the spaces of any supported environment to those of an agent: vectors, images and classes; one action."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from envs.errors import UserError
-from envs.pixels import resize
-from envs.settings import Size
+from envs.errors import UserError, did_you_mean
+from envs.pixels import fitted, resize
+from envs.settings import DEFAULTS, EnvSettings
 
 SUPPORTED_OBSERVATIONS = "supported observations: Box, Discrete, and Dict of those"
 SUPPORTED_ACTIONS = "supported actions: Box of floats, and Discrete"
 UNBOUNDED = 1e9
 """Bounds of this magnitude count as none (MuJoCo writes 1e10), so nothing is scaled to them."""
+FEW_VALUES = 32
+"""Largest number of values of an integer that is encoded as classes; a Discrete always is."""
 
 
 class Leaf(NamedTuple):
@@ -23,35 +25,50 @@ class Leaf(NamedTuple):
 
     path: tuple[str, ...]
     """Keys that lead to the entry."""
+    native: spaces.Box | spaces.Discrete
+    """Its space in the environment."""
     space: spaces.Box
     """Its space for the agent."""
-    read: Callable[[Any], np.ndarray]
-    """Conversion of the native value to an element of that space; always a copy."""
+    convert: Callable[[np.ndarray], np.ndarray]
+    """Conversion of a native array to an element of that space; always a copy."""
 
     def extract(self, observation: Any) -> np.ndarray:
-        """Value of this entry in a native observation, converted."""
+        """Value of this entry in a native observation, converted; raises ValueError for one that does not fit."""
         for key in self.path:
-            observation = observation[key]
-        return self.read(observation)
+            try:
+                observation = observation[key]
+            except (KeyError, TypeError, IndexError):
+                raise ValueError(f"the observation has no {_name(self.path)}") from None
+        array = fitted(observation, self.native, _called(self.path))
+        return self.convert(array)
 
 
-def observation_leaves(space: spaces.Space[Any], image_size: Size = (64, 64)) -> dict[str, Leaf]:
+def observation_leaves(space: spaces.Space[Any], settings: EnvSettings = DEFAULTS) -> dict[str, Leaf]:
     """Non-empty entries of an observation space by "/"-joined key, sorted; a lone Box or Discrete is "observation".
 
-    A uint8 Box with three axes is an image, which is resized to `image_size`; all others become float32 vectors.
-    Raises UserError for spaces that are not supported, and where there is nothing to observe.
+    The kind of each is that of `_kind`; images are resized to `image_size`. An entry that is not supported is left out
+    where `hide` names it. Raises UserError for others that are not supported, and where there is nothing to observe.
     """
     leaves: dict[str, Leaf] = {}
-    for path, leaf_space in _walk(space, ()):
-        leaf = _leaf(path, leaf_space, image_size)
-        key = "/".join(path) or "observation"
+    entries = list(_walk(space, ()))
+    _require_names([_name(path) for path, _ in entries], settings)
+    for path, inner in entries:
+        key = _name(path)
+        if key in settings.hide and not _supported(inner):  # nothing reads it
+            continue
         if key in leaves:
             raise UserError(f"two observations have the name '{key}' after nested keys are joined with '/'; rename one")
-        if leaf.space.shape != (0,):
+        leaf = _leaf(path, inner, settings)
+        if 0 not in leaf.native.shape:
             leaves[key] = leaf
     if not leaves:
         raise UserError(f"the observation space {space} has no values; {SUPPORTED_OBSERVATIONS}")
     return dict(sorted(leaves.items()))
+
+
+def unsupported(space: spaces.Space[Any]) -> set[str]:
+    """Names of the entries of an observation space that no agent can observe."""
+    return {_name(path) for path, inner in _walk(space, ()) if not _supported(inner)}
 
 
 def action_codec(space: spaces.Space[Any]) -> tuple[spaces.Box | spaces.Discrete, Callable[[Any], Any]]:
@@ -75,32 +92,123 @@ def _walk(space: spaces.Space[Any], path: tuple[str, ...]) -> Iterator[tuple[tup
         yield path, space
 
 
-def _leaf(path: tuple[str, ...], space: spaces.Space[Any], image_size: Size) -> Leaf:
-    where = f"observation '{'/'.join(path)}'" if path else "the observation"
-    if isinstance(space, spaces.Discrete):
-        count, start = int(space.n), int(space.start)
-        return Leaf(path, spaces.Box(0.0, 1.0, (count,), np.float32), lambda value: _one_hot(int(value) - start, count))
-    if not isinstance(space, spaces.Box) or space.dtype.kind not in "fiub":
-        raise UserError(f"{where} has the space {space}, which is not supported; {SUPPORTED_OBSERVATIONS}")
-    if space.dtype == np.uint8 and len(space.shape) == 3:
-        if space.shape[2] > min(space.shape[:2]):
-            raise UserError(f"{where} is an image of shape {space.shape}; images must be [height, width, channels]")
-        image = spaces.Box(0, 255, (*image_size, space.shape[2]), np.uint8)
-        return Leaf(path, image, lambda value: resize(np.asarray(value), image_size))
+def _name(path: tuple[str, ...]) -> str:
+    return "/".join(path) or "observation"
+
+
+def _called(path: tuple[str, ...]) -> str:
+    return f"observation '{_name(path)}'" if path else "the observation"
+
+
+def _supported(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Discrete) or (isinstance(space, spaces.Box) and space.dtype.kind in "fiub")
+
+
+def _require_names(keys: list[str], settings: EnvSettings) -> None:
+    for setting in ("images", "vectors"):
+        for name in getattr(settings, setting):
+            if name not in keys:
+                hint = did_you_mean(name, keys)
+                raise UserError(f"{setting}: no observation {name!r}; {hint}there are {', '.join(keys)}")
+    both = set(settings.images) & set(settings.vectors)
+    if both:
+        raise UserError(f"observation {min(both)!r} is named among images and among vectors; name it once")
+
+
+def _leaf(path: tuple[str, ...], space: Any, settings: EnvSettings) -> Leaf:
+    if not _supported(space):
+        raise UserError(
+            f"{_called(path)} has the space {space}, which is not supported; {SUPPORTED_OBSERVATIONS}"
+            + (f"; --hide {_name(path)} leaves it out" if path else "")
+        )
+    kind = _kind(_name(path), space, settings)
+    if kind == "image":
+        return _image(path, space, settings)
+    if kind == "classes" or isinstance(space, spaces.Discrete):
+        return _classes(path, space, flat=kind == "vector")
     with np.errstate(over="ignore"):
         low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
-    return Leaf(path, spaces.Box(low, high, dtype=np.float32), _read_vector)
+    # A copy, because environments may reuse one buffer.
+    return Leaf(path, space, spaces.Box(low, high), lambda value: np.array(value, np.float32).reshape(-1))
 
 
-def _read_vector(value: Any) -> np.ndarray:
-    """A float32 vector; always a copy, because environments may reuse one buffer."""
-    return np.array(value, dtype=np.float32).reshape(-1)
+def _kind(key: str, space: spaces.Box | spaces.Discrete, settings: EnvSettings) -> str:
+    """Kind of an observation: "image", "classes" or "vector".
+
+    Bytes from 0 to 255 with at least two axes are images; discrete values and integers of few values are classes; all
+    others are vectors. The settings `images` and `vectors` overrule that. With the encoding "dtype", bytes with three
+    axes are images, whatever their bounds, and all others vectors.
+    """
+    if key in settings.images:
+        return "image"
+    if key in settings.vectors:
+        return "vector"
+    if settings.encoding == "dtype":
+        return "image" if space.dtype == np.uint8 and len(space.shape) == 3 else "vector"
+    if isinstance(space, spaces.Discrete):
+        return "classes"
+    if space.dtype == np.uint8 and len(space.shape) in (2, 3, 4) and (space.low == 0).all() and (space.high == 255).all():
+        return "image"
+    integer = space.dtype.kind in "iub" and space.low.size
+    return "classes" if integer and _values_of(space).max() <= FEW_VALUES else "vector"
 
 
-def _one_hot(choice: int, count: int) -> np.ndarray:
-    vector = np.zeros(count, np.float32)
-    vector[choice] = 1.0
-    return vector
+def _values_of(space: spaces.Box) -> np.ndarray:
+    """Number of values of each element of an integer Box."""
+    return np.asarray(space.high, np.float64).reshape(-1) - np.asarray(space.low, np.float64).reshape(-1) + 1
+
+
+def _classes(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, flat: bool) -> Leaf:
+    """One-hot vectors `[element, class]`, or one vector of all if `flat`."""
+    if isinstance(space, spaces.Discrete):
+        low, counts = np.array([int(space.start)]), np.array([int(space.n)])
+    else:
+        low, counts = np.asarray(space.low, np.int64).reshape(-1), _values_of(space)
+    shape = len(low), int(max(counts, default=0))
+    places = np.arange(len(low))
+
+    def convert(value: np.ndarray) -> np.ndarray:
+        choice = value.astype(np.int64).reshape(-1) - low
+        if (choice < 0).any() or (choice >= counts).any():
+            raise ValueError(f"{_called(path)} has values outside of its space {space}, such as {_outside(choice)}")
+        vectors = np.zeros(shape, np.float32)
+        vectors[places, choice] = 1.0
+        return vectors.reshape(-1) if flat else vectors
+
+    def _outside(choice: np.ndarray) -> int:
+        return int((choice + low)[(choice < 0) | (choice >= counts)][0])
+
+    return Leaf(path, space, spaces.Box(0.0, 1.0, (shape[0] * shape[1],) if flat else shape, np.float32), convert)
+
+
+def _image(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, settings: EnvSettings) -> Leaf:
+    """uint8 image `[height, width, channel]`; a grey one has one channel, and a stack of frames those of all of them."""
+    finite = isinstance(space, spaces.Box) and space.is_bounded() and len(space.shape) in (2, 3, 4)
+    if not finite or 0 in space.shape:
+        raise UserError(
+            f"{_called(path)} has the space {space}, which is no image; images are bounded and have the shape "
+            "[height, width], [height, width, channel] or [frame, height, width, channel]"
+        )
+    low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    scale = 255 / np.where(high > low, high - low, 1)
+    bytes_already = space.dtype == np.uint8 and (settings.encoding == "dtype" or ((low == 0) & (high == 255)).all())
+
+    def convert(value: np.ndarray) -> np.ndarray:
+        if not bytes_already:
+            value = np.rint(np.clip((value - low) * scale, 0, 255)).astype(np.uint8)
+        return resize(_arranged(value), settings.image_size)
+
+    channels = _arranged(np.empty(space.shape, np.uint8)).shape[2]
+    return Leaf(path, space, spaces.Box(0, 255, (*settings.image_size, channels), np.uint8), convert)
+
+
+def _arranged(image: np.ndarray) -> np.ndarray:
+    """The same pixels as `[height, width, channel]`. A first axis that is the shortest of three holds the channels."""
+    if image.ndim == 4:
+        return np.concatenate([_arranged(frame) for frame in image], -1)
+    if image.ndim == 2:
+        return image[:, :, None]
+    return np.moveaxis(image, 0, -1) if image.shape[0] < min(image.shape[1:]) else image
 
 
 def _box_decoder(space: spaces.Box) -> Callable[[Any], np.ndarray]:

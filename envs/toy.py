@@ -115,12 +115,12 @@ class Copy(gymnasium.Env):
         return {"action": action, "cue": np.array([self._cue], np.float32)}
 
 
-def make_toy(name: str) -> gymnasium.Env:
+def make_toy(name: str, **arguments: Any) -> gymnasium.Env:
     """Build one of `TOYS`, drawn as bars."""
-    return Bars(TOYS[name]())
+    return Bars(TOYS[name](**arguments))
 
 
-TOYS: dict[str, Callable[[], gymnasium.Env]] = {
+TOYS: dict[str, Callable[..., gymnasium.Env]] = {
     "chain": Chain,
     "copy": Copy,
     "copy_discrete": partial(Copy, discrete=True),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from envs.episodes import SeededEpisodes
 from envs.errors import UserError
-from envs.interface import Observation
+from envs.interface import LARGEST_REWARD, Observation
 from envs.partial import partially_observed
 from envs.pixels import Pixels
-from envs.settings import DEFAULTS, EnvSettings, Size
-from envs.spaces import action_codec, observation_leaves
+from envs.settings import DEFAULTS, EnvSettings
+from envs.spaces import action_codec, observation_leaves, unsupported
 
 
 def prepare(
@@ -28,6 +30,8 @@ def prepare(
     values out of range, and for `camera` and `shadows`, which only dmc tasks have.
     """
     settings = settings.changed(changes)
+    if settings.kwargs:
+        raise UserError("kwargs are for tasks by name; an environment of your own takes its arguments from your code")
     if not isinstance(env, gymnasium.Env):
         raise UserError(f"an environment must be a gymnasium.Env, got {type(env).__module__}.{type(env).__qualname__}")
     refuse_drawing_settings(settings, "your own environment")
@@ -36,18 +40,84 @@ def prepare(
 
 def wrapped(env: gymnasium.Env, settings: EnvSettings, *, seed: int, index: int) -> gymnasium.Env:
     """An environment in all the wrappers that its settings ask for, in the one right order."""
-    if settings.time_limit:
-        env = TimeLimit(env, max_episode_steps=settings.time_limit)
-    env = NamedObservations(NormalizedActions(ActionRepeat(env, settings.repeat)), settings.image_size)
+    env = _limited(Interface(env), settings.time_limit, settings.cap)
+    env = named = NamedObservations(NormalizedActions(ActionRepeat(env, settings.repeat)), settings)
     if settings.obs != "state":
         env = Pixels(env, settings.image_size, keep=settings.obs == "both")
-    return SeededEpisodes(partially_observed(env, settings), seed=seed, index=index)
+    hidden = tuple(name for name in settings.hide if name not in named.left_out)
+    return SeededEpisodes(partially_observed(env, replace(settings, hide=hidden)), seed=seed, index=index)
 
 
 def refuse_drawing_settings(settings: EnvSettings, what: str) -> None:
     """Raise UserError if a setting is used that only dmc tasks have, for `what`, which is not one of them."""
     if settings.camera is not None or not settings.shadows:
         raise UserError(f"camera and shadows are settings of dmc tasks only, not of {what}")
+
+
+def _limited(env: gymnasium.Env, time_limit: int, cap: int) -> gymnasium.Env:
+    """An environment with a time limit in place of shorter ones of wrappers and dmc tasks, and not above a cap."""
+    inner: Any = env
+    while time_limit:
+        if 0 < (vars(inner).get("_max_episode_steps") or 0) < time_limit:  # as in Gymnasium's TimeLimit
+            inner._max_episode_steps = time_limit
+        if not isinstance(inner, gymnasium.Wrapper):
+            getattr(inner, "extend", int)(time_limit)
+            break
+        inner = inner.env
+    limit = min(filter(None, (time_limit, cap)), default=0)
+    return TimeLimit(env, max_episode_steps=limit) if limit else env
+
+
+class Interface(gymnasium.Wrapper):
+    """Check what an environment has and returns: two spaces, and results of the form of Gymnasium's.
+
+    Raises UserError for missing spaces, and ValueError for a result of another form.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        for name in ("observation_space", "action_space"):
+            space = getattr(env, name, None)
+            if not isinstance(space, spaces.Space):
+                raise UserError(f"the environment's {name} must be a space of gymnasium.spaces, got {space!r}")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        result: Any = self.env.reset(seed=seed, options=options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError(f"reset() must return (observation, info), got {_form(result)}")
+        return result
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        result: Any = self.env.step(action)
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise ValueError(
+                f"step() must return (observation, reward, terminated, truncated, info), got {_form(result)}"
+            )
+        obs, reward, terminated, truncated, info = result
+        return obs, _reward(reward), _flag("terminated", terminated), _flag("truncated", truncated), info
+
+
+def _form(result: Any) -> str:
+    return f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+
+
+def _reward(reward: Any) -> float:
+    if np.ndim(reward) or not hasattr(reward, "__float__"):
+        shape = f" of shape {np.shape(reward)}" if np.ndim(reward) else ""
+        raise ValueError(f"the reward must be a number, got {type(reward).__name__}{shape}")
+    try:
+        number = float(reward)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the reward must be a number: {error}") from None
+    if not abs(number) <= LARGEST_REWARD:
+        raise ValueError(f"the reward is {number}, which is not finite as float32")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if np.ndim(value) or not isinstance(value, bool | int | float | np.generic | np.ndarray):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -66,7 +136,7 @@ class ActionRepeat(gymnasium.Wrapper):
             total += float(reward)
             if terminated or truncated:
                 break
-        return obs, total, bool(terminated), bool(truncated), info
+        return obs, total, terminated, truncated, info
 
 
 class NormalizedActions(gymnasium.ActionWrapper):
@@ -83,9 +153,11 @@ class NormalizedActions(gymnasium.ActionWrapper):
 class NamedObservations(gymnasium.ObservationWrapper):
     """Return observations as a flat dict of float32 vectors and uint8 images in alphabetical order of the keys."""
 
-    def __init__(self, env: gymnasium.Env, image_size: Size) -> None:
+    def __init__(self, env: gymnasium.Env, settings: EnvSettings) -> None:
         super().__init__(env)
-        self._leaves = observation_leaves(env.observation_space, image_size)
+        self.left_out = unsupported(env.observation_space) & set(settings.hide)
+        # Frames alone need none of the environment's own observations, which may be of any kind.
+        self._leaves = {} if settings.obs == "pixels" else observation_leaves(env.observation_space, settings)
         self.observation_space = spaces.Dict({key: leaf.space for key, leaf in self._leaves.items()})
 
     def observation(self, observation: Any) -> Observation:

@@ -113,11 +113,15 @@ def test_observations_become_sorted_float32_vectors():
     }
     env = prepared(Probe(observation=space, sample=sample))
     obs, _ = env.reset()
-    expected = {"a/choice": [0, 1, 0], "a/count": [7, 8], "flag": [1], "z": [1, 2, 3, 4]}
+    counts = np.eye(10)[[7, 8]].tolist()
+    expected = {"a/choice": [[0, 1, 0]], "a/count": counts, "flag": [[0, 1]], "z": [1, 2, 3, 4]}
     assert list(obs) == list(expected) == list(env.observation_space)
     assert all(value.dtype == np.float32 for value in obs.values())
     assert {key: value.tolist() for key, value in obs.items()} == expected
     assert obs in env.observation_space
+    as_before, _ = prepared(Probe(observation=space, sample=sample), encoding="dtype").reset()
+    expected = {"a/choice": [0, 1, 0], "a/count": [7, 8], "flag": [1], "z": [1, 2, 3, 4]}
+    assert {key: value.tolist() for key, value in as_before.items()} == expected
 
 
 def test_observations_do_not_alias_the_environment():
@@ -141,7 +145,7 @@ def test_gym_observations_keep_their_values():
 @pytest.mark.parametrize(
     ("space", "named"),
     [
-        (spaces.Box(0, 255, (3, 64, 64), np.uint8), "an image of shape (3, 64, 64); images must be [height, width, ch"),
+        (spaces.Dict({"a": spaces.Discrete(2), "mission": spaces.Text(9)}), "--hide mission leaves it out"),
         (spaces.Tuple([spaces.Discrete(2)]), "Tuple(Discrete(2))"),
         (spaces.Dict({"b": spaces.MultiBinary(3)}), "observation 'b' has the space MultiBinary(3)"),
         (spaces.Box(0.0, 1.0, (0,)), "has no values"),

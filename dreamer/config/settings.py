@@ -51,6 +51,8 @@ class EnvironmentConfig(TaskSettings):
     """Height and width of observed images in pixels, multiples of 16. Images of another size are resized."""
     hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = TaskSettings.hide
     """Observations to remove, separated by spaces or commas: keys, or `velocities` for all velocities."""
+    images: Annotated[tuple[str, ...], AfterValidator(words)] = TaskSettings.images
+    vectors: Annotated[tuple[str, ...], AfterValidator(words)] = TaskSettings.vectors
     flicker: Annotated[Probability, tyro.conf.arg(aliases=("--flicker",))] = TaskSettings.flicker
     obs_noise: Annotated[StandardDeviation, tyro.conf.arg(aliases=("--obs-noise",))] = TaskSettings.obs_noise
     num_envs: Annotated[int, Ge(1)] = 4

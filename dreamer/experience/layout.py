@@ -24,7 +24,7 @@ class RowLayout:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The record of one row."""
-        kinds = {1: np.float32, 3: np.uint8}
+        kinds = {1: np.float32, 2: np.float32, 3: np.uint8}
         obs = [(f"obs/{key}", kinds[len(shape)], shape) for key, shape in sorted(self.obs_shapes.items())]
         flags = [(name, np.bool_) for name in ROW_SCALARS[1:]]
         action = ("prev_action", np.float32, (self.action_dim,))

@@ -58,7 +58,7 @@ def observation_tensors(obs: Any, shapes: Shapes) -> tuple[dict[str, Tensor], bo
 def _checked(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """An observation in the form that the networks take; raises `ValueError` for another shape or kind."""
     array = np.asarray(value) if len(shape) == 3 else np.asarray(value, np.float32)
-    wanted = f"{'uint8 image' if len(shape) == 3 else 'vector'} {list(shape)}"
+    wanted = f"{('vector', 'one-hot array', 'uint8 image')[len(shape) - 1]} {list(shape)}"
     if array.shape[-len(shape) :] != shape or (len(shape) == 3 and array.dtype != np.uint8):
         raise ValueError(f"observation {key!r} is {array.dtype} {list(array.shape)}; the agent learned from a {wanted}")
     return array

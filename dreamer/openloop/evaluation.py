@@ -159,7 +159,7 @@ class _Evaluator:
         """Decoded states `[episode * sample]`, `[episode, sample, ...]` by key."""
         reward, _ = self.model.predict(self.model.core.features(states))
         decoded = self.model.decode(states) | {self.reward: reward.unsqueeze(-1)}
-        return {key: value.float().unflatten(0, (-1, samples)) for key, value in decoded.items()}
+        return {key: _flat(value.float().unflatten(0, (-1, samples))) for key, value in decoded.items()}
 
     def _compare(self, t: int, decoded: dict[str, Tensor]) -> None:
         """Add the errors of predictions of step t, in the episodes that last that long."""
@@ -198,5 +198,10 @@ def _is_image(values: Tensor) -> bool:
 
 
 def _as_float(value: Tensor) -> Float[Tensor, "episode time *dimensions"]:
-    """Observations as floats: images in [0, 1], vectors in their own units."""
-    return value.float() / 255 if value.dtype == torch.uint8 else value.float()
+    """Observations as floats: images in [0, 1], vectors in their own units, one-hot vectors as one."""
+    return value.float() / 255 if value.dtype == torch.uint8 else _flat(value)
+
+
+def _flat(value: Tensor) -> Tensor:
+    """The same values, discrete ones `[episode, time or sample, element, class]` as one vector."""
+    return value.flatten(2) if value.ndim == 4 else value

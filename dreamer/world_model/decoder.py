@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +11,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.batch import Shapes, images, vectors
+from dreamer.batch import Shapes, images
 from dreamer.nn.distributions import symexp, symlog
 from dreamer.nn.layers import MLP, Linear
 from dreamer.world_model.encoder import stacked_shape
@@ -26,18 +27,18 @@ class DecoderConfig:
     layers: Annotated[int, Ge(0)] = 3
     """Hidden layers."""
     symlog: bool = True
-    """Predict vector observations in symlog space."""
+    """Predict vectors in symlog space."""
 
 
 class Decoder(nn.Module):
-    """Features to vectors and images; either may be absent. The first `deter` features are h."""
+    """Features to vectors, discrete values and images; any may be absent. The first `deter` features are h."""
 
     def __init__(self, config: DecoderConfig, image: ImageConfig, feature_dim: int, deter: int, shapes: Shapes):
         super().__init__()
-        sizes, pictures = vectors(shapes), images(shapes)
+        pictures = images(shapes)
         self.image_keys = list(pictures)
         self.channels = [shape[2] for shape in pictures.values()]
-        self.vector = VectorDecoder(config, feature_dim, sizes) if sizes else None
+        self.vector = VectorDecoder(config, feature_dim, shapes) if len(pictures) < len(shapes) else None
         self.image = (
             ImageDecoder(image, config.units, deter, feature_dim - deter, *stacked_shape(pictures))
             if pictures
@@ -47,14 +48,18 @@ class Decoder(nn.Module):
     def loss(
         self, features: Float[Tensor, "*batch feature"], obs: Mapping[str, Tensor]
     ) -> dict[str, Float[Tensor, "*batch"]]:
-        """Unreduced reconstruction error of every key: squared errors summed over dimensions or pixels, without 1/2."""
+        """Unreduced reconstruction error of every key: squared errors summed over dimensions or pixels, without 1/2;
+        cross-entropies of discrete values summed over elements.
+        """
         losses = {} if self.vector is None else self.vector.loss(features, obs)
         for key, image in self._images(features).items():
             losses[key] = (image - to_unit(obs[key])).square().flatten(-3).sum(-1)
         return losses
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> dict[str, Tensor]:
-        """Vectors `[*batch, size]` in their own units, and images `[*batch, height, width, channel]` in (0, 1)."""
+        """Vectors `[*batch, size]` in their own units, probabilities `[*batch, element, class]` of discrete values,
+        and images `[*batch, height, width, channel]` in (0, 1).
+        """
         return ({} if self.vector is None else self.vector(features)) | self._images(features)
 
     def _images(self, features: Tensor) -> dict[str, Tensor]:
@@ -64,16 +69,17 @@ class Decoder(nn.Module):
 
 
 class VectorDecoder(nn.Module):
-    """MLP to the symlog of every vector observation; loss is the squared error summed over dimensions, without 1/2.
+    """MLP to the symlog of every vector, and to the logits of every discrete value.
 
-    All keys share one output matrix, which is the same map as one linear layer per key.
+    The loss is the squared error summed over dimensions, without 1/2, or the cross-entropy summed over elements. All
+    keys share one output matrix, which is the same map as one linear layer per key.
     """
 
-    def __init__(self, config: DecoderConfig, feature_dim: int, sizes: Mapping[str, int]):
+    def __init__(self, config: DecoderConfig, feature_dim: int, shapes: Shapes):
         super().__init__()
         self.config = config
-        self.keys = sorted(sizes)
-        self.sizes = [sizes[key] for key in self.keys]
+        self.shapes = {key: shape for key, shape in sorted(shapes.items()) if len(shape) < 3}
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, sum(self.sizes))
         self.output.heads = self.sizes
@@ -82,19 +88,27 @@ class VectorDecoder(nn.Module):
         self, features: Float[Tensor, "*batch feature"], obs: Mapping[str, Tensor]
     ) -> dict[str, Float[Tensor, "*batch"]]:
         """Unreduced reconstruction error of every key."""
-        predictions = self.output(self.mlp(features)).split(self.sizes, -1)
-        return {
-            key: (prediction - self._target(obs[key])).square().sum(-1)
-            for key, prediction in zip(self.keys, predictions, strict=True)
-        }
+        losses = {}
+        for key, output in self._outputs(features).items():
+            if len(self.shapes[key]) == 2:
+                losses[key] = -(obs[key] * output.float().log_softmax(-1)).sum((-2, -1))
+            else:
+                target = symlog(obs[key]) if self.config.symlog else obs[key]
+                losses[key] = (output - target).square().sum(-1)
+        return losses
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> dict[str, Tensor]:
-        """Predicted observations `[*batch, size]` by key, in the observations' own units."""
-        predictions = self.output(self.mlp(features)).split(self.sizes, -1)
+        """Predicted vectors `[*batch, size]` in their own units and probabilities `[*batch, element, class]` by key."""
+        decode = symexp if self.config.symlog else nn.Identity()
         return {
-            key: symexp(prediction) if self.config.symlog else prediction
-            for key, prediction in zip(self.keys, predictions, strict=True)
+            key: output.float().softmax(-1) if len(self.shapes[key]) == 2 else decode(output)
+            for key, output in self._outputs(features).items()
         }
 
-    def _target(self, value: Tensor) -> Tensor:
-        return symlog(value) if self.config.symlog else value
+    def _outputs(self, features: Tensor) -> dict[str, Tensor]:
+        """Symlog of vectors `[*batch, size]`, and logits `[*batch, element, class]`, by key."""
+        parts = self.output(self.mlp(features)).split(self.sizes, -1)
+        return {
+            key: part.unflatten(-1, shape) if len(shape) == 2 else part
+            for (key, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }

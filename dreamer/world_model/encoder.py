@@ -1,7 +1,8 @@
-"""Observations to embeddings: one network for vectors, one for images, their embeddings concatenated."""
+"""Observations to embeddings: one network for vectors and discrete values, one for images, embeddings concatenated."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +12,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.batch import Shapes, images, vectors
+from dreamer.batch import Shapes, discrete, images, vectors
 from dreamer.nn.distributions import symlog
 from dreamer.nn.layers import MLP
 from dreamer.world_model.images import ImageConfig, ImageEncoder
@@ -26,22 +27,22 @@ class EncoderConfig:
     layers: Annotated[int, Ge(0)] = 3
     """Hidden layers."""
     symlog: bool = True
-    """Compress vector observations with symlog before the first layer."""
+    """Compress vectors with symlog before the first layer."""
 
 
 class Encoder(nn.Module):
-    """Vectors and images to one embedding, [vectors, images]; either may be absent."""
+    """Vectors with discrete values, and images, to one embedding, [vectors, images]; either may be absent."""
 
     def __init__(self, config: EncoderConfig, image: ImageConfig, shapes: Shapes):
         super().__init__()
-        sizes, pictures = vectors(shapes), images(shapes)
+        pictures = images(shapes)
         self.image_keys = list(pictures)
-        self.vector = VectorEncoder(config, sizes) if sizes else None
+        self.vector = VectorEncoder(config, shapes) if len(pictures) < len(shapes) else None
         self.image = ImageEncoder(image, *stacked_shape(pictures)) if pictures else None
         self.embed_dim = sum(part.embed_dim for part in (self.vector, self.image) if part is not None)
 
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch embed"]:
-        """Embed vectors `[*batch, size]` and images `[*batch, height, width, channel]` by key."""
+        """Embed observations `[*batch, ...]` by key."""
         embeds = []
         if self.vector is not None:
             embeds.append(self.vector(obs))
@@ -51,19 +52,26 @@ class Encoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Symlog, concatenate in alphabetical order of the keys, MLP (algorithm of V3's `enc`, vector branch)."""
+    """MLP on the symlog of all vectors, then all one-hot vectors as they are (V3's `enc`, vector branch).
 
-    def __init__(self, config: EncoderConfig, sizes: Mapping[str, int]):
+    Keys are in alphabetical order within both.
+    """
+
+    def __init__(self, config: EncoderConfig, shapes: Shapes):
         super().__init__()
         self.config = config
-        self.keys = sorted(sizes)
-        self.mlp = MLP(sum(sizes.values()), config.units, config.layers)
+        self.vectors, self.discrete = list(vectors(shapes)), list(discrete(shapes))
+        size = sum(math.prod(shapes[key]) for key in (*self.vectors, *self.discrete))
+        self.mlp = MLP(size, config.units, config.layers)
         self.embed_dim = self.mlp.out_features
 
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch embed"]:
-        """Embed observations `[*batch, size]` by key."""
-        x = torch.cat([obs[key] for key in self.keys], -1)
-        return self.mlp(symlog(x) if self.config.symlog else x)
+        """Embed vectors `[*batch, size]` and one-hot vectors `[*batch, element, class]` by key."""
+        parts = [obs[key].flatten(-2) for key in self.discrete]
+        if self.vectors:
+            x = torch.cat([obs[key] for key in self.vectors], -1)
+            parts = [symlog(x) if self.config.symlog else x, *parts]
+        return self.mlp(torch.cat(parts, -1))
 
 
 def stacked_shape(shapes: Shapes) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ LEAST_STD = 1e-2
 class Standardizer(nn.Module):
     """Standardization of every dimension by the mean and variance of the rows that were trained on.
 
-    Before the first `update` it is the identity. Images pass unchanged.
+    Before the first `update` it is the identity. Discrete values and images pass unchanged.
     """
 
     count: Tensor

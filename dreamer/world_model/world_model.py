@@ -27,7 +27,8 @@ class ModelScales:
     """Weights of the world model's loss terms, by the name of the term."""
 
     reconstruction: Annotated[float, Ge(0)] = 1.0
-    """Squared error of the decoded observations, summed over dimensions, pixels and keys (objective reconstruction)."""
+    """Error of the decoded observations, summed over dimensions, pixels and keys (objective reconstruction): squared,
+    or the cross-entropy of discrete values."""
     r2: Annotated[float, Ge(0)] = 0.05
     """Redundancy reduction between states and embeddings (objective r2)."""
     reward: Annotated[float, Ge(0)] = 1.0
@@ -59,7 +60,7 @@ class WorldModelConfig:
     discount_horizon: Annotated[float, Gt(1)] = 333.0
     """Time scale of discounting in agent steps: the discount factor is 1 - 1 / discount_horizon."""
     standardize: bool = False
-    """Standardize vector observations by their running mean and standard deviation, before symlog."""
+    """Standardize vectors by their running mean and standard deviation, before symlog."""
     scales: ModelScales = field(default_factory=ModelScales)
     """Weights of the loss terms."""
 
@@ -95,7 +96,7 @@ class WorldModel(nn.Module):
             self.standardizer.update(obs)
 
     def embed(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch embed"]:
-        """Embeddings of vectors `[*batch, size]` and images `[*batch, height, width, channel]` by key."""
+        """Embeddings of observations `[*batch, ...]` by key."""
         return self.encoder(self.standardize(obs))
 
     def observe(self, batch: Batch, embeds: Float[Tensor, "batch time embed"] | None = None) -> Struct:
@@ -148,9 +149,7 @@ class WorldModel(nn.Module):
         return {self.objective.term: representation, "rep": self.core.loss(states)[0]["rep"]}
 
     def decode(self, states: Struct) -> dict[str, Tensor]:
-        """Decoded observations by key: vectors `[*batch, size]` in their own units, images `[*batch, height, width,
-        channel]` as floats from 0 to 1. Raises UserError where the objective has no decoder.
-        """
+        """Decoded observations by key, see `Decoder.forward`. Raises UserError where the objective has no decoder."""
         decoded = self.objective.decode(self.core.decoder_input(states, self.core.features(states)))
         return decoded if self.standardizer is None else self.standardizer.inverse(decoded)
 

@@ -166,7 +166,7 @@ def shares_of_loop(config: Config, parts: dict[str, float], update: float) -> di
 
 
 def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
-    """Random training sequences of the agent's shapes, each a new episode: normal vectors, images of random bytes."""
+    """Random training sequences of the agent's shapes, each a new episode: normal values, images of random bytes."""
     shape = (batch_size, length)
     no = torch.zeros(shape, dtype=torch.bool)
     is_first = no.clone()
@@ -174,7 +174,7 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
     return Batch(
         obs={
             key: torch.randn(*shape, *size)
-            if len(size) == 1
+            if len(size) < 3
             else torch.randint(256, (*shape, *size), dtype=torch.uint8)
             for key, size in agent.obs_shapes.items()
         },

@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
     def reconstruction_error(
         self, inputs: Float[Tensor, "*batch _"], obs: Mapping[str, Tensor]
     ) -> Float[Tensor, "*batch"] | None:
-        """Squared error of the decoded observations, summed over dimensions and keys; None where nothing decodes."""
+        """Error of the decoded observations, summed over dimensions and keys; None where nothing decodes."""
         return None
 
     def decode(self, inputs: Float[Tensor, "*batch _"]) -> dict[str, Tensor]:

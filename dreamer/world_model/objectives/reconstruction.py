@@ -15,7 +15,7 @@ from dreamer.world_model.objectives.objective import Objective
 
 
 class Reconstruction(Objective):
-    """Squared error of the decoded observations, summed over all keys."""
+    """Error of the decoded observations (see `Decoder.loss`), summed over all keys."""
 
     term = "reconstruction"
     part = "decoder"
@@ -39,7 +39,7 @@ class Reconstruction(Objective):
     def reconstruction_error(
         self, inputs: Float[Tensor, "*batch _"], obs: Mapping[str, Tensor]
     ) -> Float[Tensor, "*batch"] | None:
-        """Squared error of the decoded observations, summed over dimensions and keys."""
+        """Error of the decoded observations, summed over dimensions and keys."""
         return torch.stack(list(self.decoder.loss(inputs, obs).values())).sum(0)
 
     def decode(self, inputs: Float[Tensor, "*batch _"]) -> dict[str, Tensor]:
