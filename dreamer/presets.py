@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {
         "steps": 50_000,
         "env.train_time_limit": 250,
-        "agent.optimizer.decay": 6_200,
+        "agent.optimizer.decay": 1.0,
     },
     "dmc_fast": SMALL
     | {
@@ -72,8 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.world_model.discount_horizon": 333.0,
         "agent.behavior.tanh_penalty": 0.1,
         "agent.behavior.entropy": 3e-3,
-        "agent.behavior.entropy_decay": 39_000,
-        "agent.optimizer.decay": 39_000,
+        "agent.behavior.entropy_decay": 1.0,
+        "agent.optimizer.decay": 1.0,
     },
     "ablation": SMALL
     | {
@@ -85,7 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.video": "never",
         "agent.behavior.entropy": 1e-3,
         "agent.world_model.discount_horizon": 40.0,
-        "agent.optimizer.decay": 5_000,
+        "agent.optimizer.decay": 1.0,
     },
     "pixels_quick": SMALL
     | {
@@ -99,7 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "replay.capacity": 50_000,
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.scales.reconstruction": 10.0,
-        "agent.optimizer.decay": 15_000,
+        "agent.optimizer.decay": 1.0,
     },
     "dmc_proprio": {
         "size": "1m",

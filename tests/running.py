@@ -105,7 +105,8 @@ def forked(function: Callable[[], str]) -> tuple[int, str]:
 
 def make_run(path: Path, core="rssm", task="toy:copy", seed=0, final=1.0, until=400, steps=400, info=None, **changes):
     """A run folder as training leaves it, without its checkpoints."""
-    config = dreamer.compose("debug", task=task, seed=seed, steps=steps, **{"agent.dynamics.core": core, **changes})
+    changes = {"agent.dynamics.core": core, "env.time_limit": 0} | changes
+    config = dreamer.compose("debug", task=task, seed=seed, steps=steps, **changes)
     folder = create_run(path, config, "cpu")
     folder.info |= {"parameters": {"dynamics": 1000, "actor": 234}} | (info or {})
     folder.save()

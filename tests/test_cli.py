@@ -19,6 +19,7 @@ from dreamer.cli.configuration import with_current_names
 from dreamer.cli.main import COMMANDS, main
 from dreamer.cli.train import arguments as train_arguments
 from dreamer.runs import checkpoint
+from dreamer.runs.folder import open_run
 from dreamer.training import launch, loop
 
 
@@ -329,6 +330,28 @@ def test_a_run_ends_with_its_results_and_what_to_do_next(tmp_path, capsys):
     assert f"dreamer evaluate '{path}' --episodes 20" in text
     assert f"dreamer train --resume '{path}' --steps 8" in text
     assert Path(re.search(r"^curve +(.+)$", text, re.M)[1]).is_file()
+
+
+def test_a_run_that_its_sweep_starts_again_is_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "a/b")
+    flags = ["train", *tiny_flags(task="toy:copy", steps=4), "--match-params=True", "--tracking.video=False"]
+    assert main(flags) == 0 and main(flags) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name == "toy_copy_rssm_100k_seed0_a_b"
+    resumed, finished = capsys.readouterr().err.splitlines()[-2:]
+    assert resumed == f"resuming runs/{run.name}, which belongs to this run of the sweep"
+    assert finished.startswith(f"runs/{run.name} is finished at step 4")
+    assert open_run(run).config.tracking.video is False
+
+
+@pytest.mark.parametrize("words", [["--env.shadows=False"], ["--env.shadows", "FALSE"], ["--env.no_shadows=true"]])
+def test_booleans_take_true_and_false_in_any_case(words):
+    others = ["--match-params", "true", "--no-match-params=false", "--tracking.wandb-name", "true", "--seed", "1"]
+    given = train_arguments([*words, *others])
+    assert given.config.env.shadows is False and given.match_params is True
+    assert given.config.tracking.wandb_name == "true" and given.config.seed == 1
 
 
 def test_flags_reach_the_configuration(tmp_path):

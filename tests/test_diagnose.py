@@ -176,6 +176,17 @@ def test_every_flag_that_is_advised_exists(barely_trained, capsys):
     assert len(flags) > 8 and not [flag for flag in flags if not re.search(rf"{re.escape(flag)}\b", known)]
 
 
+def test_an_extension_at_the_lowest_learning_rate_is_found():
+    """Of an older run, whose decay is a number of updates."""
+    config = dreamer.compose("quick", steps=80_000, **{"agent.optimizer.decay": 6_200})
+    rate = config.agent.optimizer.learning_rate
+    records = [{"step": 1000 * n, "optim/learning_rate": rate * max(1 - n / 50, 0.05)} for n in range(1, 81)]
+    found = verdicts(config, records)["learning rate"]
+    assert found.unhealthy and "at its lowest, 3.5e-05, since step 48,000 of 80,000" in found.says
+    assert "--agent.optimizer.decay 1 in a new run (now 6200)" in found.advice
+    assert not verdicts(config, records[:50])["learning rate"].unhealthy
+
+
 def test_a_run_without_records_is_unknown_and_not_unhealthy(tmp_path, capsys):
     (tmp_path / "empty.jsonl").write_bytes(b"")
     path = recorded(tmp_path / "run", dreamer.compose("quick"), tmp_path / "empty.jsonl")

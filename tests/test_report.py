@@ -242,6 +242,15 @@ def test_variants_and_environments_are_experiments_of_their_own(tmp_path):
     assert [run.task for run in runs] == ["toy:copy"] * 3 + ["toy:copy hide=velocities", "toy:copy"]
 
 
+def test_shortened_episodes_count_by_the_return_that_they_can_have(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path / f"whole{seed}", task="dmc:cartpole_balance", seed=seed, final=500.0)
+        make_run(tmp_path / f"short{seed}", "rnn", "dmc:cartpole_balance", seed, 200.0, **{"env.time_limit": 250})
+    result, runs = compared(tmp_path)
+    assert {run.task for run in runs} == {"dmc:cartpole_balance"}
+    assert {name: core.final.value for name, core in result.cores.items()} == {"rssm": 0.5, "rnn time_limit=250": 0.8}
+
+
 def test_the_newest_of_repeated_runs_counts(tmp_path):
     for name, created in (("a", "2026-02-01"), ("b", "2026-03-01"), ("c", "2026-01-01")):
         make_run(tmp_path / name, final=1.0 + ord(name), info={"created": created})

@@ -12,16 +12,18 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from nursery import resolve
+from nursery import poison_weight, resolve
 from running import (
     PIXELS,
     ROOT,
     assert_same_run,
+    differences,
     dreamer_command,
     newest,
     plan_of,
@@ -33,12 +35,14 @@ from running import (
 from tiny import unchecked
 
 import dreamer
+from dreamer.agent import Agent
 from dreamer.cli.main import main
+from dreamer.config import changeable, changes, leaves, override, to_json
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import open_run
 from dreamer.system.files import write_atomically
 from dreamer.tracking import read
-from dreamer.training import launch
+from dreamer.training import accelerate, launch, loop
 from dreamer.training.state import RunState
 from envs.rendering import missing_gl_message, select_backend
 from envs.toy import Counting
@@ -369,15 +373,190 @@ def test_a_finished_run_is_extended_as_if_it_had_been_longer(copied, twins, caps
 
 
 def test_a_finished_run_says_so_and_how_to_extend_it(copied, capsys):
-    before = (copied / "metrics.jsonl").read_bytes()
-    assert main(["train", "--resume", str(copied)]) == 2
-    assert capsys.readouterr().err == f"dreamer: {copied} is finished at step 160; extend it with --steps N, N > 160\n"
-    assert (copied / "metrics.jsonl").read_bytes() == before
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    assert main(["train", "--resume", str(copied)]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"{copied} is finished at step 160; extend it with --steps N, N > 160\n"
+    assert "final evaluation over 2 episodes" in said.out
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("moment", ["dreamer.training.run:show_curve", "dreamer.tracking.tracker:Tracker.close"])
+def test_a_run_killed_after_its_last_checkpoint_completes_what_is_missing(tmp_path, monkeypatch, moment):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*resolve(moment), die)
+        with pytest.raises(KeyboardInterrupt):
+            dreamer.train(tiny_config("toy:copy", **PLAIN | {"steps": 24}), run_dir=tmp_path / "run")
+    records = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    closed = []
+    monkeypatch.setattr(*resolve("dreamer.tracking.tracker:Tracker.close"), lambda self, status: closed.append(status))
+    for _ in range(2):
+        result = dreamer.resume(tmp_path / "run")
+        assert (result.status, result.step) == ("finished", 24) and result.evaluation["eval/episodes"] == 2
+    assert (tmp_path / "run" / "curve.png").stat().st_size > 10_000 and closed == ["finished"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == records
 
 
 def test_a_resumed_run_cannot_become_another_one(copied, capsys):
     assert main(["train", "--resume", str(copied), "--seed", "3", "--loop.replay-ratio", "2", "--steps", "200"]) == 2
-    assert "a resumed run cannot change loop, seed; only --device, --steps, --tracking" in capsys.readouterr().err
+    refused = "--seed (it is 0, not 3), --loop.replay-ratio (it is 1.0, not 2.0), which changes what is learned"
+    assert f"a resumed run cannot change {refused}; start a new run" in capsys.readouterr().err
+
+
+def test_what_may_change_on_resume_changes_nothing_that_is_learned(interrupted, twins, tmp_path):
+    path = shutil.copytree(interrupted("writing back"), tmp_path / "run")
+    old, others = open_run(path).config, {"env.timeout": 5.0, "loop.video": "never", "env.imports": ("json",)}
+    free = [name for name, effect in changeable().items() if effect == "nothing" and name != "tracking"]
+    counts = {name: 2 + value for name, value in leaves(asdict(old)) if name in free and isinstance(value, int)}
+    new = override(old, counts | others | {"env.parallel": "on", "loop.checkpoint_every": 640})
+    assert changes(old, new).keys() == set(free) - {"loop.video"}
+    assert dreamer.resume(path, config=new).status == "finished"
+    assert open_run(path).config == new and len(list((path / "checkpoints").iterdir())) == 4
+    twin = newest(twins(WRAPPING))
+    assert not differences(newest(path)["agent"], twin["agent"])
+    assert newest(path)["replay"]["heads"] == twin["replay"]["heads"]
+
+
+def test_threads_and_compilation_may_change_with_one_line(copied, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert main(["train", "--resume", str(copied), "--steps", "164"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "rounding" in line]
+    assert line.startswith("threads 1 -> 3: from here on, rounding differs from that of a run that was never")
+    assert main(["train", "--resume", str(copied), "--steps", "168"]) == 0
+    assert "rounding" not in capsys.readouterr().err
+
+
+def test_an_extended_run_compiles_if_it_did_before(copied, monkeypatch):
+    """`auto` must not decide anew because more updates are planned."""
+    config = override(open_run(copied).config, {"loop.compile": "auto", "steps": 164})
+    (copied / "config.json").write_text(to_json(config))
+    monkeypatch.setattr(accelerate, "WORTHWHILE_UPDATES", 21)
+    assert config.planned_updates < 21 <= override(config, {"steps": 170}).planned_updates
+    dreamer.resume(copied, config=override(config, {"steps": 170}))
+    assert json.loads((copied / "run.json").read_text())["numerics"]["compiled"] is False
+
+
+# Evaluations that are due
+
+
+@pytest.fixture
+def cheap_open_loop(monkeypatch):
+    """Open-loop evaluations that log one number and draw nothing."""
+
+    def show(plan, agent, folder, step, tracker):
+        tracker.log(step, {"imagination/rmse/x": 1.0})
+
+    monkeypatch.setattr(loop, "show_open_loop", show)
+
+
+@pytest.mark.usefixtures("cheap_open_loop")
+@pytest.mark.parametrize(
+    ("target", "call"),
+    [("evaluate:Evaluator.run", 1), ("evaluate:Evaluator.run", 4), ("loop:summarize", 1), ("loop:summarize", 2)],
+)
+def test_asked_to_stop_in_an_evaluation_no_record_is_missing_or_written_twice(tmp_path, monkeypatch, target, call):
+    changes = PLAIN | {"steps": 40, "loop.eval_every": 20, "loop.imagine_every": 20, "loop.checkpoint_every": 20}
+    config = tiny_config("toy:copy", **changes)
+    dreamer.train(config, run_dir=tmp_path / "twin")
+    with monkeypatch.context() as patched:
+        owner, name = resolve(f"dreamer.training.{target}")
+        original, calls = getattr(owner, name), iter(range(1, 100))
+
+        def stop(*arguments):
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*arguments)
+
+        patched.setattr(owner, name, stop)
+        assert dreamer.train(config, run_dir=tmp_path / "run").status == "interrupted"
+    assert newest(tmp_path / "run")["imagination_due"]
+    assert dreamer.resume(tmp_path / "run").status == "finished"
+    assert [set(record) for record in timeless(tmp_path / "run")].count({"step", "updates", "imagination/rmse/x"}) == 2
+    assert_same_run(tmp_path / "run", tmp_path / "twin")
+
+
+def test_what_is_not_finite_in_the_last_save_sends_the_run_back(tmp_path, monkeypatch, capsys):
+    """The last update breaks a weight, and no other checkpoint is made in between."""
+    config = tiny_config("toy:copy", **PLAIN | {"loop.checkpoint_every": 10_000})
+    last = dreamer.train(config, run_dir=tmp_path / "twin")
+    count, update, calls = newest(last.path)["updates"], Agent.update, iter(range(1, 1000))
+
+    def broken(agent, batch):
+        results = update(agent, batch)
+        if next(calls) == count:
+            poison_weight(agent)
+        return results
+
+    monkeypatch.setattr(Agent, "update", broken)
+    result = dreamer.train(config, run_dir=tmp_path / "run")
+    assert "a parameter is not finite: going back to the checkpoint of step 0 (1 of 2)" in capsys.readouterr().err
+    assert (result.status, result.step) == ("finished", 160) and np.isfinite(list(result.evaluation.values())).all()
+    assert newest(result.path)["updates"] == count
+
+
+# Schedules
+
+
+DECAYING = {
+    "steps": 160,
+    "agent.optimizer.warmup": 0,
+    "agent.optimizer.decay": 1.0,
+    "agent.behavior.entropy_decay": 0.5,
+    "loop.checkpoint_every": 1000,
+}
+
+
+def rates(path, name="optim/learning_rate"):
+    return [record[name] for record in read(path / "metrics.jsonl") if name in record]
+
+
+def test_an_extension_continues_every_schedule_from_its_value_to_the_new_end(tmp_path, monkeypatch, capsys):
+    """A run is extended before its end, killed before it is saved again, and resumed without the flag."""
+    path = tmp_path / "run"
+    config = tiny_config("toy:copy", **PLAIN | DECAYING)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "done", property(lambda self: self.progress.step >= 100))
+        dreamer.train(config, run_dir=path)  # stops at step 100 of 160
+    before, at, full = rates(path), newest(path)["updates"], config.agent.optimizer.learning_rate
+    now = 1 - at / config.planned_updates
+    longer = override(config, {"steps": 320})
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "train", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            dreamer.resume(path, config=longer)
+    said = capsys.readouterr().err
+    assert f"of 40 planned updates: the learning rate falls from {now:.0%} of its initial value to 5% at update" in said
+    assert "; the entropy bonus stays at 10% of its initial value" in said or "the entropy bonus falls from" in said
+    dreamer.resume(path)
+    after = rates(path)[len(before) :]
+    assert max(after) <= before[-1] and all(np.diff(after) < 0) and after[-1] > 0.05 * full
+    optimizer = restored(path).agent.optimizer
+    slope = now / (longer.planned_updates - at)
+    for updates in (at, at + 10):
+        expected = now - slope * (updates - at)
+        assert float(optimizer.decay(torch.tensor(float(updates)))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_number_of_updates_in_an_older_run_keeps_its_meaning(tmp_path, capsys):
+    """Its checkpoint says nothing about decays, and its schedule may be changed once it is resumed."""
+    config = tiny_config("toy:copy", **PLAIN | DECAYING | {"agent.optimizer.decay": 30})
+    path = dreamer.train(config, run_dir=tmp_path / "a").path
+    step, state, _ = checkpoint.load(path / "checkpoints")
+    del state["agent"]["decays"], state["imagination_due"]
+    checkpoint.save(path / "checkpoints", step, state, 2)
+    other, at = shutil.copytree(path, tmp_path / "b"), state["updates"]
+    dreamer.resume(path, config=override(open_run(path).config, {"steps": 200}))
+    assert "the learning rate falls from" in capsys.readouterr().err
+    decay = restored(path).agent.optimizer.decay
+    assert (decay.start, decay.value, decay.end) == (0, 1, 30)
+    changed = override(open_run(other).config, {"steps": 200, "agent.optimizer.decay": 1.0})
+    dreamer.resume(other, config=changed)
+    decay = restored(other).agent.optimizer.decay
+    assert (decay.start, decay.end) == (at, changed.planned_updates) and decay.value == pytest.approx(1 - at / 30)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_what_came_after_the_one_before(copied, capsys):

@@ -32,6 +32,7 @@ from dreamer.tracking import (
     read,
 )
 from dreamer.tracking.console import ConsoleView
+from dreamer.tracking.destination import as_kept, foreign
 from dreamer.tracking.jsonl import STRICT
 from dreamer.tracking.metrics import METRICS
 from dreamer.tracking.tensorboard import TensorBoardView
@@ -618,3 +619,20 @@ def service_processes():
         if name.startswith("wandb-core") and int(parent) == os.getpid() and state != "Z":
             found.append(int(path.parent.name))
     return found
+
+
+def test_the_wandb_run_of_a_sweep_is_kept_and_resumed(tmp_path, wandb_home, monkeypatch, capfd):
+    """In a sweep W&B takes id, project and entity from its variables and not from the call."""
+    sweep = {"SWEEP_ID": "s1", "RUN_ID": "chosen", "PROJECT": "theirs", "ENTITY": "team"}
+    with monkeypatch.context() as patched:
+        for name, value in sweep.items():
+            patched.setenv(f"WANDB_{name}", value)
+        open_tracker(TrackingConfig(console=False), tmp_path, {}, {}, 100, None).close("interrupted")
+    assert (tmp_path / "wandb_id").read_text() == "chosen\n"
+    kept = as_kept(TrackingConfig(console=False), tmp_path)
+    assert (kept.wandb_project, kept.wandb_entity) == ("theirs", "team")
+    assert foreign(kept) == {"wandb-project": "theirs", "wandb-entity": "team"}, "the folder alone does not choose"
+    open_tracker(kept, tmp_path, {}, {}, 100, 0).close("finished")
+    first, second = (find(inspect(run), "run")[0] for run in sorted((tmp_path / "wandb").glob("offline-run-*")))
+    assert first["run_id"] == second["run_id"] == "chosen"
+    assert (second["project"], second["entity"]) == ("theirs", "team")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -17,6 +17,7 @@ from dreamer.behavior.returns import ReturnNormalizer, lambda_return, replay_ret
 from dreamer.errors import UserError
 from dreamer.nn.distributions import ActionDistribution, BoundedNormal, OneHot
 from dreamer.nn.layers import MLP, ExactLinear, Linear
+from dreamer.nn.optim import Decay
 from dreamer.world_model.heads import HeadConfig, ScalarHead
 
 Metrics = dict[str, Float[Tensor, ""]]
@@ -42,6 +43,7 @@ class BehaviorScales:
 class ActorCriticConfig:
     """Actor and critic."""
 
+    on_resume: ClassVar = {"entropy_decay": "schedule"}
     actor: HeadConfig = field(default_factory=lambda: HeadConfig(layers=3))
     """Policy network."""
     critic: HeadConfig = field(default_factory=lambda: HeadConfig(layers=3))
@@ -52,8 +54,9 @@ class ActorCriticConfig:
     """Weight of reinforce where actor_gradient is both; the gradient through the dynamics has the rest (rho of V2)."""
     entropy: Annotated[float, Ge(0)] = 3e-4
     """Weight of the policy's entropy, in units of normalized return per nat."""
-    entropy_decay: Annotated[int, Ge(0)] = 0
-    """Updates over which this weight decays linearly towards 0, to no less than 10 %; 0 keeps it constant."""
+    entropy_decay: Annotated[int | float, Ge(0)] = 0
+    """Fraction of the planned updates over which this weight falls linearly towards 0, to no less than 10 %; 0 keeps it
+    constant. A value above 1 is a number of updates."""
     tanh_penalty: Annotated[float, Ge(0)] = 0.0
     """Tanh saturation penalty: weight of max(|m| - 2, 0)^2 for means tanh(m) of continuous actions; 0 is V3."""
     lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
@@ -110,7 +113,7 @@ class ActorCritic(nn.Module):
             raise UserError(f"{flag} needs continuous actions; use reinforce")
         if config.min_std > config.max_std:
             raise UserError(f"--agent.behavior.min-std {config.min_std} must not exceed max-std {config.max_std}")
-        self.config = config
+        self.config, self.decay = config, Decay(config.entropy_decay, FINAL_ENTROPY)
         self.actor = Actor(config, feature_dim, action)
         self.critic = ScalarHead(config.critic, feature_dim)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
@@ -202,10 +205,9 @@ class ActorCritic(nn.Module):
         return objective
 
     def _entropy_weight(self, updates: Tensor | None) -> float | Float[Tensor, ""]:
-        c = self.config
-        if updates is None or not c.entropy_decay:
-            return c.entropy
-        return c.entropy * (1 - updates.float() / c.entropy_decay).clamp(min=FINAL_ENTROPY)
+        if updates is None or not self.config.entropy_decay:
+            return self.config.entropy * self.decay.value
+        return self.config.entropy * self.decay(updates.float())
 
     def _returns(self, trajectory: Trajectory, value: Tensor) -> Float[Tensor, "start horizon"]:
         """Lambda-returns; with gradients if the actor learns through the dynamics."""

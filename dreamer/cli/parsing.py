@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -24,17 +24,48 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = 
 
     Raises `UserError` with one line in place of tyro's framed messages.
     """
-    prog, errors = f"dreamer {command}", io.StringIO()
+    prog, errors, argv = f"dreamer {command}", io.StringIO(), _with_plain_booleans(argv, _booleans(kind))
     if default is not None and {"-h", "--help"} & set(argv):
         default = _printable(default)  # the help shows it, and it may come from a run folder
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, prog=prog, args=list(argv), description=kind.__doc__, **extra)
+            return tyro.cli(kind, prog=prog, args=argv, description=kind.__doc__, **extra)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), prog)) from None
+
+
+def _booleans(kind: type, prefix: str = "") -> set[str]:
+    """Return the names of the options of a dataclass that are on or off."""
+    found = set()
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        named = [one.name for one in getattr(hint, "__metadata__", ()) if getattr(one, "name", None) is not None]
+        path, inner = f"{prefix}.{[*named, name][0]}".strip(".").replace("_", "-"), getattr(hint, "__origin__", hint)
+        if inner is bool:
+            found.add(path)
+        elif dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            found |= _booleans(inner, path)
+    return found
+
+
+def _with_plain_booleans(argv: Sequence[str], booleans: set[str]) -> list[str]:
+    """Return the arguments with `--name=False` and `--name TRUE`, in any case, as `--no-name` and `--name`."""
+    plain, words = list[str](), list(argv)
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        section, dot, last = option.removeprefix("--").replace("_", "-").rpartition(".")
+        name = section + dot + last.removeprefix("no-")
+        if word.startswith("--") and name in booleans:
+            if not equals and words and words[0].lower() in ("true", "false"):
+                value = words.pop(0)
+            if value.lower() in ("true", "false"):
+                no = "no-" if (value.lower() == "false") != last.startswith("no-") else ""
+                word = f"--{section}{dot}{no}{last.removeprefix('no-')}"
+        plain.append(word)
+    return plain
 
 
 def _printable(value: Any) -> Any:

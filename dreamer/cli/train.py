@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 from collections.abc import Sequence
@@ -16,11 +17,10 @@ from dreamer.cli.configuration import defaults, with_current_names
 from dreamer.cli.parsing import option_of, parse, trusted_words
 from dreamer.config import Config
 from dreamer.errors import UserError
-from dreamer.runs.folder import open_run
+from dreamer.runs.folder import default_path, open_run
 from dreamer.runs.trust import agreement
-from dreamer.system.redaction import show
-from dreamer.tracking import read
-from dreamer.tracking.destination import flags, foreign
+from dreamer.system.redaction import show, warn
+from dreamer.tracking.destination import as_kept, flags, foreign
 from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
 from dreamer.training.load import Load
@@ -56,10 +56,10 @@ def run(argv: Sequence[str]) -> int:
     """Train and print the results; returns 0, 75 after SIGTERM or 130 after an interrupt."""
     args = arguments(argv)
     try:
-        result = _resume(args, argv) if args.resume is not None else _start(args)
+        result = _resume(args, argv) if args.resume is not None else _start(args, argv)
     except KeyboardInterrupt:
         return INTERRUPTED
-    trusted, destination = agreement(args.config), flags(foreign(args.config.tracking))
+    trusted, destination = agreement(args.config), flags(foreign(as_kept(args.config.tracking, result.path)))
     if result.status == "interrupted":
         show(f"stopped; resume with: dreamer train --resume {shlex.quote(str(result.path))}{trusted}{destination}")
         return REQUEUE if result.stopped_by == signal.SIGTERM else INTERRUPTED
@@ -75,10 +75,16 @@ def arguments(argv: Sequence[str]) -> TrainArguments:
     return parse(TrainArguments, "train", argv, default=TrainArguments(base))
 
 
-def _start(args: TrainArguments) -> Result:
-    return launch.train(
-        args.config, run_dir=args.run_dir, start_from=args.start_from, load=args.load, match=args.match_params
-    )
+def _start(args: TrainArguments, argv: Sequence[str]) -> Result:
+    run_dir = args.run_dir
+    if run_dir is None and os.environ.get("WANDB_SWEEP_ID") and (name := os.environ.get("WANDB_RUN_ID")):
+        run_dir = default_path(args.config, re.sub(r"[^\w-]", "_", name))
+        if (run_dir / "run.json").exists():  # the sweep starts a run again that was stopped
+            warn(f"resuming {run_dir}, which belongs to this run of the sweep")
+            source = args.start_from if open_run(run_dir).never_began else None
+            return launch.resume(run_dir, trusted=trusted_words(argv), start_from=source)
+    source, load, match = args.start_from, args.load, args.match_params
+    return launch.train(args.config, run_dir=run_dir, start_from=source, load=load, match=match)
 
 
 def _resume(args: TrainArguments, argv: Sequence[str]) -> Result:
@@ -106,9 +112,5 @@ def _print_result(result: Result, trusted: str, destination: str) -> None:
         f"next        dreamer evaluate {quoted} --episodes 20{trusted}",
         f"            dreamer imagine {quoted}{trusted}",
         f"            dreamer report {quoted}",
-        f"            dreamer train --resume {quoted} --steps {2 * _last_step(path)}{trusted}{destination}",
+        f"            dreamer train --resume {quoted} --steps {2 * result.step}{trusted}{destination}",
     )
-
-
-def _last_step(path: Path) -> int:
-    return int(read(path / "metrics.jsonl")[-1]["step"])

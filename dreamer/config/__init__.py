@@ -5,10 +5,12 @@ composition   configurations from a preset, a size and changes by dotted path
 validation    types and ranges, with one clear line for what is out of them
 serialization JSON in the run folder, and what older versions wrote
 renamed       old names of settings
+resuming      settings that a resumed run may change
 """
 
 from dreamer.config.composition import compose, override, resized
 from dreamer.config.renamed import RENAMED, current_name
+from dreamer.config.resuming import Effect, changeable, changes
 from dreamer.config.serialization import from_json, to_json
 from dreamer.config.settings import (
     SEEDS,
@@ -31,11 +33,14 @@ __all__ = [
     "SIZES",
     "Config",
     "DeviceName",
+    "Effect",
     "EnvironmentConfig",
     "GuardConfig",
     "LoopConfig",
     "PresetName",
     "SizeName",
+    "changeable",
+    "changes",
     "compose",
     "current_name",
     "from_json",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 from annotated_types import Ge, Gt, Le, Lt
@@ -45,6 +45,8 @@ def words(given: Iterable[str]) -> tuple[str, ...]:
 class EnvironmentConfig(TaskSettings):
     """Environments."""
 
+    on_resume: ClassVar = dict.fromkeys(("parallel", "timeout", "restarts", "imports"), "nothing")
+
     # The settings of the task are those of `envs`; here some get a range of the agent or a short flag.
     obs: Annotated[Observations, tyro.conf.arg(aliases=("--obs",))] = TaskSettings.obs
     image_size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] = TaskSettings.image_size
@@ -78,6 +80,11 @@ class EnvironmentConfig(TaskSettings):
 @dataclass(frozen=True)
 class LoopConfig:
     """Training loop. Intervals are in environment steps."""
+
+    on_resume: ClassVar = dict.fromkeys(
+        ("log_every", "eval_every", "eval_episodes", "eval_limit", "checkpoint_every", "keep_checkpoints", "video"),
+        "nothing",
+    ) | {"imagine_every": "nothing", "compile": "rounding", "graph": "rounding"}
 
     replay_ratio: Annotated[float, Gt(0)] = 512.0
     """Replayed steps per collected step (train ratio), both in agent steps."""
@@ -122,6 +129,8 @@ class LoopConfig:
 class GuardConfig:
     """Response to losses and gradients that are not finite: skip the update, save its batch for `debug-batch`."""
 
+    on_resume: ClassVar = dict.fromkeys(("skips", "rollbacks"), "nothing")
+
     skips: Annotated[int, Ge(1)] = 10
     """Consecutive skipped updates after which the run returns to its newest checkpoint, with other random numbers."""
     rollbacks: Annotated[int, Ge(0)] = 2
@@ -131,6 +140,10 @@ class GuardConfig:
 @dataclass(frozen=True)
 class Config:
     """Everything that determines a run."""
+
+    on_resume: ClassVar = {"steps": "schedule", "device": "rounding", "tracking": "nothing"}
+    """Settings that a resumed run may change, and the effect on what is learned, as `dreamer.config.resuming` has it.
+    The sections name their own."""
 
     task: str = "dmc:cartpole_balance"
     """Task: dmc:<domain>_<task>, gym:<registered id> or toy:<name>; `dreamer tasks` lists them."""

@@ -32,10 +32,10 @@ def parsed(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{_flag('.'.join(map(str, first['loc'])))}: {message} (got {first['input']!r})") from None
+        raise UserError(f"{flag('.'.join(map(str, first['loc'])))}: {message} (got {first['input']!r})") from None
     for path, value in leaves(dataclasses.asdict(config)):
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{_flag(path)}: must be a finite number (got {value})")
+            raise UserError(f"{flag(path)}: must be a finite number (got {value})")
     return config
 
 
@@ -46,5 +46,6 @@ def leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [leaf for key, value in tree.items() for leaf in leaves(value, f"{prefix}.{key}" if prefix else key)]
 
 
-def _flag(path: str) -> str:
+def flag(path: str) -> str:
+    """Return the option of a setting by its dotted path."""
     return "--" + path.replace("_", "-")

@@ -72,7 +72,7 @@ class Replay:
         self.config, self.layout = config, layout
         self.batch_size, self.batch_length = batch_size, batch_length
         self.capacity = _capacity(config, num_streams, batch_length)
-        self.slack, self.path = slack, path
+        self.slack, self.kept_checkpoints, self.path = slack, kept_checkpoints, path
         path.mkdir(parents=True, exist_ok=True)
         ring = ring_size(config, num_streams, batch_length, slack, kept_checkpoints)
         self.streams = [Stream(path, index, layout, ring) for index in range(num_streams)]
@@ -211,11 +211,17 @@ class Replay:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the rows and states of a checkpoint; raises `UserError` when the files do not fit it."""
-        expected = self.layout.describe(self.streams[0].ring)
+        ring = int(state["layout"].rpartition(" ")[2])  # the files keep it when checkpoints are made or kept otherwise
+        expected = self.layout.describe(ring)
         if state["layout"] != expected:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")
+        self.slack = min(self.slack, (ring - self.capacity) // self.kept_checkpoints)
+        if self.slack < 1:
+            most = ring - self.capacity
+            raise UserError(f"the replay has room for at most {most} checkpoints: lower --loop.keep-checkpoints")
         _check_positions(state, len(self.streams), self.batch_length)
         for stream, head, live in zip(self.streams, state["heads"], state["live"], strict=True):
+            stream.ring = ring
             stream.restore(head, live.numpy())
         self.queue = deque((index, start) for index, start in state["queue"])
         self.next_online = list(state["next_online"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -13,16 +13,58 @@ from torch import Tensor, nn
 FINAL_FRACTION = 0.05  # of the learning rate, after its decay
 
 
+class Decay:
+    """Linear decay of a setting with the updates of a run, from 1 to no less than `floor`.
+
+    `length` is 0 for none, at most 1 for a fraction of the planned updates, and otherwise a number of updates, as older
+    versions had it. A fraction has no effect before `plan` is called.
+    """
+
+    def __init__(self, length: int | float, floor: float):
+        self.length, self.floor = length, floor
+        self.start, self.value = 0.0, 1.0
+        """Update from which the decay follows the present plan, and the factor there."""
+        self.end = float(length) if length > 1 else 0.0
+        """Update at which the factor would reach 0; 0 without decay."""
+
+    def __call__(self, updates: Tensor) -> Tensor:
+        """The factor after this number of updates."""
+        if not self.end:
+            return torch.full_like(updates, self.value)
+        passed = (updates - self.start) / max(self.end - self.start, 1.0)
+        return (self.value * (1 - passed)).clamp(min=self.floor)
+
+    def plan(self, planned: int, at: float) -> None:
+        """Adopt a number of planned updates; if the end of the decay moves, it continues from its value at `at`."""
+        end = float(self.length if self.length > 1 else self.length * planned)
+        if end != self.end:
+            self.value, self.start = float(self(torch.tensor(at, dtype=torch.float64))), at
+            self.end = end
+
+    def describe(self, at: float) -> str:
+        """The course of the decay from update `at` on; empty without one."""
+        now = float(self(torch.tensor(at, dtype=torch.float64)))
+        if not self.end:
+            return ""
+        if now <= self.floor:
+            return f"stays at {self.floor:.0%} of its initial value, where its decay has ended"
+        low = self.end - self.floor / self.value * (self.end - self.start)
+        return f"falls from {now:.0%} of its initial value to {self.floor:.0%} at update {low:,.0f}"
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Optimizer of all trained parameters (algorithm: adaptive gradient clipping + LaProp)."""
+
+    on_resume: ClassVar = {"decay": "schedule"}
 
     learning_rate: Annotated[float, Gt(0)] = 4e-5
     """Learning rate after warm-up."""
     warmup: Annotated[int, Ge(0)] = 1000
     """Updates over which the learning rate rises linearly from 0; the first update changes nothing."""
-    decay: Annotated[int, Ge(0)] = 0
-    """Updates over which the learning rate falls linearly to a twentieth; 0 keeps it constant (V3)."""
+    decay: Annotated[int | float, Ge(0)] = 0
+    """Fraction of the planned updates over which the learning rate falls linearly to a twentieth; 0 keeps it constant
+    (V3). A value above 1 is a number of updates."""
     clip: Annotated[float, Gt(0)] = 0.3
     """Largest gradient norm of a tensor, as a fraction of that tensor's own norm."""
     clip_floor: Annotated[float, Gt(0)] = 1e-3
@@ -48,7 +90,7 @@ class LaProp(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig, root: nn.Module | None = None):
         super().__init__(list(params), {})
-        self.config = config
+        self.config, self.decay = config, Decay(config.decay, FINAL_FRACTION)
         self.params: list[Tensor] = [param for group in self.param_groups for param in group["params"]]
         self.sizes = [param.numel() for param in self.params]
         device = self.params[0].device
@@ -92,9 +134,7 @@ class LaProp(torch.optim.Optimizer):
         rate = torch.full_like(self.updates, c.learning_rate)
         if c.warmup:
             rate *= (self.updates / c.warmup).clamp(max=1.0)
-        if c.decay:
-            rate *= (1 - self.updates / c.decay).clamp(min=FINAL_FRACTION)
-        return rate
+        return rate * self.decay(self.updates)
 
     def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
         """All gradients in one vector, each group clipped to `clip` times its norm; and the norm before clipping."""

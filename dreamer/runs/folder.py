@@ -68,6 +68,14 @@ class RunFolder:
         recorded = self.metrics.exists() and self.metrics.stat().st_size
         return not recorded and not any(self.checkpoints.glob("step_*.ckpt"))
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """Everything that rounding depends on, as the run had it last."""
+        if not isinstance(self.info.get("numerics"), dict):  # an older version wrote run.json
+            self.info["numerics"] = {name: self.info[name] for name in ("device", "threads") if name in self.info}
+        numerics: dict[str, Any] = self.info["numerics"]
+        return numerics
+
     def save(self) -> None:
         """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
         try:
@@ -173,8 +181,8 @@ def _refuse_content(path: Path) -> None:
         raise UserError(f"{path} already exists; {hint}")
 
 
-def default_path(config: Config) -> Path:
-    """Default run folder: runs/<task>_<core>_<size>_seed<seed>_<time>."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+def default_path(config: Config, stamp: str = "") -> Path:
+    """Default run folder: runs/<task>_<core>_<size>_seed<seed>_<time>, or with `stamp` in the place of the time."""
+    stamp = stamp or datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     task = re.sub(r"[^A-Za-z0-9]+", "_", config.task).strip("_")
     return Path("runs") / f"{task}_{config.agent.dynamics.core}_{config.size}_seed{config.seed}_{stamp}"

@@ -93,6 +93,8 @@ def check_counters(state: Mapping[str, Any], step: int) -> None:
     for name in ("step", "updates", "episodes", "metrics_offset", "evaluated_at"):
         if type(state[name]) is not int or not -1 <= state[name] < 2**62:
             raise ValueError(f"{name} is not a valid counter")
+    if not all(isinstance(state.get(name, False), bool) for name in ("evaluation_due", "imagination_due")):
+        raise ValueError("evaluations are due or not")
     if state["step"] != step:
         raise ValueError(f"it is of step {state['step']} and not {step}")
     numbers = [state["elapsed"], *dict(state["evaluation"]).values()]

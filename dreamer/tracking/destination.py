@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
+import json
 import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
 
+from dreamer.errors import UserError
 from dreamer.tracking.config import TrackingConfig
 
 SETTINGS = ("entity", "project")
 """Settings of a run that choose where in a W&B account its data are stored."""
+PLACE = "wandb_run.json"
+"""File of a run folder that names the project, and perhaps the entity, of its W&B run."""
 MOST = 100_000
 """Largest number of characters that are read of a settings file."""
 
@@ -32,6 +37,23 @@ def own_settings_file() -> Path:
 def settings_here() -> dict[str, str]:
     """`base_url`, `entity` and `project` from W&B settings files in the current folder, which are not trusted."""
     return _settings_in(Path(".wandb/settings")) | _settings_in(Path("wandb/settings"))
+
+
+def as_kept(tracking: TrackingConfig, run_dir: Path, named: Collection[str] = ()) -> TrackingConfig:
+    """The settings with project and entity of the W&B run that the folder's data went to, if it is known.
+
+    Settings such as `wandb-entity` that are `named` stay as they are.
+    """
+    if tracking.wandb == "off" or not (run_dir / PLACE).is_file():
+        return tracking
+    try:
+        kept = json.loads((run_dir / PLACE).read_bytes()[:MOST])
+        found = {f"wandb_{name}": kept[name] for name in SETTINGS if kept.get(name) and f"wandb-{name}" not in named}
+        if not all(isinstance(value, str) and value.isprintable() for value in found.values()):
+            raise ValueError
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise UserError(f"{run_dir / PLACE} names no W&B project; delete it to log to the configured one") from None
+    return dataclasses.replace(tracking, **found)
 
 
 def foreign(tracking: TrackingConfig, named: Collection[str] = ()) -> dict[str, str]:

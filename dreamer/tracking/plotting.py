@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreamer.system.files import write_atomically
 from dreamer.tracking.jsonl import read
 
 if TYPE_CHECKING:  # takes a second to load, which would slow down `import dreamer`
@@ -60,7 +61,8 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        learning_curve(read(metrics), title).savefig(path, dpi=150, facecolor="white")
+        learning_curve(read(metrics), title).savefig(picture := io.BytesIO(), dpi=150, facecolor="white")
+    write_atomically(path, picture.getbuffer())
 
 
 def learning_curve(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:

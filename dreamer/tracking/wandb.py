@@ -10,7 +10,15 @@ from dreamer.errors import first_line
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.destination import flags
 from dreamer.tracking.views import Status, View
-from dreamer.tracking.wandb_session import Mode, choose_mode, close_session, kill_session, open_session, run_id
+from dreamer.tracking.wandb_session import (
+    Mode,
+    choose_mode,
+    close_session,
+    keep_run,
+    kill_session,
+    open_session,
+    run_id,
+)
 
 
 class WandbView(View):
@@ -51,7 +59,7 @@ class WandbView(View):
             # The session would keep this answer for whatever else the process logs later.
             close_session()
             return
-        if mode == "online" and self._foreign:
+        if self._foreign:
             names = flags(self._foreign).strip()
             mode, reason = "offline", f"only the run folder says where to send data; to agree, resume with {names}"
         try:
@@ -64,6 +72,8 @@ class WandbView(View):
             kill_session(None)
             open_session()
             self._run = self._init(mode)
+        if self._run_id is None:
+            keep_run(self._run_dir, self._run)
         # After a resume W&B's own counter of records says nothing; the curves go over environment steps.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

@@ -1,6 +1,7 @@
 """W&B session of a run: id of the W&B run, online or offline mode, and W&B's service process."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreamer.errors import first_line
-from dreamer.tracking.destination import own_settings, settings_here
+from dreamer.system.files import write_atomically
+from dreamer.tracking.destination import PLACE, own_settings, settings_here
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -25,17 +27,23 @@ def run_id(run_dir: Path) -> str:
     """
     path = run_dir / "wandb_id"
     if not path.exists():
-        new = path.with_name("wandb_id.new")
-        with open(new, "w") as file:
-            file.write(secrets.token_hex(4) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        write_atomically(path, f"{secrets.token_hex(4)}\n".encode())
     with open(path) as file:
         kept = file.read(1000).strip()
     if not RUN_ID.fullmatch(kept):
         raise ValueError(f"{path} does not hold a W&B run id; delete it to start a new W&B run")
     return kept
+
+
+def keep_run(run_dir: Path, run: Any) -> None:
+    """Keep id, project and entity of the W&B run that was started: W&B's variables may have chosen others than asked.
+
+    An entity that is merely the account's default is not kept.
+    """
+    named = own_settings().get("entity") or os.environ.get("WANDB_SWEEP_ID")
+    kept = {"project": run.project, "entity": run.entity} if named else {"project": run.project}
+    write_atomically(run_dir / "wandb_id", f"{run.id}\n".encode())
+    write_atomically(run_dir / PLACE, json.dumps({name: value or "" for name, value in kept.items()}).encode())
 
 
 def open_session() -> None:

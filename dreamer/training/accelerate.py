@@ -27,9 +27,12 @@ from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.behavior.actor_critic import Metrics
 from dreamer.dynamics.rssm import RSSM
+from dreamer.errors import first_line
 from dreamer.fast import filter as fast_filter
 from dreamer.fast import kernels, originals
 from dreamer.nn.layers import NormSiLU
+from dreamer.system.compile_cache import remove_half_written
+from dreamer.system.randomness import random_states, set_random_states
 from dreamer.system.redaction import warn
 from dreamer.training.equivalence import AgentCode, Methods, agreement, replaced
 from dreamer.training.graph import GraphedUpdate
@@ -48,7 +51,7 @@ def accelerated(
 
     One line says if `choice` (of compilation) or `graph` is on and not possible here.
     """
-    compiled = choice == "on" or (choice == "auto" and planned_updates >= WORTHWHILE_UPDATES)
+    compiled = wanted(choice, planned_updates)
     obstacle = obstacle_to_compilation(agent.device) if compiled else None
     if obstacle is not None and (choice == "on" or agent.device.type == "cuda"):
         warn(f"not compiling: {obstacle}")
@@ -60,27 +63,54 @@ def accelerated(
     return update
 
 
+def wanted(choice: Choice, planned_updates: int) -> bool:
+    """True if a run of this many updates is to be compiled."""
+    return choice == "on" or (choice == "auto" and planned_updates >= WORTHWHILE_UPDATES)
+
+
 class AcceleratedUpdate:
     """`Agent.update` with some methods replaced by faster ones for the time of the call."""
 
     def __init__(self, agent: Agent, compiled: bool, backend: str = "inductor"):
         self.agent, self.compiled, self.backend = agent, compiled, backend
         self.methods: Methods = []
+        self.plain: Methods = []
+        """The methods without compiled steps."""
+        self._compiles = False
+        """True once an update has run all of its steps compiled."""
         self.code: AgentCode | None = None
 
     def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
-        """One update."""
+        """One update. If its steps cannot be compiled, it is repeated with plain ones, and so are all later updates."""
         self.prepare()
-        with replaced(self.methods):
-            return self.agent.update(batch)
+        if not self.compiled or self._compiles:
+            with replaced(self.methods):
+                return self.agent.update(batch)
+        agent, last = self.agent, not self.agent.in_vision_stage
+        buffers = {name: buffer.clone() for name, buffer in agent.named_buffers()}
+        random = random_states(agent.device)
+        try:
+            with replaced(self.methods):
+                results = agent.update(batch)
+            self._compiles = last
+            return results
+        except Exception as error:  # a compiler, or a cache that is damaged, can raise anything
+            warn(f"torch.compile fails, so the plain code runs: {first_line(error)}")
+        self.compiled, self.methods = False, self.plain
+        for name, buffer in agent.named_buffers():
+            buffer.copy_(buffers[name])
+        set_random_states(random, agent.device)
+        return self(batch)
 
     def prepare(self) -> bool:
         """Choose the replacements before the first update and after an edit of the code; True if they are new."""
         if self.code is not None and not self.code.edited:
             return False
         self.code = AgentCode(self.agent)
-        self.methods = verified_equivalents(self.agent)
+        self.methods = self.plain = verified_equivalents(self.agent)
         if self.compiled:
+            remove_half_written()
+            self._compiles = False
             self.methods = with_compiled_steps(self.agent, self.methods, self.backend)
         return True
 

@@ -30,7 +30,7 @@ class GraphedUpdate:
     """
 
     def __init__(self, agent: Agent, update: AcceleratedUpdate):
-        self.agent, self.update = agent, update
+        self.agent, self.update, self.compiled = agent, update, update.compiled
         self.stream = torch.cuda.Stream(agent.device)
         self.done, self.possible = 0, True
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
 import envs
-from dreamer.config import Config, validated
+from dreamer.config import Config, Effect, changes, override, validated
+from dreamer.config.validation import flag
 from dreamer.errors import UserError
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder, create_run, default_path, open_run
@@ -19,17 +20,17 @@ from dreamer.runs.trust import check_counters, check_imports, understood
 from dreamer.system.device import choose_device
 from dreamer.system.memory import require_memory
 from dreamer.system.redaction import warn
-from dreamer.tracking.destination import foreign
+from dreamer.tracking.destination import as_kept, foreign
+from dreamer.training.accelerate import wanted
 from dreamer.training.load import Load, agent_of, initial_weights, read_weights
 from dreamer.training.loop import Result
 from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
-from dreamer.training.run import run_plan
+from dreamer.training.run import complete_again, run_plan
+from dreamer.training.state import Progress
 
 MakeEnv = Callable[[], gymnasium.Env]
 """Constructor of a user's environment."""
-CHANGEABLE = {"steps", "device", "tracking"}
-"""Settings that a resumed run may change."""
 
 
 def train(
@@ -94,23 +95,27 @@ def resume(
 
     A run that died before its first checkpoint is restarted. If it took its initial weights from another run, that run
     must be named again by `start_from`, because anybody may have written a path into the folder.
-    `config` may differ from the run's in `steps`, `device` and `tracking`; raises `UserError` for other differences,
-    for damaged folders, and when there is nothing left to do. Modules that the run's environments import, and that are
-    not imported yet, must be among those `trusted`. W&B gets no data for an entity or a project that only the folder
-    names, unless `wandb-entity=NAME` or `wandb-project=NAME` is trusted, or `config` changes it.
+    Of a finished run, only what is missing after its last checkpoint is made. `config` may differ from the run's in the
+    settings that `dreamer.config.changeable` names. Raises `UserError` for other differences and for damaged folders.
+    Modules that the run's environments import, and that are not imported yet, must be among those `trusted`. W&B gets
+    no data for an entity or a project that only the folder names, unless `wandb-entity=NAME` or `wandb-project=NAME` is
+    trusted, or `config` changes it.
     """
     folder = open_run(Path(path))
-    elsewhere = foreign(folder.config.tracking, trusted)
+    old, changed = folder.config, dict[str, Effect]()
     if config is not None:
-        folder.config = _with_allowed_changes(folder.config, validated(config))
-        now = foreign(folder.config.tracking)
-        elsewhere = {name: value for name, value in elsewhere.items() if now.get(name) == value}
-    config = folder.config
-    device = folder.info["device"] = choose_device(config.device if config.device != "auto" else folder.info["device"])
+        folder.config = validated(config)
+        changed = changes(old, folder.config)
+    own = {flag(name).removeprefix("--tracking.") for name in changed}
+    tracking = as_kept(folder.config.tracking, folder.path, {word.partition("=")[0] for word in trusted} | own)
+    config = folder.config = replace(folder.config, tracking=tracking)
+    elsewhere = {name: value for name, value in foreign(tracking, trusted).items() if name not in own}
+    device = choose_device(config.device if config.device != "auto" else folder.info["device"])
     factory = make_factory_of(folder, make_env, trusted)
     with folder.locked():
         kept = folder.info.get("parallel")
-        if not (isinstance(kept, dict) and isinstance(kept.get("on"), bool)):  # it died before it was written
+        fits = isinstance(kept, dict) and isinstance(kept.get("on"), bool)  # not if it died before it was written
+        if not fits or "env.parallel" in changed:
             folder.info["parallel"] = choose_parallel(config, factory)
         if folder.never_began:
             agent = dry_run(spec_of_factory(factory), config)
@@ -125,12 +130,18 @@ def resume(
         with understood(folder.checkpoints):
             check_counters(state, step)
         folder.info.setdefault("resumed", []).append(command_line())
-        if step >= config.steps and state["evaluated_at"] == step:
-            raise UserError(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
+        progress = Progress.of(state)
+        if progress.finished(config.steps):
+            warn(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
+            result = Result(folder.path, "finished", progress.evaluation, step)
+            complete_again(folder, result, state, elsewhere)
+            return result
         with understood(folder.checkpoints):
             agent = agent_of(config.agent, state, "meta")
-            plan = make_plan(config, device, factory, agent, folder.path)
-        return run_plan(plan, folder, state=state, foreign=elsewhere)
+            plan = make_plan(_compiled_as_before(folder, old), device, factory, agent, folder.path)
+            if "schedule" in changed.values() and "decays" not in state["agent"]:  # an older version wrote it
+                _keep_decays(folder, old, step, state)
+        return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
 
 
 def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
@@ -153,10 +164,18 @@ def make_factory_of(
     return make_factory(folder.config, make_env)
 
 
-def _with_allowed_changes(old: Config, new: Config) -> Config:
-    changed = [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
-    refused = sorted(set(changed) - CHANGEABLE)
-    if refused:
-        allowed = ", ".join(f"--{name}" for name in sorted(CHANGEABLE))
-        raise UserError(f"a resumed run cannot change {', '.join(refused)}; only {allowed}. Use --from for a new run")
-    return new
+def _compiled_as_before(folder: RunFolder, old: Config) -> Config:
+    """The configuration, which compiles if the run did: its `auto` must not decide anew because `steps` changed."""
+    config, choice = folder.config, folder.config.loop.compile
+    compiled = folder.numerics.setdefault("compiled", wanted(old.loop.compile, old.planned_updates))
+    if choice == old.loop.compile and compiled != wanted(choice, config.planned_updates):
+        choice = "on" if compiled else "off"
+    return override(config, {"loop.compile": choice})
+
+
+def _keep_decays(folder: RunFolder, old: Config, step: int, state: dict[str, Any]) -> None:
+    """Add to a checkpoint of an older version how its settings decayed, before config.json forgets it."""
+    rate, entropy = old.agent.optimizer.decay, old.agent.behavior.entropy_decay
+    lengths = {"learning rate": rate, "entropy bonus": entropy, "learning rate of vision": rate}
+    state["agent"]["decays"] = {name: [0.0, 1.0, length] for name, length in lengths.items()}
+    checkpoint.save(folder.checkpoints, step, state, folder.config.loop.keep_checkpoints)

@@ -54,6 +54,7 @@ class Learner:
         self.ratio = ReplayRatio(config.replay_ratio, config.batch_size * config.batch_length)
         self.updates = 0
         self._update = accelerated(agent, config.compile, planned_updates, config.graph)
+        self.compiled = self._update.compiled
         self._late = LateResults[PendingUpdate]()
 
     def updates_due(self, rows: int) -> int:

@@ -31,6 +31,8 @@ class Result:
     """`finished` when the run reached its last step."""
     evaluation: dict[str, float]
     """Metrics of the last evaluation."""
+    step: int
+    """Environment step that it has reached."""
     stopped_by: int = 0
     """Signal that asked an interrupted run to stop; 0 without one."""
 
@@ -49,49 +51,53 @@ class Trainer:
         """Number of the signal that requested a stop; 0 if none did."""
 
     def train(self) -> Result:
-        """Alternate interaction and learning until `config.steps`, or until asked to stop."""
+        """Alternate interaction and learning until `config.steps`, or until asked to stop.
+
+        Where a parameter, a loss or a state is not finite, also in the last save, the run returns to its newest
+        checkpoint and continues from there.
+        """
         try:
-            self._begin()
-            while not self.done and not self.stop_signal:
-                before = self.progress.step
+            if self.progress.step == 0:
+                self.saver.save()
+                self.saver.finish()  # a rollback needs a checkpoint
+            while True:
                 try:
-                    self.collect()
-                    for _ in range(self.learner.updates_due(self.collector.num_envs)):
-                        self.learner.update()
-                        self.learner.take_in_late_results()
-                    if self._due(self.config.loop.log_every, before):
-                        self.log()
-                    if self._due(self.config.loop.eval_every, before) and not self.done:
-                        self.evaluate(last=False)
-                    if self._due(self.config.loop.imagine_every, before) and not self.done:
-                        self.imagine()
-                    if self._due(self.config.loop.checkpoint_every, before):
-                        self.saver.save()
-                    self.saver.commit_checkpoint()
+                    self.evaluate_if_due()
+                    while not self.done and not self.stop_signal:
+                        self._advance()
+                    return self._end()
                 except NotFinite as reason:
                     self.saver.go_back(str(reason))
-            return self._end()
         finally:
             self.saver.join()
 
-    def _begin(self) -> None:
-        if self.progress.step == 0:
+    def _advance(self) -> None:
+        """One step of every environment, and everything that is due after it."""
+        progress, loop, before = self.progress, self.config.loop, self.progress.step
+        self.collect()
+        for _ in range(self.learner.updates_due(self.collector.num_envs)):
+            self.learner.update()
+            self.learner.take_in_late_results()
+        if self._due(loop.log_every, before):
+            self.log()
+        progress.evaluation_due |= self._due(loop.eval_every, before)
+        progress.imagination_due |= self._due(loop.imagine_every, before)
+        if not self.done:
+            self.evaluate_if_due()
+        if self._due(loop.checkpoint_every, before):
             self.saver.save()
-            self.saver.finish()  # a rollback needs a checkpoint
-        if self.progress.evaluation_due:
-            self.evaluate(last=False)
+        self.saver.commit_checkpoint()
 
     def _end(self) -> Result:
         progress = self.progress
         if self.done and progress.evaluated_at != progress.step:
-            self.evaluate(last=True)
-            if self.config.loop.imagine_every:
-                self.imagine()
+            progress.evaluation_due, progress.imagination_due = True, self.config.loop.imagine_every > 0
+        self.evaluate_if_due()
         self.saver.save()
         self.saver.finish()
-        finished = self.done and progress.evaluated_at == progress.step
-        status: Literal["finished", "interrupted"] = "finished" if finished else "interrupted"
-        return Result(self.folder.path, status, progress.evaluation, self.stop_signal)
+        status: Literal["finished", "interrupted"]
+        status = "finished" if progress.finished(self.config.steps) else "interrupted"
+        return Result(self.folder.path, status, progress.evaluation, progress.step, self.stop_signal)
 
     def collect(self) -> None:
         """Take one step in every environment: act, store, advance; raises `NotFinite` if a state is not finite."""
@@ -126,13 +132,24 @@ class Trainer:
         with self.clock("tracking"):
             self.tracker.log(progress.step, values)
 
-    def evaluate(self, last: bool) -> None:
-        """Evaluate with sampled and with mode actions, and record a video if it is configured.
+    def evaluate_if_due(self) -> None:
+        """Evaluate, then evaluate open loop, if that is due. What a requested stop prevents remains due.
 
-        If a stop is requested during an evaluation, the resumed run repeats it.
+        Raises `NotFinite` instead of evaluating a broken agent.
         """
         progress = self.progress
-        progress.evaluation_due = not last
+        if progress.evaluation_due and not self.stop_signal:
+            self.saver.require_finite()
+            self.evaluate()
+        if progress.imagination_due and not progress.evaluation_due and not self.stop_signal:
+            self.imagine()
+
+    def evaluate(self) -> None:
+        """Evaluate with sampled and with mode actions, and record a video if it is configured.
+
+        If a stop is requested during an evaluation, it remains due, and the resumed run repeats it.
+        """
+        progress = self.progress
         with self.clock("evaluation"):
             try:
                 sampled = self.evaluator.run(self.agent, "sample", lambda: bool(self.stop_signal))
@@ -142,13 +159,14 @@ class Trainer:
             progress.evaluation = summarize(sampled, mode)
             progress.evaluated_at, progress.evaluation_due = progress.step, False
             self.tracker.log(progress.step, progress.evaluation | {"loop/updates": float(self.learner.updates)})
-            if self.config.loop.video == "every" or (last and self.config.loop.video == "end"):
+            if self.config.loop.video == "every" or (self.done and self.config.loop.video == "end"):
                 show_video(self.plan, self.agent, self.folder, progress.step, self.tracker)
 
     def imagine(self) -> None:
         """Compare imagined rollouts with held-out episodes (open-loop evaluation)."""
         with self.clock("imagination"):
             show_open_loop(self.plan, self.agent, self.folder, self.progress.step, self.tracker)
+        self.progress.imagination_due = False
 
     @property
     def done(self) -> bool:

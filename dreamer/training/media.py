@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dreamer.agent import Agent
+from dreamer.errors import UserError
 from dreamer.runs.folder import RunFolder
 from dreamer.system.redaction import warn
 from dreamer.tracking import Tracker
@@ -21,6 +22,16 @@ def show_video(plan: Plan, agent: Agent, folder: RunFolder, step: int, tracker: 
         warn(f"no video: {error}")
     else:
         tracker.video(step, "eval/film", path)
+
+
+def show_curve(folder: RunFolder) -> None:
+    """Draw the learning curve of a run."""
+    from dreamer.tracking.plotting import draw_curve
+
+    try:
+        draw_curve(folder.metrics, folder.path / "curve.png", title=folder.config.task)
+    except (OSError, UserError) as error:
+        warn(f"no curve.png: {error}")
 
 
 def show_open_loop(plan: Plan, agent: Agent, folder: RunFolder, step: int, tracker: Tracker) -> None:

@@ -9,13 +9,15 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
+
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.trust import understood
 from dreamer.system.redaction import warn
-from dreamer.tracking import open_tracker
-from dreamer.tracking.plotting import draw_curve
+from dreamer.tracking import Tracker, open_tracker
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.loop import Result, Trainer
+from dreamer.training.media import show_curve
 from dreamer.training.plan import Plan
 from dreamer.training.state import RunState
 
@@ -27,8 +29,12 @@ def run_plan(
     state: dict[str, Any] | None = None,
     weights: dict[str, Any] | None = None,
     foreign: Mapping[str, str] | None = None,
+    replanned: bool = False,
 ) -> Result:
-    """Train from a checkpoint's `state`, or from the beginning with initial `weights`; `foreign` as in `WandbView`."""
+    """Train from a checkpoint's `state`, or from the beginning with initial `weights`; `foreign` as in `WandbView`.
+
+    With `replanned`, one line says how settings that decay continue, because their plan has changed.
+    """
     config, loop = plan.config, plan.config.loop
     with closing(RunState(plan, folder)) as run:
         evaluator = Evaluator(plan.factory, loop.eval_episodes, config.seed, loop.eval_limit, config.env.timeout)
@@ -40,10 +46,10 @@ def run_plan(
             else:
                 with understood(folder.checkpoints):
                     run.load_state_dict(state)
-            _complete(plan, folder, run)
-            settings = dataclasses.asdict(config)
-            offset = state["metrics_offset"] if state is not None else None
-            tracker = open_tracker(config.tracking, folder.path, folder.info, settings, config.steps, offset, foreign)
+            if replanned and (courses := run.agent.plan(config.planned_updates)):
+                warn(f"of {config.planned_updates:,} planned updates: {'; '.join(courses)}")
+            _describe(plan, folder, run, resumed=state is not None)
+            tracker = _open_tracker(folder, state["metrics_offset"] if state is not None else None, foreign)
             trainer = Trainer(plan, folder, run, evaluator, tracker)
             try:
                 with _graceful_stop(trainer):
@@ -51,15 +57,48 @@ def run_plan(
             except BaseException:
                 tracker.close("failed")
                 raise
-            tracker.summary(result.evaluation)
-            tracker.close(result.status)
-            draw_curve(folder.metrics, folder.path / "curve.png", title=config.task)
+            complete(folder, tracker, result)
             return result
 
 
-def _complete(plan: Plan, folder: RunFolder, run: RunState) -> None:
-    """Write config.json and run.json, now with the sizes of agent and replay."""
-    expected = plan.forecast
+def complete(folder: RunFolder, tracker: Tracker | None, result: Result) -> None:
+    """Do what follows the last checkpoint. A run that is killed meanwhile does it again when it is resumed."""
+    if tracker is not None:
+        tracker.summary(result.evaluation)
+        tracker.close(result.status)
+    show_curve(folder)
+    if result.status == "finished":
+        folder.info["complete"] = result.step
+        folder.save()
+
+
+def complete_again(
+    folder: RunFolder, result: Result, state: Mapping[str, Any], foreign: Mapping[str, str] | None
+) -> None:
+    """Do what a finished run has not done because it was killed after its last checkpoint, with that one's `state`."""
+    known = "imagination_due" in state  # older versions did not note that they had come to the end
+    if known and folder.info.get("complete") != result.step:
+        complete(folder, _open_tracker(folder, state["metrics_offset"], foreign), result)
+    elif not (folder.path / "curve.png").exists():
+        show_curve(folder)
+
+
+def _open_tracker(folder: RunFolder, offset: int | None, foreign: Mapping[str, str] | None) -> Tracker:
+    config = folder.config
+    return open_tracker(
+        config.tracking, folder.path, folder.info, dataclasses.asdict(config), config.steps, offset, foreign
+    )
+
+
+def _describe(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> None:
+    """Write config.json and run.json, now with the sizes of agent and replay, and all that rounding depends on."""
+    expected, compiled = plan.forecast, run.learner.compiled
+    now = {"device": plan.device, "threads": torch.get_num_threads(), "compiled": compiled, "torch": torch.__version__}
+    former = folder.numerics if resumed else now
+    differ = [f"{name} {former[name]} -> {value}" for name, value in now.items() if former.get(name, value) != value]
+    if differ:
+        warn(f"{', '.join(differ)}: from here on, rounding differs from that of a run that was never interrupted")
+    folder.info |= {"device": plan.device, "numerics": now}
     folder.info["parameters"] = run.agent.parameter_counts()
     folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
     if plan.config.tracking.console:

@@ -30,12 +30,16 @@ class Saver:
         run = self.run
         self.finish()
         run.learner.take_in_late_results(wait=True)
+        self.require_finite()
         with run.clock("saving"):
-            if not all_finite(run.agent):
-                raise NotFinite("a parameter is not finite")
             state = run.state_dict() | {"metrics_offset": self.tracker.offset()}
             self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync)
             self._uncommitted = True
+
+    def require_finite(self) -> None:
+        """Raise `NotFinite` when a parameter is not finite."""
+        if not all_finite(self.run.agent):
+            raise NotFinite("a parameter is not finite")
 
     def commit_checkpoint(self) -> None:
         """Commit a checkpoint that is safe by now; wait for one where replay cannot store anything more without it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,7 +40,19 @@ class Progress:
     evaluated_at: int = -1
     """Step of the last evaluation; -1 before the first."""
     evaluation_due: bool = False
-    """True while an evaluation has begun and not finished; a resumed run repeats it."""
+    """True from when an evaluation is due until it is finished; a resumed run repeats it."""
+    imagination_due: bool = False
+    """The same of an open-loop evaluation."""
+
+    def finished(self, steps: int) -> bool:
+        """True when a run of `steps` steps has reached the last one and was evaluated there."""
+        evaluated = self.evaluated_at == self.step and not (self.evaluation_due or self.imagination_due)
+        return self.step >= steps and evaluated
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """The counters in a checkpoint; those that an older version did not write have their defaults."""
+        return cls(**{name: state[name] for name in vars(cls()) if name in state})
 
 
 class RunState:
@@ -77,9 +90,11 @@ class RunState:
             self.agent, self.replay, loop, config.planned_updates, self.guard, self.meter, self.clock
         )
         self.progress = Progress()
+        self.planned_updates = config.planned_updates
 
     def begin(self) -> None:
         """Start the first episode of every environment."""
+        self.agent.plan(self.planned_updates)
         self.collector.reset()
         self.clock.start(0, 0)
 
@@ -102,13 +117,13 @@ class RunState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; environments whose open episode cannot be repeated start a new one."""
-        for name in vars(self.progress):
-            setattr(self.progress, name, state[name])
+        vars(self.progress).update(vars(Progress.of(state)))
         self.learner.updates = state["updates"]
         self.guard.load_state_dict(state["guard"])
         self.learner.ratio.load_state_dict(state["ratio"])
         self.meter.load_state_dict(state["meter"])
         self.agent.load_learner_state(state["agent"])
+        self.agent.plan(self.planned_updates)
         self.replay.load_state_dict(state["replay"])
         lost = self.collector.load_state_dict(state["collector"])
         if lost:

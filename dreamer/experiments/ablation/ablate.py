@@ -30,6 +30,7 @@ from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact, show
 from dreamer.tracking import read
 from dreamer.tracking.destination import flags, foreign
+from dreamer.training.state import Progress as RunProgress
 
 
 def ablate(args: AblateArguments) -> int:
@@ -91,7 +92,7 @@ def _is_finished(run_dir: Path, steps: int) -> bool:
         return False
     with understood(run_dir / "checkpoints"):
         check_counters(state, step)
-    return step >= steps and bool(state["evaluated_at"] == step)
+    return RunProgress.of(state).finished(steps) and (run_dir / "curve.png").exists()
 
 
 class Progress:

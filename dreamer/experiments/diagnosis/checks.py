@@ -10,9 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 from dreamer.experiments.diagnosis.history import FEWEST, Finding, RunHistory
+from dreamer.nn.optim import FINAL_FRACTION
+from envs.returns import largest_return
 
-SOLVED = 900
-"""Return from which a DeepMind Control task, whose largest return is 1,000, counts as solved."""
+SOLVED = 0.9
+"""Fraction of the largest possible return from which a task counts as solved."""
 
 
 def finite(history: RunHistory) -> Finding:
@@ -41,8 +43,10 @@ def entropy(history: RunHistory) -> Finding:
         return Finding(False, f"{name} is {late[-1]:.3g}, at most {all_of_them.max():.3g} before")
     if len(returns) > 1 and returns[-1] > returns[:-1].max():
         return Finding(False, f"{name} is down to {late[-1]:.3g}, but evaluation returns still rise")
-    if history.config.task.startswith("dmc:") and len(returns) and returns[-1] >= SOLVED:
-        return Finding(False, f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of 1,000")
+    largest = largest_return(history.config.task, history.config.env.time_limit)
+    if largest and len(returns) and returns[-1] >= SOLVED * largest:
+        says = f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of {largest:,.0f}"
+        return Finding(False, says)
     since = history.since(name, lambda values: values <= limit)
     says = f"the policy's entropy has collapsed: {name} is {late[-1]:.3g} (floor {floor:g}) since step {since:,}"
     if len(returns):
@@ -161,8 +165,23 @@ def replay_ratio(history: RunHistory) -> Finding:
     return Finding(True, says, f"--loop.learning-starts {starts} (now {loop.learning_starts})")
 
 
+def learning_rate(history: RunHistory) -> Finding:
+    """Healthy unless most of the last third of a run, such as an extension, has the lowest learning rate."""
+    optimizer, name = history.config.agent.optimizer, "optim/learning_rate"
+    late, lowest = history.late(name), 1.01 * FINAL_FRACTION * optimizer.learning_rate
+    if not len(late):
+        return Finding(None, f"fewer than {FEWEST} records of {name}")
+    if not optimizer.decay or np.median(late) > lowest:
+        return Finding(False, f"{name} is {late[-1]:.3g}")
+    since = history.since(name, lambda values: values <= lowest)
+    says = f"the learning rate has been at its lowest, {late[-1]:.2g}, since step {since:,} of {history.step:,}"
+    advice = f"--agent.optimizer.decay 1 in a new run (now {optimizer.decay:g}), which may begin --from this one"
+    return Finding(True, says, advice)
+
+
 CHECKS: dict[str, Callable[[RunHistory], Finding]] = {
     "numbers": finite,
+    "learning rate": learning_rate,
     "entropy": entropy,
     "KL": free_nats,
     "held-out model error": held_out,

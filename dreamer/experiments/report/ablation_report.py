@@ -43,7 +43,7 @@ def write_ablation_report(folder: Path) -> Path:
         **origin,
         **vars(analysis),
         "thresholds": THRESHOLDS,
-        "runs": [_run(one, analysis.scales[one.task].score(one.final)) for one in counted],
+        "runs": [_run(one, analysis.scales[one.task].score(one.final, one.largest_return)) for one in counted],
         "left_out": [entry._asdict() for entry in excluded],
         "settings": differing(counted),
     }

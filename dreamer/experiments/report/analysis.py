@@ -21,8 +21,6 @@ from dreamer.experiments.report.statistics import (
     stratified_bootstrap,
 )
 
-DMC_RETURN = 1000.0
-"""Largest return of a task of the DeepMind Control Suite (Tassa et al. 2018)."""
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """Scores at which performance profiles are evaluated."""
 Measure = Literal["final", "auc"]
@@ -42,8 +40,13 @@ class Scale:
     rule: str
     """Origin of the two, in words."""
 
-    def score(self, value: float) -> float:
-        """Return the score of a return; 0 where all returns are the same."""
+    def score(self, value: float, largest: float | None = None) -> float:
+        """Return the score of a return; 0 where all returns are the same.
+
+        `largest` is the largest return that was possible, where it is known.
+        """
+        if largest:
+            return value / largest
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.0
 
 
@@ -117,7 +120,8 @@ def analyse(runs: list[Run]) -> Analysis:
 
     def scores(core: str, measure: Measure) -> Strata:
         return [
-            np.array([scales[task].score(getattr(run, measure)) for run in groups[task][core]]) for task in compared
+            np.array([scales[task].score(getattr(run, measure), run.largest_return) for run in groups[task][core]])
+            for task in compared
         ]
 
     finals = {core: scores(core, "final") for core in names}
@@ -145,8 +149,9 @@ def _core_order(name: str) -> tuple[int, str]:
 
 
 def _scale(runs: list[Run]) -> Scale:
-    if runs[0].config.task.startswith("dmc:"):
-        return Scale(0.0, DMC_RETURN, "0 to 1000, the range of returns of the suite")
+    largest = [run.largest_return for run in runs if run.largest_return]
+    if largest:
+        return Scale(0.0, max(largest), "0 to the largest return of an episode of its length")
     returns = np.concatenate([run.returns for run in runs])
     return Scale(float(returns.min()), float(returns.max()), "lowest to highest evaluation of all runs of the task")
 

@@ -9,8 +9,8 @@ from typing import Any
 from dreamer.config import leaves
 from dreamer.experiments.report.run_folders import Run
 
-ARRANGEMENT = {"num_envs", "train_time_limit", "parallel", "imports"}
-"""Settings of environments that do not change the evaluated task."""
+ARRANGEMENT = {"num_envs", "train_time_limit", "parallel", "imports", "time_limit"}
+"""Settings of environments that do not make another task. Of these, the length of episodes is in the core's name."""
 EXPECTED = {"task", "seed", "agent.dynamics.core", "agent.world_model.representation.objective"}
 """Settings that an ablation varies."""
 
@@ -27,7 +27,10 @@ def with_distinct_names(runs: list[Run]) -> list[Run]:
         siblings = [other for other in runs if (other.core, other.config.size) == (run.core, run.config.size)]
         settings = [other.config.agent.dynamics.settings for other in siblings]
         environments = [other.config.env for other in runs]
+        lengths = {other.config.env.time_limit for other in runs if other.task == run.task}
+        limit = run.config.env.time_limit
         core = [f"{run.core}@{run.config.size}" if sized else run.core]
+        core += [f"time_limit={limit}"] if limit and len(lengths) > 1 else []
         return dataclasses.replace(
             run,
             core=" ".join(core + _changes(run.config.agent.dynamics.settings, settings)),

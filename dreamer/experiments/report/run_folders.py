@@ -21,6 +21,7 @@ from dreamer.experiments.report.statistics import area_under_curve
 from dreamer.runs.folder import open_run
 from dreamer.system.redaction import redact
 from dreamer.tracking import read
+from envs.returns import largest_return
 
 MARKS = {"run.json", "metrics.jsonl"}
 """A folder with one of these files is meant to be a run folder."""
@@ -59,6 +60,11 @@ class Run:
     def finished(self) -> bool:
         """True when the evaluation at the end of the run is recorded."""
         return len(self.steps) > 0 and bool(self.steps[-1] >= self.config.steps)
+
+    @property
+    def largest_return(self) -> float | None:
+        """Largest return that an episode can have; None if it is not known."""
+        return largest_return(self.config.task, self.config.env.time_limit)
 
     @property
     def final(self) -> float:
