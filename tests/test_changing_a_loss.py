@@ -1,4 +1,4 @@
-"""docs/changing_a_loss.md does what it says: its script adds a term, and so do its steps in a copy of the repository."""
+"""docs/changing_a_loss.md does what it says: its script adds a term, and its steps work in a copy."""
 
 import re
 

@@ -111,7 +111,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_scripts_named_exist_and_can_be_run(path: Path) -> None:
     for name in re.findall(r"(?<![\w/.])((?:scripts|\.ci)/[\w.-]*\w)(?![\w*/])", path.read_text()):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
-        assert (ROOT / name).stat().st_mode & 0o111, f"{name} is not executable"
+        assert (ROOT / name).stat().st_mode & 0o111 or name.endswith(".yaml"), f"{name} is not executable"
 
 
 @pytest.mark.parametrize("path", documents())

@@ -20,7 +20,12 @@ from mkdocs.structure.pages import Page
 
 log = get_plugin_logger("links")
 ROOT = Path(__file__).resolve().parents[2]
-ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "dreamer/tracking/metrics.md": "metrics.md",
+}
 """Documents outside docs/ -> their pages."""
 LINK = re.compile(r'^```.*?^```|(\]\(|(?:src|href)=")([^)\s"#:]+)(?=[)"#])', re.MULTILINE | re.DOTALL)
 """Fenced code, or the start and the target of a relative link."""
@@ -28,7 +33,7 @@ LINK = re.compile(r'^```.*?^```|(\]\(|(?:src|href)=")([^)\s"#:]+)(?=[)"#])', re.
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the documents outside docs/, and a page for every other file of the repository that a document links to."""
-    for name, uri in ROOT_PAGES.items():
+    for name, uri in PAGES.items():
         files.append(File.generated(config, uri, content=(ROOT / name).read_text()))
     documents = [file for file in files.documentation_pages() if (ROOT / origin(file.src_uri)).exists()]
     links = {
@@ -88,7 +93,7 @@ class Links(HTMLParser):
 
 def origin(uri: str) -> str:
     """Return the path in the repository of the document behind a page."""
-    return next((name for name, page in ROOT_PAGES.items() if page == uri), f"docs/{uri}")
+    return next((name for name, page in PAGES.items() if page == uri), f"docs/{uri}")
 
 
 def repository_path(uri: str, link: str) -> str:
@@ -100,7 +105,7 @@ def page_of(path: str) -> str:
     """Return the source of the page, or the file of the site, that shows a file of the repository."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return ROOT_PAGES.get(path, f"source/{path}.md")
+    return PAGES.get(path, f"source/{path}.md")
 
 
 def listing(path: str) -> str:

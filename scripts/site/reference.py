@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import html
 import re
 import warnings
 from pathlib import Path
@@ -40,8 +41,7 @@ def on_config(config: MkDocsConfig) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the pages of the reference."""
     parsers = command_parsers()
-    # The groups of `dreamer train` but the positional arguments and its own options.
-    settings = [group for group in parsers["train"]._action_groups[2:]]
+    settings = parsers["train"]._action_groups[2:]  # without positional arguments and options of the command itself
     shared = {group.title for group in settings}
     commands = "\n".join(command(name, parser, shared) for name, parser in parsers.items())
     pages = {
@@ -83,45 +83,49 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
 
 def command(name: str, parser: argparse.ArgumentParser, shared: set[str | None]) -> str:
     """Return the section of a command; settings of a run are a link."""
-    own = [group for group in parser._action_groups if group.title not in shared and len(table(group)) > 0]
-    more = "Also all [settings](settings.md).\n" if len(own) < len(parser._action_groups) - 1 else ""
-    return f"## dreamer {name}\n\n{text(parser.description)}\n\n" + "\n".join(map(table, own)) + more
+    own = "".join(options(group) for group in parser._action_groups if group.title not in shared)
+    more = "Also all [settings](settings.md).\n" if any(g.title in shared for g in parser._action_groups) else ""
+    return f"## dreamer {name}\n\n{escaped(parser.description)}\n\n{own}{more}"
 
 
 def section(group: Any) -> str:
     """Return the section of a group of settings."""
-    name = group.title.removesuffix(" options")
-    return f"## {name}\n\n{text(group.description)}\n\n{table(group)}"
+    return f"## {group.title.removesuffix(' options')}\n\n{escaped(group.description)}\n\n{options(group)}"
 
 
-def table(group: Any) -> str:
-    """Return the table of a group of options; empty for none."""
-    rows = []
-    for action in group._group_actions:
-        if "--help" in action.option_strings:
-            continue
-        names = "<br>".join(f"`{name}`" for name in action.option_strings or [action.dest])
-        values = (action.metavar or "").replace("{None}|", "").strip("{}").replace(",", ", ")
-        rows.append(f"| {names} | {values and f'`{values}`'} | {text(action.help)} |\n")
-    return rows and "| option | values | meaning |\n|---|---|---|\n" + "".join(rows) + "\n" or ""
+def options(group: Any) -> str:
+    """Return the options of a group as a definition list."""
+    return "".join(
+        f"`{' '.join([', '.join(action.option_strings) or action.dest, values(action.metavar)]).strip()}`\n"
+        f":   {escaped(action.help)}\n\n"
+        for action in group._group_actions
+        if "--help" not in action.option_strings
+    )
+
+
+def values(metavar: str | None) -> str:
+    """Return the values that an option takes."""
+    return (metavar or "").replace("{None}|", "").strip("{}").replace(",", " | ")
 
 
 def presets() -> str:
     """Return the section of the presets."""
-    rows = ["## Presets\n"]
-    for name, changes in PRESETS.items():
-        flags = " ".join(flag(*change) for change in changes.items())
-        rows.append(f"`{name}`\n:   `{flags}`\n")
-    return "\n".join(rows)
+    lists = [
+        f"`{name}`\n:   `{' '.join(flag(*change) for change in changes.items())}`\n"
+        for name, changes in PRESETS.items()
+    ]
+    return "\n".join(["## Presets\n", *lists])
 
 
 def flag(path: str, value: Any) -> str:
     """Return the flag that gives a setting a value."""
-    where, dot, last = path.replace("_", "-").rpartition(".")
-    return f"--{where}{dot}{last} {value}" if not isinstance(value, bool) else f"--{where}{dot}{'' if value else 'no-'}{last}"
+    section, dot, last = path.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{section}{dot}{'' if value else 'no-'}{last}"
+    return f"--{section}{dot}{last} {value}"
 
 
-def text(words: str | None) -> str:
+def escaped(words: str | None) -> str:
     """Return a help text as Markdown on one line."""
-    parts = re.split(r"(`[^`]*`)", " ".join((words or "").split()).replace("|", "&#124;"))
-    return "".join(part if part.startswith("`") else re.sub(r"([<*_\[])", r"\\\1", part) for part in parts)
+    parts = re.split(r"(`[^`]*`)", " ".join((words or "").replace("%%", "%").split()))
+    return "".join(part if part.startswith("`") else re.sub(r"([*_[])", r"\\\1", html.escape(part)) for part in parts)
