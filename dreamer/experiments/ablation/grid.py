@@ -25,12 +25,10 @@ class Trial:
     """One run of an ablation: what it does not share with the other runs."""
 
     task: str
-    """Task."""
     core: str
     """Variant of the core: `rssm`; `rssm:gaussian` with a latent that is not the core's default; `rssm+r2` with an
     objective other than reconstruction."""
     seed: int
-    """Seed."""
 
     @property
     def place(self) -> Path:

@@ -48,13 +48,10 @@ class Job:
     """One run to start or to resume."""
 
     trial: Trial
-    """Position in the grid."""
     run_dir: Path
-    """Run folder."""
     log: Path
     """File that the output is appended to."""
     config: Config
-    """Full configuration."""
 
 
 def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ended: Callable[[Job, str], None]) -> bool:

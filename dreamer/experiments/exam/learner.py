@@ -52,14 +52,11 @@ def exam_config(
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of training with windows of one length."""
+    """Part of training with windows of one length, in steps."""
 
     updates: int
-    """Number of updates."""
     batch_size: int
-    """Number of windows per update."""
     length: int
-    """Steps of a window."""
     from_start: bool = False
     """True for windows that begin with their episode. Others begin anywhere."""
 

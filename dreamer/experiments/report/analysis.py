@@ -52,36 +52,31 @@ class Scale:
 
 @dataclass(frozen=True)
 class CoreResult:
-    """Results of a dynamics core over all tasks. Costs are means over its runs, NaN when no run recorded them."""
+    """Results of a dynamics core over the tasks that are compared; NaN where no run recorded a cost."""
 
     final: Estimate
     """IQM of the scores of final evaluations."""
     auc: Estimate
     """IQM of the scores of mean heights of evaluation curves."""
     runs: int
-    """Number of finished runs on the tasks that are compared."""
+    """Number of finished runs on these tasks."""
+    # Means over all runs of the core, the time per update with acting.
     parameters: float
-    """Number of parameters of the agent."""
     dynamics_parameters: float
-    """Number of parameters of the dynamics core."""
     seconds_per_update: float
-    """Time of training per update in seconds, acting included."""
     wall_seconds: float
-    """Wall-clock time of a run in seconds."""
     env_steps_per_second: float
-    """Environment steps per second of training."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Results of a dynamics core on one task, in returns."""
+    """Results of the finished runs of a dynamics core on one task, in returns."""
 
     final: Estimate
     """Mean return of final evaluations."""
     auc: Estimate
     """Mean height of evaluation curves."""
     seeds: int
-    """Number of finished runs."""
     steps: np.ndarray
     """Environment steps of `curve` `[point]`."""
     curve: Estimate
@@ -93,11 +88,9 @@ class Analysis:
     """All numbers. Dictionaries are in the order in which a report shows them."""
 
     scales: dict[str, Scale]
-    """Scale of every task."""
     compared: list[str]
     """Tasks with finished runs of every core. Aggregates are over these tasks only."""
     cores: dict[str, CoreResult]
-    """Every core with a finished run."""
     cells: dict[str, dict[str, TaskResult]]
     """Results by task and core."""
     improvement: dict[str, dict[str, Estimate]]

@@ -19,70 +19,53 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class TableCell:
-    """Entry of a table."""
+    """Entry of a table, which may link to the relative path of a file, and may have a mark of a colour before it."""
 
     text: str
-    """Text of the entry."""
     link: str = ""
-    """Relative path of the file or folder that the text links to."""
     color: str = ""
-    """Colour of a mark before the text."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Table whose entries are text or `TableCell`."""
+    """Table below the heads of its columns. The first `words` columns hold words, the others numbers."""
 
     columns: Sequence[str]
-    """Heads of the columns."""
     rows: Sequence[Sequence[str | TableCell]]
-    """Rows of entries, one for each column."""
     words: int = 1
-    """Number of leading columns that hold words. The others hold numbers, aligned to the right."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """Video (.mp4) or picture (.png)."""
+    """Video (.mp4) or picture (.png) at a relative path."""
 
     link: str
-    """Relative path of the file."""
     caption: str
-    """Caption."""
     data: bytes | None
     """Content of the file, which the page then carries. None shows a link instead."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Part of a document under a title of its own."""
+    """Part of a document: a title, a paragraph, the figure of a name, media and a table, in this order."""
 
     title: str
-    """Title."""
     text: str = ""
-    """Paragraph that explains the rest of the section."""
     figure: str = ""
-    """Name of a figure."""
     table: Table | None = None
-    """Table below the figure."""
     folded: bool = False
     """True folds the table of an HTML page away until the reader opens it."""
     media: Sequence[Media] = ()
-    """Videos and pictures between figure and table."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """Report, independent of the format it is written in."""
+    """Report, independent of the format it is written in. Sentences come first, then sections."""
 
     title: str
-    """Title."""
     subtitle: str
-    """One line below the title."""
     summary: Sequence[str]
-    """Sentences that come first."""
     sections: Sequence[Section]
-    """Sections, in order."""
 
 
 def html(document: Document, svg: Mapping[str, str]) -> str:

@@ -30,11 +30,9 @@ class Imagination:
     """The newest open-loop evaluation of a run, as on disk."""
 
     run: Path
-    """Run folder."""
     place: str
     """Folder of the evaluation, relative to the run folder."""
     step: int
-    """Environment step of the evaluation."""
     record: Mapping[str, Any]
     """Content of imagination.json."""
     figures: dict[str, str]
