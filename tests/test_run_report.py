@@ -15,9 +15,8 @@ from tiny import unchecked
 
 import dreamer
 from dreamer.cli.main import main
-from dreamer.experiments.report import run_curves, run_media, run_report
-from dreamer.experiments.report.run_curves import POINTS, thinned
-from dreamer.experiments.report.run_report import write_run_report
+from dreamer.experiments.report import run_media, run_report
+from dreamer.experiments.report.run_report import POINTS, thinned, write_run_report
 from dreamer.runs.folder import open_run
 
 PASSIVE = """
@@ -180,7 +179,7 @@ def test_a_damaged_run_is_one_line(tmp_path, trained, capsys, damage):
 
 def test_metrics_are_shown_where_their_names_belong():
     names = ["eval/return_mean", "loss/actor", "loss/dyn", "behavior/entropy", "optim/grad_norm", "step", "mine/idea"]
-    assert run_curves.panels(names) == {
+    assert run_report.panels(names) == {
         "World model": ["loss/dyn"],
         "Actor and critic": ["loss/actor", "behavior/entropy"],
         "Optimizer, replay and time": ["optim/grad_norm"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,27 @@ def diagnose(argv: Sequence[str]) -> int:
     lines, unhealthy = diagnose(parse(DiagnoseArguments, "diagnose", argv))
     show(*lines)
     return 1 if unhealthy else 0
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Measure one configuration, or several in turn, and print the result."""
+    from dreamer.cli.configuration import defaults, with_current_names
+    from dreamer.experiments.bench.bench import BenchArguments, bench
+
+    def arguments(argv: Sequence[str], preset: str) -> BenchArguments:
+        config = defaults(argv, preset, task="dmc:walker_walk")
+        return parse(BenchArguments, "bench", argv, default=BenchArguments(config))
+
+    argv = with_current_names(argv)
+    if "--against" in argv[:-1]:  # joined with its value, which may begin with dashes
+        place = argv.index("--against")
+        argv = [*argv[:place], f"--against={argv[place + 1]}", *argv[place + 2 :]]
+    args, other = arguments(argv, "dmc_proprio"), None
+    if args.against:
+        changes = with_current_names(shlex.split(args.against))
+        other = arguments([*argv, *changes], args.config.preset).config
+    show(*bench(args, other).split("\n"))
+    return 0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dreamer.system.files import write_atomically
 from dreamer.tracking.jsonl import read
 
@@ -65,6 +67,13 @@ def draw_curve(metrics: Path, path: Path, title: str) -> None:
     write_atomically(path, picture.getbuffer())
 
 
+def points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return environment steps and values of one metric."""
+    rows = [(record["step"], record[name]) for record in records if "step" in record and record.get(name) is not None]
+    steps, values = np.array(rows, float).reshape(-1, 2).T
+    return steps, values
+
+
 def learning_curve(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Return a figure of the returns of training and evaluation episodes over environment steps."""
     import matplotlib.figure
@@ -73,18 +82,19 @@ def learning_curve(records: Sequence[Mapping[str, Any]], title: str = "") -> Fig
     figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
 
-    def points(name: str) -> tuple[list[float], list[float]]:
-        rows = [(float(record["step"]), float(record[name])) for record in records if record.get(name) is not None]
-        return [row[0] for row in rows], [row[1] for row in rows]
-
-    steps, means = points("eval/return_mean")
-    _, low = points("eval/return_min")
-    _, high = points("eval/return_max")
-    axes.plot(*points("train/return"), color=INK, alpha=0.35, linewidth=1, label="training episodes")
+    steps, means = points(records, "eval/return_mean")
+    _, low = points(records, "eval/return_min")
+    _, high = points(records, "eval/return_max")
+    axes.plot(*points(records, "train/return"), color=INK, alpha=0.35, linewidth=1, label="training episodes")
     if len(low) == len(high) == len(steps):
         axes.fill_between(steps, low, high, color=PALETTE[0], alpha=0.15, linewidth=0, label="worst to best episode")
     axes.plot(steps, means, color=PALETTE[0], marker="o", markersize=3, label="evaluation, sampled actions")
-    axes.plot(*points("eval/mode_return_mean"), color=PALETTE[1], linestyle="--", label="evaluation, the policy's mode")
+    axes.plot(
+        *points(records, "eval/mode_return_mean"),
+        color=PALETTE[1],
+        linestyle="--",
+        label="evaluation, the policy's mode",
+    )
     axes.set(xlabel="environment steps", ylabel="return")
     axes.set_title(title, parse_math=False)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -1,7 +1,6 @@
 """Reports of run folders (`dreamer report`).
 
-run_report         page of one run: results, settings, provenance
-run_curves         its panels of metrics
+run_report         page of one run: results, curves, settings, provenance
 run_media          its videos and its open-loop evaluation
 ablation_report    report.html, report.md and report.json that compare dynamics cores
 ablation_verdict   its conclusions, as sentences

@@ -1,4 +1,4 @@
-"""Page of one run: curves, videos, open-loop evaluation, settings and provenance in one file."""
+"""Page of one run: curves of all metrics, videos, open-loop evaluation, settings and provenance in one file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from dreamer.config import Config, compose, leaves
 from dreamer.errors import UserError
-from dreamer.experiments.report import run_curves, run_media
+from dreamer.experiments.report import run_media
 from dreamer.experiments.report.document import Document, Section, Table, html
 from dreamer.experiments.report.run_folders import MARKS, Run, read_run
 from dreamer.experiments.report.wording import UNKNOWN, duration, number
 from dreamer.system.files import write_atomically
-from dreamer.tracking import read
+from dreamer.tracking import describe, is_registered, read
+from dreamer.tracking.plotting import PALETTE, STYLE, WIDTH, learning_curve, points, svg
 
 PAGE = "report.html"
+RETURNS = "Sum of rewards of an episode. Evaluation runs in environments whose seeds training never uses."
+POINTS = 300
+"""Largest number of points of a curve. A longer curve shows means of neighbouring records."""
+COLUMNS = 4
+GROUPS = {
+    "World model": ("loss/", "reconstruction/", "model/", "imagination/"),
+    "Actor and critic": ("loss/actor", "loss/critic", "loss/replay_critic", "behavior/"),
+    "Optimizer, replay and time": ("optim/", "replay/", "time/"),
+}
+"""Metrics of a section, by prefixes of their names. The longest prefix that fits counts."""
+OTHER = "Other metrics"
+"""Section of the metrics that no prefix fits and that the registry does not know."""
 
 
 def is_run(folder: Path) -> bool:
@@ -33,19 +49,19 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
     Raises `UserError` when the folder is damaged or cannot be written to.
     """
     run, records = read_run(folder, folder.resolve().name), read(folder / "metrics.jsonl")
-    panels = run_curves.panels(sorted({name for record in records for name in record}))
+    groups = panels(sorted({name for record in records for name in record}))
     imagination = run_media.read_imagination(folder)
     summary = [*_results(run, records), *run_media.skills(imagination)]
     sections = [
-        run_curves.returns(run),
+        Section("Returns", RETURNS if len(run.steps) else "Nothing has been evaluated yet.", "returns"),
         *run_media.videos(folder),
         *run_media.imagination(imagination),
-        *run_curves.curves(records, panels),
+        *_curves(records, groups),
         *settings(run.config),
         *_provenance(run),
     ]
     subtitle = f"{run.core}, size {run.config.size}, seed {run.seed}; {folder.resolve().name}"
-    figures = run_curves.draw(records, panels) | (imagination.figures if imagination else {})
+    figures = _draw(records, groups) | (imagination.figures if imagination else {})
     try:
         write_atomically(folder / PAGE, html(Document(run.task, subtitle, summary, sections), figures).encode())
     except OSError as error:
@@ -107,3 +123,61 @@ def _provenance(run: Run) -> list[Section]:
 
 def _word(value: Any) -> str:
     return shlex.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def panels(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the metrics among `names` by section, in the order of `names`, without empty sections."""
+    places = [(prefix, group) for group, prefixes in GROUPS.items() for prefix in prefixes]
+    found: dict[str, list[str]] = {group: [] for group in [*GROUPS, OTHER]}
+    for name in names:
+        fitting = [(len(prefix), group) for prefix, group in places if name.startswith(prefix)]
+        if fitting:
+            found[max(fitting)[1]].append(name)
+        elif name not in ("step", "updates") and not is_registered(name):
+            found[OTHER].append(name)
+    return {group: members for group, members in found.items() if members}
+
+
+def _curves(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[Section]:
+    """Return a section for each group of metrics, with the meaning and the last value of each metric."""
+    sections = []
+    for group, names in groups.items():
+        rows = []
+        for name in names:
+            metric, values = describe(name), points(records, name)[1]
+            rows.append([name, metric.description, metric.unit, metric.healthy, f"{values[-1]:.4g}"])
+        table = Table(["metric", "meaning", "unit", "healthy", "last"], rows, words=4)
+        sections.append(Section(group, figure=group, table=table, folded=True))
+    return sections
+
+
+def _draw(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return SVG by name: `returns`, and a grid of curves for each group of metrics."""
+    with matplotlib.rc_context(STYLE):
+        drawn = {"returns": svg(learning_curve(records))}
+        with matplotlib.rc_context({"font.size": 7.5, "axes.titlesize": 7.5}):
+            return drawn | {group: svg(_grid(records, names)) for group, names in groups.items()}
+
+
+def _grid(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(WIDTH, 0.3 + 1.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        steps, values = thinned(*points(records, name))
+        axes.plot(steps, values, color=PALETTE[0], linewidth=1.1, marker="." if len(steps) < 3 else None)
+        axes.set_title(name)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid()
+    for axes in list(grid.flat)[len(names) :]:
+        axes.remove()
+    return figure
+
+
+def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `POINTS` points, each the mean of neighbouring records."""
+    if len(steps) <= POINTS:
+        return steps, values
+    ends = np.linspace(0, len(steps), POINTS + 1).astype(int)
+    counts = np.diff(ends)
+    return np.add.reduceat(steps, ends[:-1]) / counts, np.add.reduceat(values, ends[:-1]) / counts
