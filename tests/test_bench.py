@@ -10,7 +10,7 @@ import torch
 from running import tiny_config, tiny_flags
 
 from dreamer.cli.main import main
-from dreamer.experiments.bench import bench, costs, scaling
+from dreamer.experiments.bench import bench, costs
 from dreamer.world_model.encoder import Encoder
 
 KEYS = {
@@ -85,7 +85,7 @@ def test_a_second_setting_that_is_none(capsys):
 
 def test_scaling_is_measured_and_drawn(quick_peak, monkeypatch, tmp_path, capsys):
     for name, values in {"BATCHES": (2, 16), "LENGTHS": (4,), "HORIZONS": (3,), "SIZES": ("100k",)}.items():
-        monkeypatch.setattr(scaling, name, values)
+        monkeypatch.setattr(bench, name, values)
     flags = [*tiny_flags(task="toy:copy"), "--updates", "2", "--agent-steps", "1", "--scaling", str(tmp_path / "s")]
     found = measured(capsys, *flags)["scaling"]
     assert json.loads((tmp_path / "s" / "scaling.json").read_text()) == found

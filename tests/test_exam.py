@@ -14,7 +14,7 @@ from dreamer.experiments.exam.exam import ALL
 from dreamer.experiments.exam.learner import Stage, exam_config, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import record, smooth_actions, uniform_actions
 from dreamer.experiments.exam.verdict import covers, document, verdict
-from dreamer.openloop.error_curves import crps
+from dreamer.openloop.rollouts import crps
 from envs import make
 from envs.push import displacement
 

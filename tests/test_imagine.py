@@ -26,9 +26,9 @@ from dreamer.errors import UserError
 from dreamer.experience.spaces import spec_of
 from dreamer.nn.struct import Struct
 from dreamer.openloop import evaluation, folder, rollouts, traces, videos
-from dreamer.openloop.error_curves import ErrorCurves
 from dreamer.openloop.evaluation import SHOWN_SAMPLES, OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.openloop.record import metrics, record
+from dreamer.openloop.rollouts import ErrorCurves
 from dreamer.tracking import read
 from dreamer.world_model.world_model import WorldModel
 from envs.toy import Copy, Counting

@@ -16,8 +16,7 @@ from torch import Tensor
 from dreamer.agent import Agent
 from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
-from dreamer.openloop.error_curves import ErrorCurves
-from dreamer.openloop.rollouts import HeldOut, held_out, imagine, predict
+from dreamer.openloop.rollouts import ErrorCurves, HeldOut, held_out, imagine, predict
 from dreamer.system.randomness import own_randomness
 
 SHOWN_SAMPLES = 4

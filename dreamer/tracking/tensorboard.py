@@ -55,20 +55,21 @@ class TensorBoardView(View):
         every = -(-len(frames) // GIF_FRAMES)
         buffer = io.BytesIO()
         imageio.v3.imwrite(buffer, frames[::every], extension=".gif", duration=1000 * every / fps, loop=0)
-        height, width = frames.shape[1:3]
-        image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=buffer.getvalue())
-        self._write(step, self._summary(value=[self._summary.Value(tag=name, image=image)]))
+        self._picture(step, name, *frames.shape[1:3], buffer.getvalue())
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Write a PNG picture as it is on disk."""
         data = path.read_bytes()
         width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))  # in the header of a PNG file
-        picture = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
-        self._write(step, self._summary(value=[self._summary.Value(tag=name, image=picture)]))
+        self._picture(step, name, height, width, data)
 
     def close(self, status: Status) -> None:
         """Flush and close the event file."""
         self._writer.close()
+
+    def _picture(self, step: int, name: str, height: int, width: int, data: bytes) -> None:
+        image = self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+        self._write(step, self._summary(value=[self._summary.Value(tag=name, image=image)]))
 
     def _write(self, step: int, summary: Any) -> None:
         now = time.time() if self._began is None else self._began + self._elapsed

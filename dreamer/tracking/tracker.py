@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, SupportsFloat
+from typing import Any, SupportsFloat
 
 from dreamer.errors import UserError
 from dreamer.system.redaction import warn
@@ -27,6 +27,7 @@ class Tracker:
         self._config = config
         self._writer = writer
         self._views = [BackgroundView(view) for view in views]
+        self._media_views = self._views if config.video else []
         # The console has no thread: it only formats a line, in order with the other output of the caller.
         self._console = console
         self._closed = False
@@ -46,16 +47,13 @@ class Tracker:
 
     def video(self, step: int, name: str, path: Path) -> None:
         """Show the video at `path`, which has to stay there, under `name` in the views that can."""
-        self._show("video", step, name, path)
+        for view in self._media_views:
+            view.show("video", step, name, path)
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Show the PNG picture at `path`, which has to stay there, under `name` in the views that can."""
-        self._show("image", step, name, path)
-
-    def _show(self, kind: Literal["video", "image"], step: int, name: str, path: Path) -> None:
-        if self._config.video:
-            for view in self._views:
-                view.show(kind, step, name, path)
+        for view in self._media_views:
+            view.show("image", step, name, path)
 
     def summary(self, values: Mapping[str, SupportsFloat]) -> None:
         """Show results of the whole run, such as its final evaluation, in the views that can."""

@@ -15,15 +15,17 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from dreamer.config import Config, override, validated, words
+from dreamer.config import Config, SizeName, override, resized, validated, words
 from dreamer.errors import UserError
 from dreamer.experiments.ablation import grid
-from dreamer.experiments.bench import scaling
 from dreamer.experiments.bench.costs import Subject, in_turn, sgemm_gflops, shares_of_loop, timed
 from dreamer.system.device import choose_device
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import peak_rss_mb
 from dreamer.training.plan import layout_of
+
+BATCHES, LENGTHS, HORIZONS = (4, 8, 16, 32), (16, 32, 64), (5, 10, 15, 30)
+SIZES: tuple[SizeName, ...] = ("100k", "300k", "1m", "12m")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def bench(args: BenchArguments, other: Config | None = None) -> str:
     if rivals:
         result["in_turn"] = compare({"this": config, **rivals}, device, args.updates)
     if args.scaling is not None:
-        result["scaling"] = scaling.measure(config, device, args.updates, args.scaling)
+        result["scaling"] = measure_scaling(config, device, args.updates, args.scaling)
     lines = (f"{name}: {_readable(value)}" for name, value in result.items())
     return json.dumps(result) if args.json else "\n".join(lines)
 
@@ -128,6 +130,62 @@ def compare(configs: dict[str, Config], device: str, rounds: int) -> dict[str, d
         }
         for name, subject in subjects.items()
     }
+
+
+def measure_scaling(config: Config, device: str, updates: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return seconds per update with one setting changed at a time, and write them and a figure to `folder`."""
+    axes: dict[str, dict[Any, Config]] = {
+        "batch_size": {n: override(config, {"loop.batch_size": n}) for n in BATCHES},
+        "batch_length": {n: override(config, {"loop.batch_length": n}) for n in LENGTHS},
+        "imagination_horizon": {n: override(config, {"agent.imagination_horizon": n}) for n in HORIZONS},
+        "size": {name: resized(config, name) for name in SIZES},
+    }
+    found = {
+        axis: [{"value": value, **_cost(changed, device, updates)} for value, changed in settings.items()]
+        for axis, settings in axes.items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scaling.json").write_text(json.dumps(found, indent=1) + "\n")
+        _draw_scaling(found, folder / "scaling.png")
+    except OSError as error:
+        raise UserError(f"--scaling: cannot write to {folder}: {error.strerror}") from None
+    return found
+
+
+def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
+    subject = Subject(config, device)
+    subject.vector.close()
+    subject.update()
+    seconds = median(timed(subject.update, subject.agent.device) for _ in range(updates))
+    reference, peak = subject.reference_gflop(), sgemm_gflops(subject.agent.device)
+    return {
+        "parameters": sum(subject.agent.parameter_counts().values()),
+        "seconds_per_update": seconds,
+        "reference_gflop": reference,
+        "fraction_of_peak": reference / (seconds * peak),
+    }
+
+
+def _draw_scaling(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from dreamer.tracking.plotting import PALETTE
+
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    for axes, (name, costs) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
+        positions = range(len(costs))
+        axes.plot(positions, [cost["seconds_per_update"] for cost in costs], marker="o", color=PALETTE[0])
+        for position, cost in zip(positions, costs, strict=True):
+            label = f"{cost['fraction_of_peak']:.0%}"
+            axes.annotate(label, (position, cost["seconds_per_update"]), (0, 5), textcoords="offset points", fontsize=7)
+        axes.set_xticks(positions, [str(cost["value"]) for cost in costs])
+        axes.set_yscale("log")
+        axes.set_xlabel(name.replace("_", " "))
+        axes.grid(alpha=0.2)
+    figure.axes[0].set_ylabel("seconds per update")
+    figure.suptitle("Cost of an update, and its fraction of the rate of the matrix product", fontsize=9)
+    figure.savefig(path, dpi=150)
 
 
 def _readable(value: Any, inner: bool = False) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,9 +94,8 @@ class Subject:
         update.prepare()
         with replaced(update.methods), _spied(places, agent.device) as spent:
             for _ in range(updates):
-                spent.clear()
                 whole = timed(partial(agent.update, self.batch), agent.device)
-                samples.append({**spent, "backward": whole - sum(spent.values())})
+                samples.append({**spent, "backward": whole - sum(_taken(spent).values())})
         return {name: median(sample[name] for sample in samples) for name in samples[0]}
 
     def loop(self, steps: int) -> dict[str, float]:
@@ -111,32 +109,27 @@ class Subject:
             size = (loop.batch_size, loop.batch_length)
             layout = layout_of(self.agent)
             replay = Replay(self.config.replay, Path(folder), layout, self.collector.num_envs, *size, 1000, 0)
-            self.collector.reset()
-            taken = [self._step(replay) for _ in range(loop.batch_length + 10 + steps)][-steps:]
+            places = {
+                "acting": (self.collector, "act"),
+                "environment": (self.collector, "advance"),
+                "append": (replay, "append"),
+                "sample": (replay, "sample"),
+                "write_back": (replay, "write_states"),
+            }
+            samples: list[dict[str, float]] = []
             packed = self.batch.context.cpu().numpy()[:, None].repeat(loop.batch_length, 1)
-            replayed = [self._replay(replay, packed) for _ in range(steps)]
-        samples = [{**step, **replay_parts} for step, replay_parts in zip(taken, replayed, strict=True)]
-        return {name: median(sample[name] for sample in samples) for name in samples[0]}
-
-    def _step(self, replay: Replay) -> dict[str, float]:
-        """Seconds of each part of a step."""
-        spent = dict.fromkeys(("acting", "environment", "append"), 0.0)
-        with _clock(spent, "acting", self.agent.device):
-            states = self.collector.act()
-        with _clock(spent, "append", self.agent.device):
-            replay.append(self.collector.arrived, states)
-        with _clock(spent, "environment", self.agent.device):
-            self.collector.advance()
-        return spent
-
-    def _replay(self, replay: Replay, packed: np.ndarray) -> dict[str, float]:
-        """Seconds of what replay does for an update, which stores the states `packed` back."""
-        spent: dict[str, float] = {}
-        with _clock(spent, "sample", self.agent.device):
-            _, windows = replay.sample()
-        with _clock(spent, "write_back", self.agent.device):
-            replay.write_states(windows, packed)
-        return spent
+            self.collector.reset()
+            with _spied(places, self.agent.device) as spent:
+                for _ in range(loop.batch_length + 10 + steps):
+                    states = self.collector.act()
+                    replay.append(self.collector.arrived, states)
+                    self.collector.advance()
+                    samples.append(_taken(spent))
+                samples = samples[-steps:]
+                for sample in samples:
+                    replay.write_states(replay.sample()[1], packed)
+                    sample |= _taken(spent)
+        return {name: median(sample[name] for sample in samples) for name in places}
 
     def frames_per_second(self, frames: int) -> float:
         """Steps of one environment with a frame per second, in one process."""
@@ -225,10 +218,13 @@ def _clock(spent: dict[str, float], name: str, device: torch.device) -> Iterator
 def _spied(places: dict[str, tuple[Any, str]], device: torch.device) -> Iterator[dict[str, float]]:
     """Methods replaced on their objects by ones that add up their time under a name."""
     spent: dict[str, float] = {}
-    for name, (owner, attribute) in places.items():
-        setattr(owner, attribute, _clock(spent, name, device)(getattr(owner, attribute)))
-    try:
+    spies = [(owner, name, _clock(spent, part, device)(getattr(owner, name))) for part, (owner, name) in places.items()]
+    with replaced(spies):
         yield spent
-    finally:
-        for owner, attribute in places.values():
-            delattr(owner, attribute)
+
+
+def _taken(spent: dict[str, float]) -> dict[str, float]:
+    """What has been spent, which is then forgotten."""
+    taken = dict(spent)
+    spent.clear()
+    return taken

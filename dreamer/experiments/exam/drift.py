@@ -12,8 +12,7 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import Recording, record, smooth_actions
-from dreamer.openloop.error_curves import ErrorCurves
-from dreamer.openloop.rollouts import predict
+from dreamer.openloop.rollouts import ErrorCurves, predict
 from envs import make
 
 CONTEXT = 5
