@@ -11,7 +11,7 @@ import torch
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
-from dreamer.experiments.exam.recordings import Recording, record, smooth_actions
+from dreamer.experiments.exam.recordings import TEST_INDEX, Recording, record, smooth_actions, train_and_test
 from dreamer.openloop.rollouts import ErrorCurves, predict
 from envs import make
 
@@ -35,10 +35,9 @@ def recordings(train_episodes: int, test_episodes: int, task: str) -> tuple[Reco
     def control(index: int) -> Any:
         return make(task, index=index, repeat=REPEAT, time_limit=(STEPS + 1) * REPEAT)
 
-    size = control(0).action_space.shape[0]
-    train = record(control, train_episodes, STEPS, smooth_actions(size))
-    test = record(control, test_episodes, STEPS, smooth_actions(size), first_index=1_000_000)
-    again = record(control, 1, STEPS, smooth_actions(size), first_index=1_000_000)
+    actions = smooth_actions(control(0).action_space.shape[0])
+    train, test = train_and_test(control, STEPS, actions, train_episodes, test_episodes)
+    again = record(control, 1, STEPS, actions, first_index=TEST_INDEX)
     if any(not np.array_equal(again.obs[key][0], test.obs[key][0]) for key in test.obs):
         raise UserError(f"--task {task}: the simulator is not deterministic, so predictions have no ground truth")
     return train, test

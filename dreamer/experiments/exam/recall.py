@@ -10,7 +10,7 @@ import torch
 
 from dreamer.config import Config
 from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
-from dreamer.experiments.exam.recordings import Recording, record, uniform_actions
+from dreamer.experiments.exam.recordings import Recording, train_and_test, uniform_actions
 from envs import prepare
 from envs.recall import Recall
 
@@ -30,9 +30,7 @@ def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Reco
     def recall(index: int) -> Any:
         return prepare(Recall(DELAYS, QUERY_PROBABILITY), seed=0, index=index)
 
-    steps = max(DELAYS)
-    train = record(recall, train_episodes, steps, uniform_actions(1))
-    return train, record(recall, test_episodes, steps, uniform_actions(1), first_index=1_000_000)
+    return train_and_test(recall, max(DELAYS), uniform_actions(1), train_episodes, test_episodes)
 
 
 def examine(config: Config, train: Recording, test: Recording, stages: Sequence[Stage], seed: int) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium
 import numpy as np
+import scipy.signal
 import torch
 
 from dreamer.batch import Batch
 from dreamer.experience.spaces import Spec, spec_of
 
+TEST_INDEX = 1_000_000
+"""Index of the first environment of a recording for tests."""
 ActionSampler = Callable[[np.random.Generator, int], np.ndarray]
 """Function that draws the actions `[time, action]` of an episode of that many steps."""
 
@@ -74,7 +76,7 @@ def record(
 
     Environment `first_index + i` determines episode i with its actions, so recordings are reproducible.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for i in range(first_index, first_index + episodes):
         env = make_env(i)
         actions = sampler(np.random.default_rng(i), steps)
@@ -87,16 +89,23 @@ def record(
             truth.append(info.get("position", np.nan))
         spec = Spec(*spec_of(env.observation_space, env.action_space))
         env.close()
-        prev = np.concatenate([np.zeros((1, actions.shape[1])), actions]).astype(np.float32)
-        obs_rows = {key: np.stack([o[key] for o in seen]) for key in obs}
-        rows.append({"obs": obs_rows, "prev": prev, "reward": np.array(rewards, np.float32), "truth": np.array(truth)})
+        prev_action = np.concatenate([np.zeros((1, actions.shape[1])), actions])
+        rows.append(({key: np.stack([o[key] for o in seen]) for key in obs}, prev_action, rewards, truth))
+    obs_rows, prev_actions, rewards_of, truths = zip(*rows, strict=True)
     return Recording(
-        obs={key: np.stack([row["obs"][key] for row in rows]) for key in rows[0]["obs"]},
-        prev_action=np.stack([row["prev"] for row in rows]),
-        reward=np.stack([row["reward"] for row in rows]),
-        truth=np.stack([row["truth"] for row in rows]),
+        obs={key: np.stack([o[key] for o in obs_rows]) for key in obs_rows[0]},
+        prev_action=np.array(prev_actions, np.float32),
+        reward=np.array(rewards_of, np.float32),
+        truth=np.array(truths),
         spec=spec,
     )
+
+
+def train_and_test(
+    make_env: Callable[[int], gymnasium.Env], steps: int, sampler: ActionSampler, train: int, test: int
+) -> tuple[Recording, Recording]:
+    """Return recordings of `train` and of `test` episodes; no environment is in both."""
+    return record(make_env, train, steps, sampler), record(make_env, test, steps, sampler, first_index=TEST_INDEX)
 
 
 def uniform_actions(size: int) -> ActionSampler:
@@ -108,11 +117,9 @@ def smooth_actions(size: int, correlation: float = 0.9) -> ActionSampler:
     """Return a sampler of correlated actions in [-1, 1], which move a simulated body further than independent ones."""
 
     def draw(random: np.random.Generator, steps: int) -> np.ndarray:
-        noise = random.normal(size=(steps, size))
-        value, values = random.normal(size=size), []
-        for now in noise:
-            value = correlation * value + (1 - correlation**2) ** 0.5 * now
-            values.append(value)
-        return np.clip(np.array(values), -1, 1).astype(np.float32)
+        noise, first = random.normal(size=(steps, size)), random.normal(size=(1, size))
+        weight = (1 - correlation**2) ** 0.5
+        values, _ = scipy.signal.lfilter([weight], [1, -correlation], noise, axis=0, zi=correlation * first)
+        return np.clip(values, -1, 1).astype(np.float32)
 
     return draw

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from dreamer.config import Config
 from dreamer.experiments.exam.learner import Stage, train_model, with_initial_context
-from dreamer.experiments.exam.recordings import Recording, record, uniform_actions
+from dreamer.experiments.exam.recordings import Recording, train_and_test, uniform_actions
 from dreamer.world_model.world_model import WorldModel
 from envs import make
 from envs.push import MOVE_PROBABILITY, SIGMA, next_observation_modes, predictive_log_density
@@ -32,8 +32,7 @@ def recordings(train_episodes: int, test_episodes: int) -> tuple[Recording, Reco
     def push(index: int) -> Any:
         return make("toy:push", index=index)
 
-    train = record(push, train_episodes, STEPS, uniform_actions(1))
-    return train, record(push, test_episodes, STEPS, uniform_actions(1), first_index=1_000_000)
+    return train_and_test(push, STEPS, uniform_actions(1), train_episodes, test_episodes)
 
 
 def examine(
