@@ -55,7 +55,8 @@ class TensorBoardView(View):
         every = -(-len(frames) // GIF_FRAMES)
         buffer = io.BytesIO()
         imageio.v3.imwrite(buffer, frames[::every], extension=".gif", duration=1000 * every / fps, loop=0)
-        self._picture(step, name, *frames.shape[1:3], buffer.getvalue())
+        height, width = frames.shape[1:3]
+        self._picture(step, name, height, width, buffer.getvalue())
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Write a PNG picture as it is on disk."""

@@ -16,6 +16,8 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+Filters = Mapping[str, Callable[..., Any]]
+
 
 @dataclass(frozen=True)
 class TableCell:
@@ -70,18 +72,18 @@ class Document:
 
 def html(document: Document, svg: Mapping[str, str]) -> str:
     """Return the document as one HTML page; `svg` holds its figures by name."""
-    filters = {"as_cell": _as_cell, "relative": relative, "base64": lambda data: b64encode(data).decode()}
+    filters: Filters = {"as_cell": _as_cell, "relative": relative, "base64": lambda data: b64encode(data).decode()}
     figures = {name: Markup(figure) for name, figure in svg.items()}
     return _environment(filters).get_template("page.html.j2").render(document=document, svg=figures)
 
 
 def markdown(document: Document) -> str:
     """Return the document as Markdown that finds its figures in figures/."""
-    filters = {"as_cell": _as_cell, "link": _link}
+    filters: Filters = {"as_cell": _as_cell, "link": _link}
     return _environment(filters, finalize=_plain).get_template("report.md.j2").render(document=document)
 
 
-def _environment(filters: Mapping[str, Callable[..., Any]], **settings: Any) -> Environment:
+def _environment(filters: Filters, **settings: Any) -> Environment:
     environment = Environment(
         loader=PackageLoader("dreamer.experiments.report"),
         autoescape=True,

@@ -102,11 +102,11 @@ def imagination(found: Imagination | None) -> list[Section]:
     errors = f"Means over {settings['episodes']} held-out episodes, beside repeating the last observation."
     imagined = [path for path in found.media if path.stem.endswith("_dreams")]
     predicted = [path for path in found.media if path not in imagined]
-    parts = (
+    parts: list[tuple[str, str, str, list[Path]]] = [
         ("Open-loop predictions", predictions, "predictions", predicted),
         ("Imagined rollouts", rollouts, "dreams", imagined),
         ("Error by steps ahead", errors, "errors", []),
-    )
+    ]
     return [
         Section(title, text, figure, media=_carried(found.run, media, [path.stem.replace("_", " ") for path in media]))
         for title, text, figure, media in parts
