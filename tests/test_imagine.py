@@ -13,6 +13,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
 from running import differences as differing
 from running import dreamer_command, newest, timeless, tiny_config
 from tiny import make_agent, unchecked
@@ -311,7 +312,7 @@ def test_a_video_has_rows_real_model_error_and_samples(images):
                 assert shown[0] == as_bytes(real) and shown[2] == as_bytes(np.abs(samples[0] - real))
             assert [shown[1], *shown[3:]] == [as_bytes(sample) for sample in samples]
     bars = [frame[26, frame.shape[1] // 2].tolist() for frame in frames]
-    assert bars == [list(videos.OBSERVED)] * 3 + [list(videos.IMAGINED)] * 4
+    assert bars == [list(ImageColor.getrgb(c)) for c in [videos.OBSERVED] * 3 + [videos.IMAGINED] * 4]
 
 
 def test_a_video_of_imagined_rollouts_goes_on_from_what_was_observed(images):

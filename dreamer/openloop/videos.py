@@ -10,15 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.openloop.evaluation import Signal
-from dreamer.tracking.plotting import INK, PALETTE, rgb
+from dreamer.tracking.plotting import INK, PALETTE
 
 TILE = 128
 """Least number of pixels of the longer side of an image; images are enlarged by whole factors."""
 GAP = 4
 STRIP = 10
 """Number of steps in a film strip."""
-BACKGROUND, TEXT = (255, 255, 255), rgb(INK)
-OBSERVED, IMAGINED = rgb(PALETTE[2]), rgb(PALETTE[3])
+OBSERVED, IMAGINED = PALETTE[2], PALETTE[3]
 """Colours of the bar above observed and above imagined steps."""
 
 
@@ -68,7 +67,7 @@ def _rows(signal: Signal) -> dict[str, np.ndarray]:
     return {"real": _bytes(signal.real), "model": samples[:, 0], "error": error, **others}
 
 
-def _caption(t: int, context: int) -> tuple[str, tuple[int, int, int]]:
+def _caption(t: int, context: int) -> tuple[str, str]:
     """Text above the frame of step t, and the colour of its bar."""
     if t < context:
         return f"observed, step {t + 1} of {context}", OBSERVED
@@ -76,9 +75,7 @@ def _caption(t: int, context: int) -> tuple[str, tuple[int, int, int]]:
     return f"imagined, {ahead} step{'' if ahead == 1 else 's'} ahead", IMAGINED
 
 
-def _frame(
-    rows: dict[str, list[np.ndarray]], title: str, color: tuple[int, int, int], heads: Sequence[str] = ()
-) -> np.ndarray:
+def _frame(rows: dict[str, list[np.ndarray]], title: str, color: str, heads: Sequence[str] = ()) -> np.ndarray:
     """Images in labelled rows below a line of text and a coloured bar. Both sides are even, as H.264 requires."""
     height, width = next(iter(rows.values()))[0].shape[:2]
     factor = max(1, -(-TILE // max(height, width)))
@@ -87,15 +84,15 @@ def _frame(
     margin = 12 + max(round(_font().getlength(label)) for label in rows)
     top = 30
     size = margin + columns * (width + GAP), top + len(rows) * (height + GAP)
-    canvas = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), BACKGROUND)
+    canvas = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), "white")
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((margin, top - 5, margin + columns * (width + GAP) - GAP - 1, top - 2), fill=color)
-    draw.text((margin, 12), title, TEXT, _font(), anchor="lm")
+    draw.text((margin, 12), title, INK, _font(), anchor="lm")
     for i, head in enumerate(heads):
-        draw.text((margin + i * (width + GAP) + width // 2, 12), head, TEXT, _font(), anchor="mm")
+        draw.text((margin + i * (width + GAP) + width // 2, 12), head, INK, _font(), anchor="mm")
     for j, (label, images) in enumerate(rows.items()):
         y = top + j * (height + GAP)
-        draw.text((6, y + height // 2), label, TEXT, _font(), anchor="lm")
+        draw.text((6, y + height // 2), label, INK, _font(), anchor="lm")
         for i, image in enumerate(images):
             tile = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.NEAREST)
             canvas.paste(tile, (margin + i * (width + GAP), y))

@@ -43,12 +43,6 @@ WIDTH = 9.0
 """Width in inches of a figure that fills a page."""
 
 
-def rgb(color: str) -> tuple[int, int, int]:
-    """Return red, green and blue of a colour such as `#0072B2`."""
-    red, green, blue = bytes.fromhex(color.removeprefix("#"))
-    return red, green, blue
-
-
 def svg(figure: Figure) -> str:
     """Return the figure as an SVG element in the text colour of the page, with a transparent background."""
     buffer = io.StringIO()
