@@ -216,9 +216,13 @@ def _clock(spent: dict[str, float], name: str, device: torch.device) -> Iterator
 def _spied(places: dict[str, tuple[Any, str]], device: torch.device) -> Iterator[dict[str, float]]:
     """Methods replaced on their objects by ones that add up their time under a name."""
     spent: dict[str, float] = {}
-    spies = [(owner, name, _clock(spent, part, device)(getattr(owner, name))) for part, (owner, name) in places.items()]
-    with replaced(spies):
+    for part, (owner, name) in places.items():
+        setattr(owner, name, _clock(spent, part, device)(getattr(owner, name)))
+    try:
         yield spent
+    finally:
+        for owner, name in places.values():
+            delattr(owner, name)
 
 
 def _taken(spent: dict[str, float]) -> dict[str, float]:
