@@ -217,7 +217,7 @@ def test_warnings_of_libraries_are_lines_too(monkeypatch, capfd):
         warnings.warn(f"Glyph {HOSTILE} missing", stacklevel=1)
         return 0
 
-    monkeypatch.setattr("dreamer.cli.tasks.run", tasks)
+    monkeypatch.setattr("dreamer.cli.commands.tasks", tasks)
     assert main(["tasks"]) == 0
     out, err = capfd.readouterr()
     assert out == "" and err.endswith(f"UserWarning: Glyph {SHOWN} missing\n") and err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Subcommands that print the lines of one function. What a function imports is loaded when it is called."""
+"""Subcommands that only parse their options and print a result. What one imports is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import tyro
 
+import envs
 from dreamer.cli.parsing import parse
+from dreamer.errors import UserError
 from dreamer.system.redaction import show
 
 
@@ -104,4 +106,22 @@ def report(argv: Sequence[str]) -> int:
         page = write_ablation_report(folder)
         summary = json.loads(page.with_suffix(".json").read_text())["verdict"]
     show(*summary, "", f"report  {page}")
+    return 0
+
+
+@dataclass(frozen=True)
+class TasksArguments:
+    """List the tasks that can be trained on this machine."""
+
+    contains: tyro.conf.Positional[str] = ""
+    """Show only names that contain this text."""
+
+
+def tasks(argv: Sequence[str]) -> int:
+    """Print the names of the tasks, one a line."""
+    args = parse(TasksArguments, "tasks", argv)
+    names = [name for family in envs.tasks().values() for name in family if args.contains in name]
+    if not names:
+        raise UserError(f"no task contains {args.contains!r}; `dreamer tasks` lists all")
+    show(*names)
     return 0
