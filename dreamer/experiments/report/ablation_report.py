@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic_core import to_jsonable_python
 
 from dreamer.errors import UserError
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
@@ -41,14 +42,12 @@ def write_ablation_report(folder: Path) -> Path:
     numbers = {
         "verdict": verdict,
         **origin,
-        **vars(analysis),
+        **dataclasses.asdict(analysis),
         "thresholds": THRESHOLDS,
         "runs": [_run(one, analysis.scales[one.task].score(one.final, one.largest_return)) for one in counted],
         "left_out": [entry._asdict() for entry in excluded],
         "settings": differing(counted),
     }
-    # Arrays become lists, and values that are not finite null.
-    numbers = to_jsonable_python(numbers, inf_nan_mode="null", fallback=np.ndarray.tolist)
     document = Document(
         title=f"Dynamics cores compared: {folder.resolve().name}",
         subtitle=f"{_tally(counted, excluded)}; written {written}",
@@ -57,7 +56,9 @@ def write_ablation_report(folder: Path) -> Path:
     )
     try:
         svg = ablation_figures.draw(analysis, folder / "figures")
-        write_atomically(folder / "report.json", (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(
+            folder / "report.json", (json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n").encode()
+        )
         write_atomically(folder / "report.md", markdown(document).encode())
         write_atomically(folder / "report.html", html(document, svg).encode())
     except OSError as error:
@@ -98,3 +99,14 @@ def _run(one: Run, score: float) -> dict[str, Any]:
         "command": redact_command(str(one.info.get("command", "unknown"))),
         **{name: one.info.get(name) for name in ("commit", "device", "created")},
     }
+
+
+def _plain(tree: Any) -> Any:
+    """Nested values as JSON can hold them: arrays as lists, values that are not finite as null."""
+    if isinstance(tree, dict):
+        return {name: _plain(value) for name, value in tree.items()}
+    if isinstance(tree, np.ndarray):
+        return _plain(tree.tolist())
+    if isinstance(tree, list):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
