@@ -1,4 +1,4 @@
-"""Conversion of the spaces of any supported environment to those of an agent: vectors, images and classes; one action."""
+"""Conversion of the spaces of any supported environment to those of an agent: vectors, classes and images; actions."""
 
 from __future__ import annotations
 
@@ -128,8 +128,13 @@ def _leaf(path: tuple[str, ...], space: Any, settings: EnvSettings) -> Leaf:
         return _classes(path, space, flat=kind == "vector")
     with np.errstate(over="ignore"):
         low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
-    # A copy, because environments may reuse one buffer.
-    return Leaf(path, space, spaces.Box(low, high), lambda value: np.array(value, np.float32).reshape(-1))
+    return Leaf(path, space, spaces.Box(low, high), _read_vector)
+
+
+def _read_vector(value: np.ndarray) -> np.ndarray:
+    """A float32 vector; always a copy, because environments may reuse one buffer."""
+    with np.errstate(over="ignore"):
+        return np.array(value, np.float32).reshape(-1)
 
 
 def _kind(key: str, space: spaces.Box | spaces.Discrete, settings: EnvSettings) -> str:
@@ -147,7 +152,12 @@ def _kind(key: str, space: spaces.Box | spaces.Discrete, settings: EnvSettings) 
         return "image" if space.dtype == np.uint8 and len(space.shape) == 3 else "vector"
     if isinstance(space, spaces.Discrete):
         return "classes"
-    if space.dtype == np.uint8 and len(space.shape) in (2, 3, 4) and (space.low == 0).all() and (space.high == 255).all():
+    if (
+        space.dtype == np.uint8
+        and len(space.shape) in (2, 3, 4)
+        and (space.low == 0).all()
+        and (space.high == 255).all()
+    ):
         return "image"
     integer = space.dtype.kind in "iub" and space.low.size
     return "classes" if integer and _values_of(space).max() <= FEW_VALUES else "vector"
@@ -182,7 +192,7 @@ def _classes(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, flat: b
 
 
 def _image(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, settings: EnvSettings) -> Leaf:
-    """uint8 image `[height, width, channel]`; a grey one has one channel, and a stack of frames those of all of them."""
+    """uint8 image `[height, width, channel]`; a grey one has one channel, and a stack those of all its frames."""
     finite = isinstance(space, spaces.Box) and space.is_bounded() and len(space.shape) in (2, 3, 4)
     if not finite or 0 in space.shape:
         raise UserError(

@@ -24,8 +24,8 @@ def prepare(
 ) -> gymnasium.Env:
     """Wrap any supported environment so that an agent can be trained in it.
 
-    Observations become a Dict of float32 vectors and uint8 images with sorted keys, and actions Box(-1, 1, [n]) or
-    Discrete(n). Episodes are seeded from (seed, index, episode). `changes` are settings by name.
+    Observations become a Dict of float32 vectors, one-hot vectors and uint8 images with sorted keys, and actions
+    Box(-1, 1, [n]) or Discrete(n). Episodes are seeded from (seed, index, episode). `changes` are settings by name.
     Raises UserError for spaces that are not supported, for names of observations and settings that do not exist, for
     values out of range, and for `camera` and `shadows`, which only dmc tasks have.
     """
@@ -151,7 +151,7 @@ class NormalizedActions(gymnasium.ActionWrapper):
 
 
 class NamedObservations(gymnasium.ObservationWrapper):
-    """Return observations as a flat dict of float32 vectors and uint8 images in alphabetical order of the keys."""
+    """Return observations as a flat dict of vectors, one-hot vectors and images in alphabetical order of the keys."""
 
     def __init__(self, env: gymnasium.Env, settings: EnvSettings) -> None:
         super().__init__(env)

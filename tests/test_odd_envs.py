@@ -87,7 +87,16 @@ def test_an_odd_environment_is_cast_or_named_the_same_everywhere(name, local):
     assert outcomes[0] == outcomes[1]
 
 
-TOGETHER = ("a scalar", "NaN", "text", "another length", "a NaN reward", "no reward", "the old step", "a step that exits")
+TOGETHER = (
+    "a scalar",
+    "NaN",
+    "text",
+    "another length",
+    "a NaN reward",
+    "no reward",
+    "the old step",
+    "a step that exits",
+)
 
 
 def test_odd_environments_fail_apart_from_each_other_in_processes():
