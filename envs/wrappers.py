@@ -102,7 +102,7 @@ def _form(result: Any) -> str:
 
 
 def _reward(reward: Any) -> float:
-    if np.ndim(reward) or not hasattr(reward, "__float__"):
+    if not hasattr(reward, "__float__") or np.ndim(reward):
         shape = f" of shape {np.shape(reward)}" if np.ndim(reward) else ""
         raise ValueError(f"the reward must be a number, got {type(reward).__name__}{shape}")
     try:
@@ -115,7 +115,7 @@ def _reward(reward: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if np.ndim(value) or not isinstance(value, bool | int | float | np.generic | np.ndarray):
+    if value is None or not hasattr(value, "__bool__") or np.ndim(value):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated
 
 from annotated_types import Ge
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from dreamer.batch import Shapes, discrete, images, vectors
 from dreamer.nn.distributions import symexp, symlog
 from dreamer.nn.layers import MLP, Linear
-from dreamer.world_model.encoder import stacked_shape
+from dreamer.world_model.encoder import NONE, stacked_shape
 from dreamer.world_model.images import ImageConfig, ImageDecoder, to_unit
 
 
@@ -81,7 +80,7 @@ class VectorDecoder(nn.Module):
         config: DecoderConfig,
         feature_dim: int,
         sizes: Mapping[str, int],
-        choices: Shapes = MappingProxyType({}),
+        choices: Shapes = NONE,
     ):
         super().__init__()
         self.config = config
@@ -106,11 +105,13 @@ class VectorDecoder(nn.Module):
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> dict[str, Tensor]:
         """Predicted vectors `[*batch, size]` in their own units and probabilities `[*batch, element, class]` by key."""
-        decode = symexp if self.config.symlog else nn.Identity()
-        return {
-            key: output.float().softmax(-1) if len(self.shapes[key]) == 2 else decode(output)
-            for key, output in self._outputs(features).items()
-        }
+        decoded = self._outputs(features)
+        for key, output in decoded.items():
+            if len(self.shapes[key]) == 2:
+                decoded[key] = output.float().softmax(-1)
+            elif self.config.symlog:
+                decoded[key] = symexp(output)
+        return decoded
 
     def _outputs(self, features: Tensor) -> dict[str, Tensor]:
         """Symlog of vectors `[*batch, size]`, and logits `[*batch, element, class]`, by key."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated
 
 import torch
@@ -17,6 +16,8 @@ from dreamer.batch import Shapes, discrete, images, vectors
 from dreamer.nn.distributions import symlog
 from dreamer.nn.layers import MLP
 from dreamer.world_model.images import ImageConfig, ImageEncoder
+
+NONE: Shapes = {}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class VectorEncoder(nn.Module):
     Keys are in alphabetical order within both.
     """
 
-    def __init__(self, config: EncoderConfig, sizes: Mapping[str, int], choices: Shapes = MappingProxyType({})):
+    def __init__(self, config: EncoderConfig, sizes: Mapping[str, int], choices: Shapes = NONE):
         super().__init__()
         self.config = config
         self.vectors, self.discrete = sorted(sizes), sorted(choices)
