@@ -40,7 +40,11 @@ def prepare(
 
 def wrapped(env: gymnasium.Env, settings: EnvSettings, *, seed: int, index: int) -> gymnasium.Env:
     """An environment in all the wrappers that its settings ask for, in the one right order."""
-    env = _limited(Interface(env), settings.time_limit, settings.cap)
+    env = Interface(env)
+    if settings.extend_limit and settings.time_limit:
+        _extend(env, settings.time_limit)
+    limit = min(filter(None, (settings.time_limit, settings.cap)), default=0)
+    env = TimeLimit(env, max_episode_steps=limit) if limit else env
     env = named = NamedObservations(NormalizedActions(ActionRepeat(env, settings.repeat)), settings)
     if settings.obs != "state":
         env = Pixels(env, settings.image_size, keep=settings.obs == "both")
@@ -54,18 +58,20 @@ def refuse_drawing_settings(settings: EnvSettings, what: str) -> None:
         raise UserError(f"camera and shadows are settings of dmc tasks only, not of {what}")
 
 
-def _limited(env: gymnasium.Env, time_limit: int, cap: int) -> gymnasium.Env:
-    """An environment with a time limit in place of shorter ones of wrappers and dmc tasks, and not above a cap."""
-    inner: Any = env
-    while time_limit:
-        if 0 < (vars(inner).get("_max_episode_steps") or 0) < time_limit:  # as in Gymnasium's TimeLimit
-            inner._max_episode_steps = time_limit
-        if not isinstance(inner, gymnasium.Wrapper):
-            getattr(inner, "extend", int)(time_limit)
-            break
-        inner = inner.env
-    limit = min(filter(None, (time_limit, cap)), default=0)
-    return TimeLimit(env, max_episode_steps=limit) if limit else env
+def _extend(env: Any, limit: int) -> None:
+    """Raise shorter time limits of wrappers and of dmc tasks; raises UserError for one in the environment's own code."""
+    while isinstance(env, gymnasium.Wrapper):
+        if 0 < (vars(env).get("_max_episode_steps") or 0) < limit:  # as in Gymnasium's TimeLimit
+            env._max_episode_steps = limit  # type: ignore[attr-defined]
+        env = env.env
+    getattr(env, "extend", int)(limit)
+    for name in ("max_steps", "max_episode_steps"):
+        own = vars(env).get(name)
+        if isinstance(own, int) and 0 < own < limit:
+            raise UserError(
+                f"time_limit {limit} is longer than the environment's own {name} {own}; give it another (for tasks by "
+                f"name --env.kwargs {name}={limit}), or a shorter time_limit (0 for none)"
+            )
 
 
 class Interface(gymnasium.Wrapper):

@@ -50,6 +50,8 @@ class Case:
     """Words of the UserError, where it cannot be prepared."""
     fails: str = ""
     """Words of the failure of the first episode."""
+    truncated: int = 0
+    """Step at which an episode is truncated, where that matters."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the environment."""
 
@@ -104,6 +106,14 @@ class Drawn(Odd):
 
     def draw(self, height, width):
         return self._frame
+
+
+class Own(Odd):
+    """Has a limit of its own."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.max_steps = limit
 
 
 class NoSpaces(gymnasium.Env):
@@ -246,7 +256,11 @@ CASES: dict[str, Case] = {
     "a step that exits": fails("SystemExit: 3", step=raising(SystemExit(3))),
     "an error of many lines": fails("ValueError: first", step=raising(ValueError("first\nsecond"))),
     # Time limits
-    "a longer time limit": Case(lambda: TimeLimit(Odd(), 3), one(1), settings={"time_limit": 4}),
-    "a shorter time limit": Case(lambda: TimeLimit(Odd(), 9), one(1), settings={"time_limit": 4}),
+    "a longer time limit": Case(lambda: TimeLimit(Odd(), 3), one(1), truncated=4, settings={"time_limit": 4}),
+    "a shorter time limit": Case(lambda: TimeLimit(Odd(), 9), one(1), truncated=4, settings={"time_limit": 4}),
+    "a longer time limit, as before": Case(
+        lambda: TimeLimit(Odd(), 3), one(1), truncated=3, settings={"time_limit": 4, "extend_limit": False}),
+    "a limit in its code": Case(lambda: Own(3), refused="longer than the environment's own max_steps 3; give it",
+                                settings={"time_limit": 4}),
     "a negative time limit": refused("time_limit must be at least 0", settings={"time_limit": -1}),
 }  # fmt: skip

@@ -248,7 +248,7 @@ def test_an_older_run_keeps_its_vectors_for_discrete_observations(run_dir):
     with unchecked():
         dreamer.train(tiny_config("toy:chain", **changes), run_dir=run_dir)
     config = json.loads((run_dir / "config.json").read_text())
-    for name in ("encoding", "images", "vectors", "kwargs"):
+    for name in ("encoding", "extend_limit", "images", "vectors", "kwargs"):
         del config["env"][name]
     (run_dir / "config.json").write_text(json.dumps(config))
     with unchecked():
