@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
+from envs.dmc import DMC
 from envs.episodes import SeededEpisodes
 from envs.errors import UserError
 from envs.interface import LARGEST_REWARD, Observation
@@ -59,12 +60,13 @@ def refuse_drawing_settings(settings: EnvSettings, what: str) -> None:
 
 
 def _extend(env: Any, limit: int) -> None:
-    """Raise shorter time limits of wrappers and of dmc tasks; raises UserError for one in the environment's own code."""
+    """Raise shorter limits of wrappers and of dmc tasks; raises UserError for one in the environment's own code."""
     while isinstance(env, gymnasium.Wrapper):
         if 0 < (vars(env).get("_max_episode_steps") or 0) < limit:  # as in Gymnasium's TimeLimit
             env._max_episode_steps = limit  # type: ignore[attr-defined]
         env = env.env
-    getattr(env, "extend", int)(limit)
+    if isinstance(env, DMC):
+        env.extend(limit)
     for name in ("max_steps", "max_episode_steps"):
         own = vars(env).get(name)
         if isinstance(own, int) and 0 < own < limit:
