@@ -1,7 +1,8 @@
 """Environments by name: `make("dmc:walker_walk")`, `make("gym:Pendulum-v1")`, `make("toy:chain")`.
 
-Every environment that is made or prepared here observes a Dict of float32 vectors and uint8 images and takes actions
-from Box(-1, 1, [n]) or Discrete(n). It depends only on (seed, index, episode) and the actions since the reset.
+Every environment that is made or prepared here observes a Dict of float32 vectors, one-hot vectors of discrete values
+and uint8 images, and takes actions from Box(-1, 1, [n]) or Discrete(n). It depends only on (seed, index, episode) and
+the actions since the reset.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from envs.settings import DEFAULTS, EnvSettings, arguments_of
 from envs.toy import TOYS, make_toy
 from envs.wrappers import refuse_drawing_settings, wrapped
 
-
 PACKAGES = {
     "gym:ALE/": "ale_py",
     "gym:(MiniGrid|BabyAI)-": "minigrid",

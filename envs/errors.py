@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-
 LABMAZE = "; locomotion tasks of dm_control need labmaze, which has no wheel for Python 3.13 and later"
 """What follows the message where an import fails for want of labmaze."""
 

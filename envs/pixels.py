@@ -75,7 +75,9 @@ def fitted(value: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
             cast = array.astype(dtype)
         if dtype.kind == "f" or np.array_equal(cast, array):
             return cast
-    raise ValueError(f"{name} has a value of dtype {array.dtype} that does not fit its space {' '.join(str(space).split())}")
+    raise ValueError(
+        f"{name} has a value of dtype {array.dtype} that does not fit its space {' '.join(str(space).split())}"
+    )
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:

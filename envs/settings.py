@@ -31,8 +31,9 @@ class TaskSettings:
     repeat: Annotated[int, Ge(1)] = 1
     """Environment steps per agent step (action repeat); rewards are summed."""
     time_limit: Annotated[int, Ge(0)] = 0
-    """Environment steps after which an episode is truncated, also if the task's own limit is shorter (a limit in the
-    code of an environment remains); 0 keeps the task's own limit."""
+    """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
+    extend_limit: bool = field(default=True, metadata={"before": False})
+    """Let a longer time_limit replace a shorter limit of the task, which would otherwise remain."""
     kwargs: tuple[str, ...] = ()
     """Arguments of the environment's constructor, as key=value; values are Python literals, and otherwise text."""
     obs: Observations = "state"

@@ -1,4 +1,4 @@
-"""Conversion of the spaces of any supported environment to those of an agent: vectors, images and classes; one action."""
+"""Conversion of the spaces of any supported environment to those of an agent: vectors, classes and images; actions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Leaf(NamedTuple):
 
     path: tuple[str, ...]
     """Keys that lead to the entry."""
-    native: spaces.Box | spaces.Discrete
-    """Its space in the environment."""
+    native: Any
+    """Its space in the environment: a Box or Discrete."""
     space: spaces.Box
     """Its space for the agent."""
     convert: Callable[[np.ndarray], np.ndarray]
@@ -38,9 +38,8 @@ class Leaf(NamedTuple):
             try:
                 observation = observation[key]
             except (KeyError, TypeError, IndexError):
-                raise ValueError(f"the observation has no {_name(self.path)}") from None
-        array = fitted(observation, self.native, _called(self.path))
-        return self.convert(array)
+                raise ValueError(f"the observation has no {_name(self.path)!r}") from None
+        return self.convert(fitted(observation, self.native, _called(self.path)))
 
 
 def observation_leaves(space: spaces.Space[Any], settings: EnvSettings = DEFAULTS) -> dict[str, Leaf]:
@@ -128,11 +127,16 @@ def _leaf(path: tuple[str, ...], space: Any, settings: EnvSettings) -> Leaf:
         return _classes(path, space, flat=kind == "vector")
     with np.errstate(over="ignore"):
         low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
-    # A copy, because environments may reuse one buffer.
-    return Leaf(path, space, spaces.Box(low, high), lambda value: np.array(value, np.float32).reshape(-1))
+    return Leaf(path, space, spaces.Box(low, high), _read_vector)
 
 
-def _kind(key: str, space: spaces.Box | spaces.Discrete, settings: EnvSettings) -> str:
+def _read_vector(value: np.ndarray) -> np.ndarray:
+    """A float32 vector; always a copy, because environments may reuse one buffer."""
+    with np.errstate(over="ignore"):
+        return np.array(value, np.float32).reshape(-1)
+
+
+def _kind(key: str, space: Any, settings: EnvSettings) -> str:
     """Kind of an observation: "image", "classes" or "vector".
 
     Bytes from 0 to 255 with at least two axes are images; discrete values and integers of few values are classes; all
@@ -147,7 +151,12 @@ def _kind(key: str, space: spaces.Box | spaces.Discrete, settings: EnvSettings) 
         return "image" if space.dtype == np.uint8 and len(space.shape) == 3 else "vector"
     if isinstance(space, spaces.Discrete):
         return "classes"
-    if space.dtype == np.uint8 and len(space.shape) in (2, 3, 4) and (space.low == 0).all() and (space.high == 255).all():
+    if (
+        space.dtype == np.uint8
+        and len(space.shape) in (2, 3, 4)
+        and (space.low == 0).all()
+        and (space.high == 255).all()
+    ):
         return "image"
     integer = space.dtype.kind in "iub" and space.low.size
     return "classes" if integer and _values_of(space).max() <= FEW_VALUES else "vector"
@@ -158,7 +167,7 @@ def _values_of(space: spaces.Box) -> np.ndarray:
     return np.asarray(space.high, np.float64).reshape(-1) - np.asarray(space.low, np.float64).reshape(-1) + 1
 
 
-def _classes(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, flat: bool) -> Leaf:
+def _classes(path: tuple[str, ...], space: Any, flat: bool) -> Leaf:
     """One-hot vectors `[element, class]`, or one vector of all if `flat`."""
     if isinstance(space, spaces.Discrete):
         low, counts = np.array([int(space.start)]), np.array([int(space.n)])
@@ -169,20 +178,18 @@ def _classes(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, flat: b
 
     def convert(value: np.ndarray) -> np.ndarray:
         choice = value.astype(np.int64).reshape(-1) - low
-        if (choice < 0).any() or (choice >= counts).any():
-            raise ValueError(f"{_called(path)} has values outside of its space {space}, such as {_outside(choice)}")
+        outside = (choice < 0) | (choice >= counts)
+        if outside.any():
+            raise ValueError(f"{_called(path)} has a value outside of its space {space}: {(choice + low)[outside][0]}")
         vectors = np.zeros(shape, np.float32)
         vectors[places, choice] = 1.0
         return vectors.reshape(-1) if flat else vectors
 
-    def _outside(choice: np.ndarray) -> int:
-        return int((choice + low)[(choice < 0) | (choice >= counts)][0])
-
     return Leaf(path, space, spaces.Box(0.0, 1.0, (shape[0] * shape[1],) if flat else shape, np.float32), convert)
 
 
-def _image(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, settings: EnvSettings) -> Leaf:
-    """uint8 image `[height, width, channel]`; a grey one has one channel, and a stack of frames those of all of them."""
+def _image(path: tuple[str, ...], space: Any, settings: EnvSettings) -> Leaf:
+    """uint8 image `[height, width, channel]`; a grey one has one channel, and a stack those of all its frames."""
     finite = isinstance(space, spaces.Box) and space.is_bounded() and len(space.shape) in (2, 3, 4)
     if not finite or 0 in space.shape:
         raise UserError(
@@ -195,7 +202,10 @@ def _image(path: tuple[str, ...], space: spaces.Box | spaces.Discrete, settings:
 
     def convert(value: np.ndarray) -> np.ndarray:
         if not bytes_already:
-            value = np.rint(np.clip((value - low) * scale, 0, 255)).astype(np.uint8)
+            scaled = np.rint((value - low) * scale)
+            if not ((scaled >= 0) & (scaled <= 255)).all():  # nor NaN
+                raise ValueError(f"{_called(path)} has a value outside of its space {space}: an image would be wrong")
+            value = scaled.astype(np.uint8)
         return resize(_arranged(value), settings.image_size)
 
     channels = _arranged(np.empty(space.shape, np.uint8)).shape[2]

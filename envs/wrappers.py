@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
+from envs.dmc import DMC
 from envs.episodes import SeededEpisodes
 from envs.errors import UserError
 from envs.interface import LARGEST_REWARD, Observation
@@ -24,8 +25,8 @@ def prepare(
 ) -> gymnasium.Env:
     """Wrap any supported environment so that an agent can be trained in it.
 
-    Observations become a Dict of float32 vectors and uint8 images with sorted keys, and actions Box(-1, 1, [n]) or
-    Discrete(n). Episodes are seeded from (seed, index, episode). `changes` are settings by name.
+    Observations become a Dict of float32 vectors, one-hot vectors and uint8 images with sorted keys, and actions
+    Box(-1, 1, [n]) or Discrete(n). Episodes are seeded from (seed, index, episode). `changes` are settings by name.
     Raises UserError for spaces that are not supported, for names of observations and settings that do not exist, for
     values out of range, and for `camera` and `shadows`, which only dmc tasks have.
     """
@@ -40,7 +41,11 @@ def prepare(
 
 def wrapped(env: gymnasium.Env, settings: EnvSettings, *, seed: int, index: int) -> gymnasium.Env:
     """An environment in all the wrappers that its settings ask for, in the one right order."""
-    env = _limited(Interface(env), settings.time_limit, settings.cap)
+    env = Interface(env)
+    if settings.extend_limit and settings.time_limit:
+        _extend(env, settings.time_limit)
+    limit = min(filter(None, (settings.time_limit, settings.cap)), default=0)
+    env = TimeLimit(env, max_episode_steps=limit) if limit else env
     env = named = NamedObservations(NormalizedActions(ActionRepeat(env, settings.repeat)), settings)
     if settings.obs != "state":
         env = Pixels(env, settings.image_size, keep=settings.obs == "both")
@@ -54,18 +59,21 @@ def refuse_drawing_settings(settings: EnvSettings, what: str) -> None:
         raise UserError(f"camera and shadows are settings of dmc tasks only, not of {what}")
 
 
-def _limited(env: gymnasium.Env, time_limit: int, cap: int) -> gymnasium.Env:
-    """An environment with a time limit in place of shorter ones of wrappers and dmc tasks, and not above a cap."""
-    inner: Any = env
-    while time_limit:
-        if 0 < (vars(inner).get("_max_episode_steps") or 0) < time_limit:  # as in Gymnasium's TimeLimit
-            inner._max_episode_steps = time_limit
-        if not isinstance(inner, gymnasium.Wrapper):
-            getattr(inner, "extend", int)(time_limit)
-            break
-        inner = inner.env
-    limit = min(filter(None, (time_limit, cap)), default=0)
-    return TimeLimit(env, max_episode_steps=limit) if limit else env
+def _extend(env: Any, limit: int) -> None:
+    """Raise shorter limits of wrappers and of dmc tasks; raises UserError for one in the environment's own code."""
+    while isinstance(env, gymnasium.Wrapper):
+        if 0 < (vars(env).get("_max_episode_steps") or 0) < limit:  # as in Gymnasium's TimeLimit
+            env._max_episode_steps = limit  # type: ignore[attr-defined]
+        env = env.env
+    if isinstance(env, DMC):
+        env.extend(limit)
+    for name in ("max_steps", "max_episode_steps"):
+        own = vars(env).get(name)
+        if isinstance(own, int) and 0 < own < limit:
+            raise UserError(
+                f"time_limit {limit} is longer than the environment's own {name} {own}; give it another (for tasks by "
+                f"name --env.kwargs {name}={limit}), or a shorter time_limit (0 for none)"
+            )
 
 
 class Interface(gymnasium.Wrapper):
@@ -102,7 +110,7 @@ def _form(result: Any) -> str:
 
 
 def _reward(reward: Any) -> float:
-    if np.ndim(reward) or not hasattr(reward, "__float__"):
+    if not hasattr(reward, "__float__") or np.ndim(reward):
         shape = f" of shape {np.shape(reward)}" if np.ndim(reward) else ""
         raise ValueError(f"the reward must be a number, got {type(reward).__name__}{shape}")
     try:
@@ -115,7 +123,7 @@ def _reward(reward: Any) -> float:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if np.ndim(value) or not isinstance(value, bool | int | float | np.generic | np.ndarray):
+    if value is None or not hasattr(value, "__bool__") or np.ndim(value):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
@@ -151,7 +159,7 @@ class NormalizedActions(gymnasium.ActionWrapper):
 
 
 class NamedObservations(gymnasium.ObservationWrapper):
-    """Return observations as a flat dict of float32 vectors and uint8 images in alphabetical order of the keys."""
+    """Return observations as a flat dict of vectors, one-hot vectors and images in alphabetical order of the keys."""
 
     def __init__(self, env: gymnasium.Env, settings: EnvSettings) -> None:
         super().__init__(env)

@@ -50,6 +50,8 @@ class Case:
     """Words of the UserError, where it cannot be prepared."""
     fails: str = ""
     """Words of the failure of the first episode."""
+    truncated: int = 0
+    """Step at which an episode is truncated, where that matters."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the environment."""
 
@@ -106,6 +108,14 @@ class Drawn(Odd):
         return self._frame
 
 
+class Own(Odd):
+    """Has a limit of its own."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.max_steps = limit
+
+
 class NoSpaces(gymnasium.Env):
     """Has no spaces."""
 
@@ -118,7 +128,9 @@ class ListSpace(Odd):
 
 
 SMALL = {"image_size": (16, 16)}
+AS_IMAGE, AS_VECTOR = {"images": ("observation",)}, {"vectors": ("observation",)}
 PIXELS = {"obs": "pixels", **SMALL}
+BLACK = np.zeros((16, 16, 3), U8)
 NESTED = spaces.Dict({"b": spaces.Dict({"c": spaces.Discrete(2), "a": UNIT}), "a": spaces.Box(0.0, 1.0, (), F32)})
 
 CASES: dict[str, Case] = {
@@ -143,7 +155,7 @@ CASES: dict[str, Case] = {
     "-1 in uint8": fails("dtype int64", BYTES, np.array([-1, 0])),
     "NaN in uint8": fails("dtype float64", BYTES, np.array([np.nan, 0])),
     "float frames in an image": fails("dtype float64 that does not fit", image(16, 16)[0], np.full((16, 16), 0.5)),
-    "a named float": fails("observation 'a/b' has a value of dtype float64 that does not fit its space Box(0, 255, (2,), ui",
+    "a named float": fails("observation 'a/b' has a value of dtype float64 that does not fit its space Box(0, 255, (2",
                            spaces.Dict({"a": spaces.Dict({"b": BYTES})}), {"a": {"b": [0.5, 1]}}),
     "text": fails("dtype <U3", obs="abc"),
     "a function": fails("dtype object", obs=raising),
@@ -153,16 +165,16 @@ CASES: dict[str, Case] = {
     "transposed": fails("has shape (3, 2), but its space has (2, 3)", spaces.Box(0, 1, (2, 3), F32), np.zeros((3, 2))),
     "an image of another size": fails("has shape (8, 8, 3), but", image(16, 16, 3)[0], np.zeros((8, 8, 3), U8)),
     "a dict for a Box": fails("dtype object", obs={"observation": 1}),
-    "a Box for a dict": fails("the observation has no a", spaces.Dict({"a": UNIT}), np.zeros(1, F32)),
-    "a key missing": fails("the observation has no b", spaces.Dict({"a": UNIT, "b": UNIT}), {"a": [0]}),
+    "a Box for a dict": fails("the observation has no 'a'", spaces.Dict({"a": UNIT}), np.zeros(1, F32)),
+    "a key missing": fails("the observation has no 'b'", spaces.Dict({"a": UNIT, "b": UNIT}), {"a": [0]}),
     "NaN": fails("has a value that is not finite", obs=[np.nan]),
     "infinite": fails("has a value that is not finite", obs=[np.inf]),
     "1e300": fails("not finite as float32", spaces.Box(-np.inf, np.inf, (1,), F64), [1e300]),
-    "a choice too high": fails("values outside of its space Discrete(3), such as 3", spaces.Discrete(3), 3),
-    "a choice too low": fails("such as -1", spaces.Discrete(3), -1),
-    "a choice below its start": fails("such as 0", spaces.Discrete(3, start=1), 0),
+    "a choice too high": fails("a value outside of its space Discrete(3): 3", spaces.Discrete(3), 3),
+    "a choice too low": fails("Discrete(3): -1", spaces.Discrete(3), -1),
+    "a choice below its start": fails("Discrete(3, start=1): 0", spaces.Discrete(3, start=1), 0),
     "half a choice": fails("dtype float64", spaces.Discrete(3), 0.5),
-    "a count too high": fails("such as 9", spaces.Box(0, 3, (2,), I64), [0, 9]),
+    "a count too high": fails("(2,), int64): 9", spaces.Box(0, 3, (2,), I64), [0, 9]),
     # Kinds by bounds, and what overrules them
     "few values": works(one(2, 4), spaces.Box(0, 3, (2,), I64), [0, 3], first=[[1, 0, 0, 0], [0, 0, 0, 1]]),
     "few values apart from each other": works(
@@ -171,9 +183,9 @@ CASES: dict[str, Case] = {
     "booleans": works(one(2, 2), spaces.Box(0, 1, (2,), np.bool_), [True, False], first=[[0, 1], [1, 0]]),
     "a board": works(one(8 * 8 * 12, 2), *image(8, 8, 12, high=1)),
     "a grid of bytes of few values": works(one(3 * 3 * 3, 11), *image(3, 3, 3, high=10)),
-    "a grid as a vector": works(one(27), *image(3, 3, 3, high=10), settings={"vectors": ("observation",)}),
-    "bytes as a vector": works(one(48), *image(4, 4, 3), settings={"vectors": ("observation",)}),
-    "a choice as a vector": works(one(3), spaces.Discrete(3), 1, first=[0, 1, 0], settings={"vectors": ("observation",)}),
+    "a grid as a vector": works(one(27), *image(3, 3, 3, high=10), settings=AS_VECTOR),
+    "bytes as a vector": works(one(48), *image(4, 4, 3), settings=AS_VECTOR),
+    "a choice as a vector": works(one(3), spaces.Discrete(3), 1, first=[0, 1, 0], settings=AS_VECTOR),
     "by dtype": works(one(3), spaces.Discrete(3), 1, first=[0, 1, 0], settings={"encoding": "dtype"}),
     "a board by dtype": works(one(16, 16, 3), *image(3, 3, 3, high=1), settings={"encoding": "dtype", **SMALL}),
     "grey": works(one(16, 16, 1), *image(20, 30), settings=SMALL),
@@ -183,27 +195,31 @@ CASES: dict[str, Case] = {
     "a stack of frames, channels first": works(one(16, 16, 6), *image(2, 3, 20, 20), settings=SMALL),
     "float frames": works(one(20 * 20 * 3), *image(20, 20, 3, dtype=F32, high=1.0)),
     "float frames as an image": works(one(16, 16, 3), *image(20, 20, 3, dtype=F32, high=1.0),
-                                      first=np.full((16, 16, 3), 255), settings={"images": ("observation",), **SMALL}),
+                                      first=np.full((16, 16, 3), 255), settings={**AS_IMAGE, **SMALL}),
     "a board as an image": works(one(16, 16, 1), *image(8, 8, high=1), first=np.full((16, 16, 1), 255),
-                                 settings={"images": ("observation",), **SMALL}),
-    "no image": refused("which is no image", settings={"images": ("observation",)}),
+                                 settings={**AS_IMAGE, **SMALL}),
+    "frames of NaN as an image": Case(odd(image(20, 20, dtype=F32, high=1.0)[0], np.full((20, 20), np.nan)),
+                                      fails="the observation has a value outside of its", settings=AS_IMAGE),
+    "float frames up to 255 in [0, 1]": Case(odd(image(20, 20, dtype=F32, high=1.0)[0], np.full((20, 20), 255.0)),
+                                             fails="the observation has a value outside of its", settings=AS_IMAGE),
+    "no image": refused("which is no image", settings=AS_IMAGE),
     "an image without bounds": refused("which is no image", spaces.Box(-np.inf, np.inf, (9, 9), F32),
-                                       settings={"images": ("observation",)}),
+                                       settings=AS_IMAGE),
     "a name that is none": refused("images: no observation 'observatoin'; did you mean observation?",
                                    settings={"images": ("observatoin",)}),
-    "both kinds": refused("name it once", settings={"images": ("observation",), "vectors": ("observation",)}),
+    "both kinds": refused("name it once", settings={**AS_IMAGE, **AS_VECTOR}),
     # Structure
     "nested": works({"a": (1,), "b/a": (1,), "b/c": (1, 2)}, NESTED, {"b": {"c": 1, "a": [0]}, "a": 0.0}),
     "one value": works(one(1, 1), spaces.Discrete(1), 0, first=[[1]]),
     "a mission": refused("'mission' has the space Text", *mission(a=UNIT)),
     "a mission is hidden": works({"a": (1,)}, *mission(a=UNIT), settings={"hide": ("mission",)}),
     "a mission alone": refused("has no values", *mission(), settings={"hide": ("mission",)}),
-    "frames of a mission": Case(lambda: Drawn(np.zeros((16, 16, 3), U8), space=spaces.Tuple([spaces.Text(3)]), obs=("a",)),
+    "frames of a mission": Case(lambda: Drawn(BLACK, space=spaces.Tuple([spaces.Text(3)]), obs=("a",)),
                                 {"image": (16, 16, 3)}, settings=PIXELS),
     "frames and a hidden mission": Case(
-        lambda: Drawn(np.zeros((16, 16, 3), U8), space=mission()[0], obs=mission()[1]),
+        lambda: Drawn(BLACK, space=mission()[0], obs=mission()[1]),
         {"image": (16, 16, 3)}, settings={**PIXELS, "hide": ("mission",)}),
-    "float frames drawn": Case(lambda: Drawn(np.full((16, 16, 3), 0.5)), fails="the frame of draw() has a value of dtype fl",
+    "float frames drawn": Case(lambda: Drawn(np.full((16, 16, 3), 0.5)), fails="the frame of draw() has a value of d",
                                settings=PIXELS),
     "small frames drawn": Case(lambda: Drawn(np.zeros((8, 8, 3), U8)), fails="the frame of draw() has shape (8, 8, 3)",
                                settings=PIXELS),
@@ -240,7 +256,11 @@ CASES: dict[str, Case] = {
     "a step that exits": fails("SystemExit: 3", step=raising(SystemExit(3))),
     "an error of many lines": fails("ValueError: first", step=raising(ValueError("first\nsecond"))),
     # Time limits
-    "a longer time limit": Case(lambda: TimeLimit(Odd(), 3), one(1), settings={"time_limit": 4}),
-    "a shorter time limit": Case(lambda: TimeLimit(Odd(), 9), one(1), settings={"time_limit": 4}),
+    "a longer time limit": Case(lambda: TimeLimit(Odd(), 3), one(1), truncated=4, settings={"time_limit": 4}),
+    "a shorter time limit": Case(lambda: TimeLimit(Odd(), 9), one(1), truncated=4, settings={"time_limit": 4}),
+    "a longer time limit, as before": Case(
+        lambda: TimeLimit(Odd(), 3), one(1), truncated=3, settings={"time_limit": 4, "extend_limit": False}),
+    "a limit in its code": Case(lambda: Own(3), refused="longer than the environment's own max_steps 3; give it",
+                                settings={"time_limit": 4}),
     "a negative time limit": refused("time_limit must be at least 0", settings={"time_limit": -1}),
 }  # fmt: skip

@@ -107,6 +107,8 @@ def warnings(monkeypatch):
 @pytest.mark.parametrize(
     ("path", "value", "shown"),
     [
+        ("env.encoding", "dtype", '"dtype"'),
+        ("env.extend_limit", False, "false"),
         ("loop.compile", "off", '"off"'),  # what the code did before the option existed, not the default
         ("loop.imagine_every", 0, "0"),
         ("loop.eval_every", 10_000, "10000"),

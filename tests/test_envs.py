@@ -17,6 +17,7 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from envs.dmc import dmc_tasks
 from envs.rendering import missing_gl_message, select_backend
+from envs.settings import arguments_of
 from envs.spaces import action_codec, observation_leaves
 from envs.toy import Chain, Copy, Counting
 
@@ -510,6 +511,126 @@ def test_where_nothing_can_draw_one_sentence_says_what_to_install():
     done = python(code, MUJOCO_GL="disable")
     assert done.returncode != 0
     assert "libosmesa6 or libegl1" in done.stderr.strip().splitlines()[-1]
+
+
+MUJOCO_IN_ITS_CONSTRUCTOR = """
+import gymnasium, mujoco, numpy as np
+import envs
+
+class Drawn(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    def __init__(self, render_mode="rgb_array"):
+        self.render_mode = render_mode
+        model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/><light/></worldbody></mujoco>")
+        self.renderer, data = mujoco.Renderer(model, 16, 16), mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        self.renderer.update_scene(data)
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+    def render(self):
+        return self.renderer.render()
+    def close(self):
+        self.renderer.close()
+
+gymnasium.register("Drawn-v0", entry_point=Drawn)
+try:
+    for build in (envs.EnvFactory("own", 0, custom=Drawn), lambda i: envs.make("gym:Drawn-v0", obs="pixels")):
+        env = build(0)
+        env.reset()
+        print(env.render().std() > 1)
+        env.close()
+except envs.UserError as error:
+    print(error)
+"""
+
+
+def test_a_backend_is_selected_before_any_environment_that_may_draw_with_mujoco():
+    """Also where MuJoCo was imported before; on a machine without a screen, its own choice aborts."""
+    if select_backend() is None:
+        pytest.skip(missing_gl_message())
+    done = python(MUJOCO_IN_ITS_CONSTRUCTOR)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nTrue\n", "")
+
+
+def test_frames_of_mujoco_are_refused_where_nothing_can_draw():
+    done = python(
+        MUJOCO_IN_ITS_CONSTRUCTOR.replace("custom=Drawn", 'custom=Drawn, settings=envs.EnvSettings(obs="pixels")'),
+        MUJOCO_GL="disable",
+    )
+    assert done.returncode == 0 and done.stdout.startswith("no frames can be drawn"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "advice"),
+    [
+        ("gym:ALE/Pong-v5", "ale_py", "--task gym:ale_py:ALE/Pong-v5"),
+        ("gym:MiniGrid-Empty-5x5-v0", "minigrid", "--task gym:minigrid:MiniGrid-Empty-5x5-v0"),
+    ],
+)
+def test_a_task_of_a_package_that_is_not_imported_names_the_package(task, name, advice):
+    with pytest.raises(envs.UserError, match=f"is registered by the package {name}.*: {advice}"):
+        envs.make(task)
+
+
+def test_constructor_arguments_are_literals_or_text():
+    words = ["a=5", "b=0.5", "c=False", "d=false", "e=null", "f=[1, 'x']", "g=8x8", "h=a=b", "i=", "j=__import__('os')"]
+    values = [5, 0.5, False, False, None, [1, "x"], "8x8", "a=b", "", "__import__('os')"]
+    assert list(arguments_of(words).values()) == values
+    assert arguments_of(["a=" + "(" * 9999])["a"].startswith("((") and arguments_of(["a=" + "9" * 9999]) != {}
+    for words, message in (
+        (["size"], "'size' is not key=value"),
+        (["a b=1"], "not key"),
+        (["a=1", "a=2"], "given twice"),
+    ):
+        with pytest.raises(envs.UserError, match=message):
+            arguments_of(words)
+
+
+@pytest.mark.parametrize(
+    ("task", "kwargs", "length"), [("toy:copy", "length=3", 3), ("dmc:cartpole_balance", "time_limit=0.05", 5)]
+)
+def test_constructor_arguments_arrive(task, kwargs, length):
+    env = envs.make(task, kwargs=(kwargs,))
+    env.reset()
+    assert [env.step(np.zeros(1))[3] for _ in range(length)] == [False] * (length - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: envs.make("gym:FrozenLake-v1", kwargs=("sise=5",)),
+            "'gym:FrozenLake-v1' cannot be built: TypeError.*'sise'",
+        ),
+        (
+            lambda: envs.make("dmc:walker_walk", kwargs=("sise=5",)),
+            "'dmc:walker_walk' cannot be built: TypeError.*'sise'",
+        ),
+        (lambda: envs.prepare(Chain(), seed=0, index=0, kwargs=("length=5",)), "takes its arguments from your code"),
+        (lambda: envs.EnvFactory("own", 0, custom=lambda: 1 / 0)(0), "own: make_env failed: ZeroDivisionError"),
+        (lambda: envs.EnvFactory("own", 0, imports=("json.nothing",))(0), "--env-import json.nothing: No mod"),
+    ],
+)
+def test_a_constructor_that_fails_is_one_line(build, message):
+    with pytest.raises(envs.UserError, match=message) as error:
+        build()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "own"), [("gym:Pendulum-v1", 200), ("gym:CartPole-v1", 500), ("dmc:cartpole_balance", 1000)]
+)
+@pytest.mark.parametrize("cap", [0, 1100])
+def test_a_longer_time_limit_replaces_the_tasks_own_and_a_cap_does_not(task, own, cap):
+    env = envs.make(task, time_limit=0 if cap else own + 5, cap=cap)
+    limits = []
+    while isinstance(env, gymnasium.Wrapper):
+        limits.append(vars(env).get("_max_episode_steps", np.inf))
+        env = env.env
+    assert min([*limits, getattr(env, "_limit", np.inf)]) == (own if cap else own + 5)
+    if hasattr(env, "_limit"):
+        assert env._env._step_limit == (own if cap else own + 5)
 
 
 def test_a_camera_that_does_not_exist_is_named():

@@ -448,9 +448,11 @@ def test_a_model_without_a_decoder_is_one_line_before_any_work(small_run, tmp_pa
     assert not (tmp_path / "here").exists()
 
 
-def test_discrete_actions_are_imagined():
-    seen = evaluate(agent_for(chain), chain, SMALL)
-    assert np.isfinite(seen.signals["observation"].samples).all()
+def test_discrete_actions_and_observations_are_imagined():
+    """The predicted state of the chain is its probabilities, beside a one-hot truth."""
+    signal = evaluate(agent_for(chain), chain, SMALL).signals["observation"]
+    assert signal.samples.shape[-1] == signal.real.shape[-1] == 5 and not signal.is_image
+    np.testing.assert_allclose(signal.samples.sum(-1), 1.0, rtol=1e-5)
 
 
 def chain(index: int) -> Any:

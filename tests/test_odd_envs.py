@@ -82,12 +82,21 @@ def test_an_odd_environment_is_cast_or_named_the_same_everywhere(name, local):
         assert all(obs[key].dtype == box.dtype and obs[key].shape == (1, *box.shape) for key, box in space.items())
         if case.first is not None:
             assert obs["observation"][0].tolist() == np.asarray(case.first).tolist()
-        if "time_limit" in case.settings:
-            assert [bool(row[3][0]) for row in steps].index(True) + 1 == case.settings["time_limit"]
+        if case.truncated:
+            assert [bool(row[3][0]) for row in steps].index(True) + 1 == case.truncated
     assert outcomes[0] == outcomes[1]
 
 
-TOGETHER = ("a scalar", "NaN", "text", "another length", "a NaN reward", "no reward", "the old step", "a step that exits")
+TOGETHER = (
+    "a scalar",
+    "NaN",
+    "text",
+    "another length",
+    "a NaN reward",
+    "no reward",
+    "the old step",
+    "a step that exits",
+)
 
 
 def test_odd_environments_fail_apart_from_each_other_in_processes():

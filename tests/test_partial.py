@@ -301,7 +301,14 @@ def test_gymnasium_finds_no_fault():
 
 def test_every_setting_of_a_task_reaches_the_factory_from_the_configuration():
     changes = {"repeat": 3, "time_limit": 9, "obs": "both", "image_size": (32, 16), "camera": 1, "shadows": False}
-    changes |= {"hide": ("second",), "flicker": 0.5, "obs_noise": 0.1, "encoding": "dtype", "kwargs": ("size=5",)}
+    changes |= {
+        "hide": ("second",),
+        "flicker": 0.5,
+        "obs_noise": 0.1,
+        "encoding": "dtype",
+        "kwargs": ("size=5",),
+        "extend_limit": False,
+    }
     changes |= {"images": ("third",), "vectors": ("fourth",)}
     assert changes.keys() == {field.name for field in dataclasses.fields(envs.TaskSettings)}
     defaults, config = compose().env, compose(**{f"env.{name}": value for name, value in changes.items()})

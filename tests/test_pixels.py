@@ -97,7 +97,7 @@ def test_gymnasium_finds_no_fault(task, obs):
     assert env.observation_space["image"] == spaces.Box(0, 255, (32, 16, 3), np.uint8)
     vectors = {key: space for key, space in env.observation_space.items() if key != "image"}
     assert bool(vectors) == (obs == "both")
-    assert all(space.dtype == np.float32 and len(space.shape) == 1 for space in vectors.values())
+    assert all(space.dtype == np.float32 and len(space.shape) in (1, 2) for space in vectors.values())
 
 
 @pytest.mark.parametrize("task", ["toy:copy", "gym:Pendulum-v1", "dmc:cartpole_balance"])

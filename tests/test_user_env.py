@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from running import ROOT, dreamer_command, newest, timeless, tiny_config, tiny_flags
-from tiny import mode_latents
+from tiny import mode_latents, unchecked
 
 import dreamer
 import envs
+from dreamer.batch import ActionSpec
 from dreamer.cli.main import main
+from dreamer.config import override
+from dreamer.experience.spaces import Spec, long_vectors
+from dreamer.runs.folder import open_run
 from dreamer.tracking import read
 
 
@@ -237,6 +242,38 @@ def test_what_is_no_environment_is_refused_before_anything_is_made(run_dir, make
     assert not run_dir.exists()
 
 
+def test_an_older_run_keeps_its_vectors_for_discrete_observations(run_dir):
+    """Its configuration lacks the settings: they take their values from before discrete values were classes."""
+    changes = {"env.encoding": "dtype", "loop.eval_episodes": 1, "loop.eval_limit": 2, "steps": 4}
+    with unchecked():
+        dreamer.train(tiny_config("toy:chain", **changes), run_dir=run_dir)
+    config = json.loads((run_dir / "config.json").read_text())
+    for name in ("encoding", "extend_limit", "images", "vectors", "kwargs"):
+        del config["env"][name]
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with unchecked():
+        resumed = dreamer.resume(run_dir, config=override(open_run(run_dir).config, {"steps": 8}))
+    assert resumed.status == "finished" and newest(run_dir)["spec"]["obs_shapes"] == {"observation": (5,)}
+    assert json.loads((run_dir / "config.json").read_text())["env"]["encoding"] == "dtype"
+
+
+def test_a_run_keeps_the_arguments_of_its_environment_and_says_what_is_a_long_vector(run_dir, capsys):
+    kwargs = ("map_name=8x8", "is_slippery=False")
+    flags = tiny_flags(task="gym:FrozenLake-v1", **{"env.kwargs": kwargs, "steps": 4, "loop.eval_limit": 2})
+    with unchecked():
+        assert main(["train", *flags, "--run-dir", str(run_dir)]) == 0
+    assert open_run(run_dir).config.env.kwargs == kwargs
+    assert newest(run_dir)["spec"]["obs_shapes"] == {"observation": (1, 64)}
+    assert "is taken as" not in capsys.readouterr().err
+    lines = long_vectors(
+        Spec({"a": (20 * 20 * 3,), "b": (768, 2), "c": (64, 64, 3), "d": (1000,)}, ActionSpec(1, False))
+    )
+    assert lines == [
+        "observation 'a' is taken as a vector of 1,200 values; --env.images a takes it as an image",
+        "observation 'b' is taken as 768 values of 2 classes; --env.images b takes it as an image",
+    ]
+
+
 # An environment registered with Gymnasium
 
 
@@ -286,7 +323,7 @@ def test_an_environment_is_registered_by_a_module_of_the_users(registering, run_
     text = capsys.readouterr().out
     assert "over 3 episodes" in text and f"--episodes 20 --env-import {registering}\n" in text
     state = newest(run_dir)
-    assert state["spec"]["obs_shapes"] == {"hint": (3,), "left": (1,)} and state["spec"]["action"] == [3, True]
+    assert state["spec"]["obs_shapes"] == {"hint": (1, 3), "left": (1,)} and state["spec"]["action"] == [3, True]
     assert state["replay"]["heads"] == [30, 30]
     lengths = [record["train/length"] for record in read(run_dir / "metrics.jsonl") if "train/length" in record]
     assert lengths and set(lengths) == {4.0}

@@ -55,6 +55,38 @@ def test_reconstruction_error_is_summed_without_a_half():
     assert sum(term.mean().item() for term in terms.values()) == pytest.approx(0.24)
 
 
+CHOICES = {"cell": (1, 5), "cards": (2, 3)}
+
+
+def one_hot(*choices, classes):
+    return torch.nn.functional.one_hot(torch.tensor(choices), classes).float()
+
+
+def test_discrete_values_are_encoded_as_they_are_and_decoded_by_cross_entropy():
+    """Uniform logits lose ln n per value; a squared error of symlogs would lose at most 0.48, whatever n is."""
+    torch.manual_seed(0)
+    obs = {
+        "x": torch.tensor([[100.0]]),
+        "cell": one_hot(3, classes=5)[None],
+        "cards": one_hot(0, 2, classes=3)[None],
+    }
+    encoder = VectorEncoder(EncoderConfig(units=8), {"x": 1}, CHOICES)
+    x = torch.cat([symlog(obs["x"]), obs["cards"].flatten(-2), obs["cell"].flatten(-2)], -1)
+    torch.testing.assert_close(encoder(obs), encoder.mlp(x))
+    decoder = VectorDecoder(DecoderConfig(units=8), 4, {"x": 1}, CHOICES)
+    torch.nn.init.zeros_(decoder.output.weight)
+    losses = decoder.loss(torch.randn(1, 4), obs)
+    expected = {"cards": 2 * math.log(3), "cell": math.log(5), "x": symlog(obs["x"]).item() ** 2}
+    assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(expected)
+    with torch.no_grad():
+        decoder.output.bias[6 + 3] = 2.0  # "cards" have six logits, the fourth of "cell" follows
+    right = math.exp(2) / (math.exp(2) + 4)
+    assert decoder.loss(torch.randn(1, 4), obs)["cell"].item() == pytest.approx(-math.log(right))
+    decoded = decoder(torch.randn(1, 4))
+    assert decoded["cell"][0, 0].tolist() == pytest.approx([(1 - right) / 4] * 3 + [right] + [(1 - right) / 4])
+    assert decoded["cards"].shape == (1, 2, 3) and decoded["x"].shape == (1, 1)
+
+
 @pytest.mark.parametrize("compress", [True, False])
 def test_decoder_predicts_in_the_units_of_the_observations(compress):
     decoder = VectorDecoder(DecoderConfig(units=8, symlog=compress), 5, {"b": 2, "a": 1})

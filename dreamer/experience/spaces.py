@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dreamer.batch import ActionSpec, Shapes
+
+LONG = 1000
+"""Values of a vector above which it may have been meant as an image."""
 
 
 class Spec(NamedTuple):
@@ -25,6 +29,18 @@ class Spec(NamedTuple):
     def __str__(self) -> str:
         obs = ", ".join(f"{key} {list(shape)}" for key, shape in self.obs_shapes.items())
         return f"observations {obs} and {self.action.dim} {'actions' if self.action.discrete else 'action dimensions'}"
+
+
+def long_vectors(spec: Spec) -> list[str]:
+    """A line about each observation that is not an image and has more than `LONG` values."""
+    lines = []
+    for key, shape in spec.obs_shapes.items():
+        if len(shape) < 3 and math.prod(shape) > LONG:
+            kind = (
+                f"a vector of {shape[0]:,} values" if len(shape) == 1 else f"{shape[0]:,} values of {shape[1]} classes"
+            )
+            lines.append(f"observation '{key}' is taken as {kind}; --env.images {key} takes it as an image")
+    return lines
 
 
 def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> Spec:

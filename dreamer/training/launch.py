@@ -13,6 +13,7 @@ import envs
 from dreamer.config import Config, Effect, changes, override, validated
 from dreamer.config.validation import flag
 from dreamer.errors import UserError
+from dreamer.experience.spaces import long_vectors
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder, create_run, default_path, open_run
 from dreamer.runs.provenance import command_line
@@ -61,6 +62,8 @@ def train(
     device = choose_device(config.device)
     factory = make_factory(config, make_env)
     spec = spec_of_factory(factory)
+    for line in long_vectors(spec):
+        warn(line)
     if match:
         matched = match_params(config, spec)
         table = parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec)

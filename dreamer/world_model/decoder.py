@@ -11,10 +11,10 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.batch import Shapes, images
+from dreamer.batch import Shapes, discrete, images, vectors
 from dreamer.nn.distributions import symexp, symlog
 from dreamer.nn.layers import MLP, Linear
-from dreamer.world_model.encoder import stacked_shape
+from dreamer.world_model.encoder import NONE, stacked_shape
 from dreamer.world_model.images import ImageConfig, ImageDecoder, to_unit
 
 
@@ -35,10 +35,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, image: ImageConfig, feature_dim: int, deter: int, shapes: Shapes):
         super().__init__()
-        pictures = images(shapes)
+        sizes, choices, pictures = vectors(shapes), discrete(shapes), images(shapes)
         self.image_keys = list(pictures)
         self.channels = [shape[2] for shape in pictures.values()]
-        self.vector = VectorDecoder(config, feature_dim, shapes) if len(pictures) < len(shapes) else None
+        self.vector = VectorDecoder(config, feature_dim, sizes, choices) if sizes or choices else None
         self.image = (
             ImageDecoder(image, config.units, deter, feature_dim - deter, *stacked_shape(pictures))
             if pictures
@@ -75,10 +75,16 @@ class VectorDecoder(nn.Module):
     keys share one output matrix, which is the same map as one linear layer per key.
     """
 
-    def __init__(self, config: DecoderConfig, feature_dim: int, shapes: Shapes):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        feature_dim: int,
+        sizes: Mapping[str, int],
+        choices: Shapes = NONE,
+    ):
         super().__init__()
         self.config = config
-        self.shapes = {key: shape for key, shape in sorted(shapes.items()) if len(shape) < 3}
+        self.shapes: Shapes = dict(sorted({**{key: (size,) for key, size in sizes.items()}, **choices}.items()))
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, sum(self.sizes))
@@ -99,11 +105,13 @@ class VectorDecoder(nn.Module):
 
     def forward(self, features: Float[Tensor, "*batch feature"]) -> dict[str, Tensor]:
         """Predicted vectors `[*batch, size]` in their own units and probabilities `[*batch, element, class]` by key."""
-        decode = symexp if self.config.symlog else nn.Identity()
-        return {
-            key: output.float().softmax(-1) if len(self.shapes[key]) == 2 else decode(output)
-            for key, output in self._outputs(features).items()
-        }
+        decoded = self._outputs(features)
+        for key, output in decoded.items():
+            if len(self.shapes[key]) == 2:
+                decoded[key] = output.float().softmax(-1)
+            elif self.config.symlog:
+                decoded[key] = symexp(output)
+        return decoded
 
     def _outputs(self, features: Tensor) -> dict[str, Tensor]:
         """Symlog of vectors `[*batch, size]`, and logits `[*batch, element, class]`, by key."""

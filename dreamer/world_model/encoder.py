@@ -17,6 +17,8 @@ from dreamer.nn.distributions import symlog
 from dreamer.nn.layers import MLP
 from dreamer.world_model.images import ImageConfig, ImageEncoder
 
+NONE: Shapes = {}
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -35,9 +37,9 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, image: ImageConfig, shapes: Shapes):
         super().__init__()
-        pictures = images(shapes)
+        sizes, choices, pictures = vectors(shapes), discrete(shapes), images(shapes)
         self.image_keys = list(pictures)
-        self.vector = VectorEncoder(config, shapes) if len(pictures) < len(shapes) else None
+        self.vector = VectorEncoder(config, sizes, choices) if sizes or choices else None
         self.image = ImageEncoder(image, *stacked_shape(pictures)) if pictures else None
         self.embed_dim = sum(part.embed_dim for part in (self.vector, self.image) if part is not None)
 
@@ -57,11 +59,11 @@ class VectorEncoder(nn.Module):
     Keys are in alphabetical order within both.
     """
 
-    def __init__(self, config: EncoderConfig, shapes: Shapes):
+    def __init__(self, config: EncoderConfig, sizes: Mapping[str, int], choices: Shapes = NONE):
         super().__init__()
         self.config = config
-        self.vectors, self.discrete = list(vectors(shapes)), list(discrete(shapes))
-        size = sum(math.prod(shapes[key]) for key in (*self.vectors, *self.discrete))
+        self.vectors, self.discrete = sorted(sizes), sorted(choices)
+        size = sum(sizes.values()) + sum(map(math.prod, choices.values()))
         self.mlp = MLP(size, config.units, config.layers)
         self.embed_dim = self.mlp.out_features
 
