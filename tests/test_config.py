@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import json
 import math
+import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from tiny import unchecked
@@ -13,6 +16,8 @@ from dreamer.config import (
     RENAMED,
     SIZES,
     Config,
+    Effect,
+    changeable,
     compose,
     from_json,
     override,
@@ -20,6 +25,7 @@ from dreamer.config import (
     to_json,
     validated,
 )
+from dreamer.config.validation import flag
 from dreamer.errors import UserError
 
 
@@ -394,3 +400,13 @@ def leaves(tree, prefix=""):
     if not isinstance(tree, dict):
         return {prefix[1:]: tree}
     return {path: value for key, child in tree.items() for path, value in leaves(child, f"{prefix}.{key}").items()}
+
+
+def test_the_document_lists_what_may_change_on_resume():
+    text = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text()
+    for effect in get_args(Effect):
+        (cells,) = re.findall(rf"^\| {effect} \|(.*)\|$", text, re.M)
+        settings = {flag(name) for name, its_effect in changeable().items() if its_effect == effect}
+        assert set(re.findall("`(--[a-z.-]+)`", cells)) - {"--env-import"} == settings
+    known = list(leaves(dataclasses.asdict(Config())))
+    assert all(any(f"{path}.".startswith(f"{name}.") for path in known) for name in changeable())

@@ -408,10 +408,10 @@ def test_a_resumed_run_cannot_become_another_one(copied, capsys):
 
 def test_what_may_change_on_resume_changes_nothing_that_is_learned(interrupted, twins, tmp_path):
     path = shutil.copytree(interrupted("writing back"), tmp_path / "run")
-    old, others = open_run(path).config, {"env.timeout": 5.0, "loop.video": "never", "env.imports": ("json",)}
+    old, others = open_run(path).config, {"env.timeout": 70.0, "loop.video": "never", "env.imports": ("json",)}
     free = [name for name, effect in changeable().items() if effect == "nothing" and name != "tracking"]
     counts = {name: 2 + value for name, value in leaves(asdict(old)) if name in free and isinstance(value, int)}
-    new = override(old, counts | others | {"env.parallel": "on", "loop.checkpoint_every": 640})
+    new = override(old, counts | others | {"env.parallel": "auto", "loop.checkpoint_every": 640})
     assert changes(old, new).keys() == set(free) - {"loop.video"}
     assert dreamer.resume(path, config=new).status == "finished"
     assert open_run(path).config == new and len(list((path / "checkpoints").iterdir())) == 4

@@ -120,9 +120,9 @@ def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
         view.summary({name: value for record in new for name, value in record.items() if name.startswith("eval/")})
         view.close("finished")
         names = [path.name for _, path in videos]
-        shown = {"id": state["id"], "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "films": names}
+        shown = {"id": view.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "films": names}
         write_atomically(run.path / STATE, json.dumps(shown).encode())
-    return f"W&B run {state['id']}: {len(new)} new records, videos: {len(unseen)}; {view.notice}"
+    return f"W&B run {view.id}: {len(new)} new records, videos: {len(unseen)}; {view.notice}"
 
 
 def _show(view: View, records: Sequence[dict[str, Any]], videos: Sequence[tuple[int, Path]]) -> None:

@@ -47,6 +47,8 @@ class WandbView(View):
         self._run_config = run_config
         self._init_seconds = init_seconds
         self._run_id = run_id
+        self.id = run_id or ""
+        """Id of the W&B run, once it is started; W&B's variables may choose another one than was asked for."""
         self._foreign = dict(foreign or {})
         self._run: Any = None
         self._abandoned = False
@@ -72,6 +74,7 @@ class WandbView(View):
             kill_session(None)
             open_session()
             self._run = self._init(mode)
+        self.id = str(self._run.id)
         if self._run_id is None:
             keep_run(self._run_dir, self._run)
         # After a resume W&B's own counter of records says nothing; the curves go over environment steps.
