@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nursery import run
 from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
@@ -386,10 +387,10 @@ def test_an_older_run_evaluates_and_resumes_with_one_line_about_what_it_lacks(sm
     del config["loop"]["compile"]
     (path / "config.json").write_text(json.dumps(config))
     line = 'the run\'s configuration has no loop.compile: using "off", as before it existed\n'
-    evaluated = dreamer_command("evaluate", path, "--episodes", "1")
-    assert (evaluated.returncode, evaluated.stderr) == (0, line)
-    resumed = dreamer_command("train", "--resume", path, "--steps", "8")
-    assert resumed.returncode == 0 and resumed.stderr.count(line) == 1, resumed.stderr
+    evaluated = run("evaluate", path, "--episodes", "1")
+    assert (evaluated.code, evaluated.errors) == (0, line)
+    resumed = run("train", "--resume", path, "--steps", "8")
+    assert resumed.code == 0 and resumed.errors.count(line) == 1, resumed.errors
     written = json.loads((path / "config.json").read_text())
     assert (written["loop"]["compile"], written["loop"]["video"]) == ("off", "never")
 
