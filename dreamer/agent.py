@@ -216,7 +216,7 @@ class Agent(nn.Module):
             total, metrics, packed = self.loss(batch, self.optimizer.updates)
 
         # Step
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         total.backward()
         optimizer_metrics = self.optimizer.step(loss=total.detach())
         self.actor_critic.update_slow_critic()
@@ -291,7 +291,7 @@ class Agent(nn.Module):
             embeds = self.world_model.embed(batch.obs)
             states = self.world_model.observe(batch, embeds)
             total, metrics = self._weighted_sum(self.world_model.vision_losses(states, embeds, batch))
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         total.backward()
         metrics |= {f"optim/{name}": value for name, value in optimizer.step(loss=total.detach()).items()}
         self.vision_updates += 1

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nursery import resolve
+from nursery import resolve, warm_up
 
 PACKAGES = [Path(__file__).resolve().parent.parent / name for name in ("dreamer", "envs")]
 PLACES = {
@@ -251,10 +251,7 @@ def chaos(
     folder: Path, cores: list[str], modes: list[str], kills: int, changes: dict[str, Any], seed: int
 ) -> list[dict[str, Any]]:
     """For every core and mode of environments: a run killed `kills` times against one that was never killed."""
-    import torch._dynamo  # noqa: F401  the optimizer wants it, and it takes seconds that no child should spend
-
-    import dreamer.cli.main  # noqa: F401
-
+    warm_up()
     results: list[dict[str, Any]] = []
     for core in cores:
         settings = SETTINGS | {"agent.dynamics.core": core} | changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,8 +42,13 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that slow.txt names: those measured to take seconds, alone or with all their parameters."""
+    """Mark the tests that slow.txt names: those measured to take seconds, alone or with all their parameters.
+
+    Files with many of them come first, so that the processes of a parallel run end together.
+    """
     slow = set((Path(__file__).parent / "slow.txt").read_text().split())
+    heavy = Counter(name.partition("::")[0] for name in slow)
+    items.sort(key=lambda item: -heavy[item.path.name])
     for item in items:
         file, _, name = item.nodeid.removeprefix("tests/").partition("::")
         if file in slow or f"{file}::{name.partition('[')[0]}" in slow:

@@ -1,22 +1,29 @@
 """Runs `dreamer` in forks of one process that has imported everything, with faults injected into them.
 
-An order is a list of words for `dreamer`, a file for what it prints, and injections: a function by its path, the number
-of the call before which something happens, what happens (one of `ACTIONS`), and its arguments. The faults are real: a
-disk is filled, a parameter is overwritten, a signal is sent.
+An order has the words for `dreamer`, a file for what it prints, its folder and environment, and injections: a function
+by its path, the number of the call before which something happens ("after" before the path: after which), what happens
+(one of `ACTIONS`), and its arguments. The faults are real: a disk is filled, a parameter is overwritten, a signal is
+sent.
+
+One such process serves all tests of a worker, since importing takes longer than most runs.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -117,47 +124,78 @@ def resolve(path: str) -> tuple[Any, str]:
 
 
 def inject(path: str, call: int, action: str, *arguments: Any, every: bool = False) -> None:
-    """Do `action` before the given call of a function, and of all later ones if `every`."""
-    owner, name = resolve(path)
+    """Do `action` before (or after) the given call of a function, and of all later ones if `every`."""
+    owner, name = resolve(path.removeprefix("after "))
     original, calls = getattr(owner, name), 0
 
     def injected(*given: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == call or (every and calls > call):
+        due = calls == call or (every and calls > call)
+        if due and not path.startswith("after "):
             ACTIONS[action](given[0] if given else None, *arguments)
-        return original(*given, **keywords)
+        result = original(*given, **keywords)
+        if due and path.startswith("after "):
+            ACTIONS[action](given[0] if given else None, *arguments)
+        return result
 
     setattr(owner, name, injected)
 
 
-def run_children(*orders: tuple[list[str], list[list[Any]]], folder: Path) -> list[Ended]:
-    """Run `dreamer` for each pair of words and injections, one after the other."""
-    numbered = [(words, injections, str(folder / f"child{i}")) for i, (words, injections) in enumerate(orders)]
+@functools.cache
+def server() -> subprocess.Popen[str]:
+    """The process that has imported everything; it ends when this process closes its input."""
     command = [sys.executable, str(Path(__file__).resolve())]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    done = subprocess.run(command, input=json.dumps(numbered), capture_output=True, text=True, timeout=300, env=env)
-    assert done.returncode == 0, done.stderr
-    codes = [int(line) for line in done.stdout.split()]
-    return [
-        Ended(code, Path(output + ".out").read_text(), Path(output + ".err").read_text())
-        for code, (*_, output) in zip(codes, numbered, strict=True)
-    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def run_children(*orders: tuple[list[str], list[list[Any]]], folder: Path, cwd: Path = ROOT) -> list[Ended]:
+    """Run `dreamer` for each pair of words and injections, one after the other; what they print is kept in `folder`."""
+    outputs = [str(folder / f"child{i}") for i in range(len(orders))]
+    return [run_child(*order, output=output, cwd=cwd) for order, output in zip(orders, outputs, strict=True)]
+
+
+def run_child(words: list[str], injections: list[list[Any]], output: str, cwd: Path = ROOT) -> Ended:
+    """Run `dreamer` once, with the present environment variables; what it prints goes to OUTPUT.out and OUTPUT.err."""
+    process = server()
+    assert process.stdin is not None and process.stdout is not None
+    print(json.dumps([words, injections, output, str(cwd), dict(os.environ)]), file=process.stdin, flush=True)
+    code = int(process.stdout.readline())
+    return Ended(code, Path(output + ".out").read_text(), Path(output + ".err").read_text())
+
+
+def run(*words: str | Path, cwd: Path = ROOT) -> Ended:
+    """Run `dreamer` as a user does, without the seconds that a new interpreter takes to import PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_child([str(word) for word in words], [], f"{folder}/child", cwd)
+
+
+def warm_up() -> None:
+    """Import what runs import one by one, so that forks of this process need not."""
+    for name in ("train", "evaluate", "imagine"):
+        importlib.import_module(f"dreamer.cli.{name}")
+    for name in ("dreamer.cli.main", "dreamer.training.launch", "dreamer.tracking.plotting", "matplotlib.figure"):
+        importlib.import_module(name)
+    importlib.import_module("matplotlib.backends.backend_agg")
+    importlib.import_module("torch").set_num_threads(1)
 
 
 def main() -> None:
     """Read orders, print exit codes."""
-    import torch
-    import torch._dynamo
-
+    warm_up()
     import dreamer.cli.main
 
-    torch.set_num_threads(1)
-    for words, injections, output in json.load(sys.stdin):
+    for line in sys.stdin:
+        words, injections, output, cwd, environment = json.loads(line)
         child = os.fork()
         if child == 0:
             code = 99
             try:
+                os.environ.clear()
+                os.environ.update(environment)
+                os.chdir(cwd)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 for stream, suffix in ((1, ".out"), (2, ".err")):
                     os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
                 for path, call, action, *arguments in injections:

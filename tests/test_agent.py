@@ -392,7 +392,7 @@ def test_an_update_moves_the_slow_critic_by_two_percent():
     """Pitfall 37: after the gradient step, and never by the optimizer."""
     agent = make_agent(FAST)
     critic, slow = agent.actor_critic.critic, agent.actor_critic.slow_critic
-    owned = {id(param) for group in agent.optimizer.param_groups for param in group["params"]}
+    owned = {id(param) for param in agent.optimizer.params}
     assert not owned & {id(param) for param in slow.parameters()}
     assert owned == {id(param) for param in agent.parameters() if param.requires_grad}
     before = copy.deepcopy(list(slow.parameters()))

@@ -1,6 +1,7 @@
 """The exam measures what it says: its yardsticks against known answers, and the command from end to end."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tiny import unchecked
 
 from dreamer.cli.main import main
 from dreamer.experiments.exam import drift, recall, uncertainty
-from dreamer.experiments.exam.exam import ALL
+from dreamer.experiments.exam.exam import ALL, _results
 from dreamer.experiments.exam.learner import Stage, exam_config, train_model, with_initial_context
 from dreamer.experiments.exam.recordings import record, smooth_actions, uniform_actions
 from dreamer.experiments.exam.verdict import covers, document, verdict
@@ -141,7 +142,7 @@ def test_a_deterministic_core_learns_to_recall():
     with unchecked():
         config = exam_config("rnn", "100k", 0.0, train.spec, **recall.SETTINGS)
         model, _ = train_model(
-            config, train, [Stage(500, 128, 4, True), Stage(200, 64, 8, True), Stage(300, 64, 16, True)], 0
+            config, train, [Stage(300, 64, 4, True), Stage(100, 32, 8, True), Stage(150, 32, 16, True)], 0
         )
         everything = np.arange(test.episodes)
         batch = with_initial_context(model, test.windows(everything, 0 * everything, 12))
@@ -184,7 +185,7 @@ def test_the_verdict_follows_the_numbers():
 @pytest.mark.slow
 def test_the_command_writes_everything_and_goes_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "exam"
-    words = ["exam", "--cores", "rssm,gru", "--seeds", "1", "--effort", "0.005", "--folder", str(folder)]
+    words = ["exam", "--cores", "rssm,gru", "--seeds", "1", "--jobs", "1", "--effort", "0.005", "--folder", str(folder)]
     with unchecked():
         assert main(words) == 0
         first = capsys.readouterr()
@@ -200,6 +201,13 @@ def test_the_command_writes_everything_and_goes_on(tmp_path, capsys, monkeypatch
         assert capsys.readouterr().err.strip() == "drift  gru  seed 0  done"
     assert main([*words[:-4], "--effort", "0.1", "--folder", str(folder)]) == 2
     assert "holds an exam with another effort" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_work_is_divided_among_processes():
+    results = dict(_results({("rssm", 0): os.getpid, ("gru", 0): os.getpid}, jobs=2))
+    assert results.keys() == {("rssm", 0), ("gru", 0)} and os.getpid() not in results.values()
+    assert dict(_results({("rssm", 0): os.getpid}, jobs=2)) == {("rssm", 0): os.getpid()}, "one is done here"
 
 
 @pytest.mark.parametrize(

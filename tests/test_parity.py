@@ -31,7 +31,7 @@ SIZES: dict[str, Any] = {
     **{f"world_model.{part}.units": 8 for part in ("encoder", "decoder", "reward", "cont")},
     **{f"behavior.{part}.units": 8 for part in ("actor", "critic")},
 }
-WAYS = ("eager", "fast", pytest.param("compiled", marks=pytest.mark.compiled))
+WAYS = ("eager", "fast", pytest.param("compiled", marks=[pytest.mark.compiled, pytest.mark.slow]))
 GROUPS = ("loss", "encoder", "filter", "imagined", "normalizer", "grad")
 TOLERANCE = 1e-5
 """Largest deviation, relative to the largest entry of an array."""

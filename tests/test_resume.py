@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nursery import poison_weight, resolve
+from nursery import poison_weight, resolve, run, run_child
 from running import (
     PIXELS,
     ROOT,
     assert_same_run,
     differences,
-    dreamer_command,
     newest,
     plan_of,
     restored,
@@ -122,57 +120,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-NURSERY = """
-    # Train every scenario in a fork that is killed, or asked to stop, at its moment; print how each of them ended.
-    import importlib, json, os, signal, sys
-    import torch._dynamo  # the optimizer wants it, and it takes seconds
-    import dreamer.cli.main
-
-    def interrupt(target, call, when, number):
-        module, _, path = target.partition(":")
-        *owners, name = path.split(".")
-        owner = importlib.import_module(module)
-        for part in owners:
-            owner = getattr(owner, part)
-        original, calls = getattr(owner, name), 0
-
-        def interrupted(*arguments, **keywords):
-            nonlocal calls
-            calls += 1
-            if calls == call and when == "before":
-                os.kill(os.getpid(), number)
-            result = original(*arguments, **keywords)
-            if calls == call and when == "after":
-                os.kill(os.getpid(), number)
-            return result
-
-        setattr(owner, name, interrupted)
-
-    torch.set_num_threads(1)
-    for flags, output, target, call, when, number in json.load(sys.stdin):
-        child = os.fork()
-        if child == 0:
-            code = 99
-            try:
-                for stream, suffix in ((1, ".out"), (2, ".err")):
-                    os.dup2(os.open(output + suffix, os.O_WRONLY | os.O_CREAT), stream)
-                interrupt(target, call, when, number)
-                code = dreamer.cli.main.main(["train", *flags])
-                sys.stdout.flush()
-            finally:
-                os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-def raise_and_interrupt(orders):
-    """Run the nursery on (flags, output, target, call, when, signal) and return the exit codes."""
-    command = [sys.executable, "-c", textwrap.dedent(NURSERY)]
-    child = subprocess.run(command, cwd=ROOT, input=json.dumps(orders), capture_output=True, text=True, timeout=300)
-    assert child.returncode == 0, child.stderr
-    return [int(line) for line in child.stdout.split()]
-
-
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """Gives the folder of an interrupted run; the scenarios of a group are run together."""
@@ -186,11 +133,11 @@ def interrupted(tmp_path_factory):
                 scenarios["asked to stop"] = (*STOP, signal.SIGTERM)
             folder = tmp_path_factory.mktemp("interrupted")
             folders.update({key: folder / key for key in scenarios})
-            orders = []
-            for key, (changes, *moment) in scenarios.items():
-                flags = [*tiny_flags(**COPY | changes), "--run-dir", str(folders[key])]
-                orders.append([flags, str(folders[key]), *moment])
-            codes = dict(zip(scenarios, raise_and_interrupt(orders), strict=True))
+            codes = {}
+            for key, (changes, path, call, when, number) in scenarios.items():
+                words = ["train", *tiny_flags(**COPY | changes), "--run-dir", str(folders[key])]
+                injection = [f"after {path}" if when == "after" else path, call, "signal", number]
+                codes[key] = run_child(words, [injection], output=str(folders[key])).code
             assert codes.pop("asked to stop", 75) == 75
             assert set(codes.values()) == {-signal.SIGKILL}, codes
         return folders[name]
@@ -729,12 +676,12 @@ def test_a_killed_run_keeps_its_wandb_id(tmp_path):
     step = newest(path)["step"]
     kept = (path / "wandb_id").read_text().strip()
     assert child.returncode == -signal.SIGKILL and 0 < step < 4000
-    done = dreamer_command("train", "--resume", path, "--steps", str(step + 20))
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    done = run("train", "--resume", path, "--steps", str(step + 20))
+    assert done.code == 0 and "Traceback" not in done.errors, done.errors
     assert (path / "wandb_id").read_text().strip() == kept
     runs = {folder.name.rpartition("-")[2] for folder in (path / "wandb").glob("offline-run-*")}
     assert runs == {kept}
     steps = [record["step"] for record in read(path / "metrics.jsonl")]
     assert steps == sorted(steps) and steps[-1] == step + 20
-    evaluated = dreamer_command("evaluate", path, "--episodes", "2", "--json")
-    assert evaluated.returncode == 0 and len(json.loads(evaluated.stdout)["sample"]["returns"]) == 2
+    evaluated = run("evaluate", path, "--episodes", "2", "--json")
+    assert evaluated.code == 0 and len(json.loads(evaluated.output)["sample"]["returns"]) == 2

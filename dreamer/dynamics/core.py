@@ -126,7 +126,8 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
     @property
     def packed_dim(self) -> int:
         """Size of a packed state."""
-        return self.pack(self.initial_state(1)).shape[-1]
+        state = self.initial_state(1)
+        return sum(getattr(state, field.name).shape[-1] for field in _stored(state))
 
 
 def _stored(state: Struct) -> list[dataclasses.Field[Tensor]]:

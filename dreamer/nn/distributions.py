@@ -31,12 +31,12 @@ def symexp(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 def symexp_bins(count: int = NUM_BINS) -> Float[Tensor, " bins"]:
     """Bin positions, exponentially spaced and exactly antisymmetric: the middle one is 0 and bins + reversed bins is 0.
 
-    `count` must be odd.
+    `count` must be odd. They are computed on the CPU: on the meta device these operations import a compiler.
     """
     if count % 2 == 0:
         raise ValueError(f"the number of bins must be odd, got {count}")
-    half = symexp(torch.linspace(-20, 0, count // 2 + 1, dtype=torch.float64)).float()
-    return torch.cat([half, -half[:-1].flip(0)])
+    half = symexp(torch.linspace(-20, 0, count // 2 + 1, dtype=torch.float64, device="cpu")).float()
+    return torch.tensor(torch.cat([half, -half[:-1].flip(0)]).tolist())
 
 
 def two_hot(

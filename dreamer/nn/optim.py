@@ -80,18 +80,18 @@ class OptimizerConfig:
     """Added to the root of the squared gradients."""
 
 
-class LaProp(torch.optim.Optimizer):
+class LaProp:
     """Adaptive gradient clipping followed by LaProp (arXiv 2002.04839).
 
     The running means of all parameters are two flat vectors, so a step takes few operations for any number of tensors.
     The update count is a tensor on the parameters' device, so a step never waits for the host. Every parameter must
-    receive a gradient in every update. `root` is the module with the parameters; `clip_groups` v3 needs it.
+    receive a gradient in every update. `root` is the module with the parameters; `clip_groups` v3 needs it. This is
+    no `torch.optim.Optimizer`, whose constructor imports the compiler, which takes seconds.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig, root: nn.Module | None = None):
-        super().__init__(list(params), {})
         self.config, self.decay = config, Decay(config.decay, FINAL_FRACTION)
-        self.params: list[Tensor] = [param for group in self.param_groups for param in group["params"]]
+        self.params = list(params)
         self.sizes = [param.numel() for param in self.params]
         device = self.params[0].device
         self.rows, leaders = clip_pieces(self.params, root if config.clip_groups == "v3" else None)
@@ -101,8 +101,13 @@ class LaProp(torch.optim.Optimizer):
         self.momentum = torch.zeros_like(self.rms)
         self.updates = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
 
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for param in self.params:
+            param.grad = None
+
     @torch.no_grad()
-    def step(self, closure: Any = None, loss: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
+    def step(self, loss: Tensor | None = None) -> dict[str, Tensor]:
         """Update all parameters; return the scalars `grad_norm` (before clipping), `update_norm`, `learning_rate`.
 
         A gradient or `loss` that is not finite changes nothing, parameters and running means included, and `skipped`

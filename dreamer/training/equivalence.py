@@ -115,7 +115,7 @@ class AgentCode:
     """
 
     def __init__(self, agent: Agent):
-        _ = agent.optimizer  # torch replaces the class's `step` when the first instance is made
+        _ = agent.optimizer  # an attribute of the agent from its first use on
         self.modules = list(agent.modules())
         classes = {cls for module in self.modules for cls in type(module).__mro__}
         names = {
