@@ -28,7 +28,7 @@ def run_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id"
     if not path.exists():
         write_atomically(path, f"{secrets.token_hex(4)}\n".encode())
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         kept = file.read(1000).strip()
     if not RUN_ID.fullmatch(kept):
         raise ValueError(f"{path} does not hold a W&B run id; delete it to start a new W&B run")

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from dreamer.config import Config, SizeName, override, resized
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experiments.bench.costs import Subject, sgemm_gflops, timed
 
 BATCHES, LENGTHS, HORIZONS = (4, 8, 16, 32), (16, 32, 64), (5, 10, 15, 30)
@@ -29,10 +29,10 @@ def measure(config: Config, device: str, updates: int, folder: Path) -> dict[str
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scaling.json").write_text(json.dumps(found, indent=1) + "\n")
+        (folder / "scaling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         _draw(found, folder / "scaling.png")
     except OSError as error:
-        raise UserError(f"--scaling: cannot write to {folder}: {error.strerror}") from None
+        raise UserError(f"--scaling: cannot write to {folder}: {reason(error)}") from None
     return found
 
 
