@@ -24,6 +24,8 @@ START_SECONDS = 120.0
 """Longest wait for the first answer of an environment in a new process, which has to build it."""
 LOOKS = 20
 """Looks for an answer within its time limit. A suspension of this process counts as the time between two of them."""
+SPARE = 8
+"""File descriptors that a new process and its server need; with fewer, the server prints a traceback."""
 UNGUARDED = os.EX_USAGE
 """Exit status of a process that has imported a script without a main guard."""
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -106,6 +108,8 @@ class Worker:
         end_unguarded_import()
         name = f"environments {', '.join(map(str, self.places))}"
         try:
+            for descriptor in [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]:
+                os.close(descriptor)
             self._pipe, theirs = self._context.Pipe()
             args = (self._builders, theirs, os.environ.get(VARIABLE))
             self.process = self._context.Process(target=_work, name=name, args=args, daemon=True)

@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(argv)
     except SystemExit as stop:  # the help
-        raise SystemExit(_with_output(argv, int(stop.code or 0))) from None
-    return _with_output(argv, status)
+        raise SystemExit(_with_output(int(stop.code or 0))) from None
+    return status if argv and argv[0] in WRITING else _with_output(status)
 
 
 def _run(argv: list[str]) -> int:
@@ -75,10 +75,10 @@ def _run(argv: list[str]) -> int:
     return 2
 
 
-def _with_output(argv: Sequence[str], status: int) -> int:
+def _with_output(status: int) -> int:
     """Return an exit status, or 2 with a line where the output of a command was lost."""
     error = LOST.get("stdout")
-    if error is None or getattr(error, "errno", None) == errno.EPIPE or argv[:1] in [[name] for name in WRITING]:
+    if error is None or getattr(error, "errno", None) == errno.EPIPE:
         return status
     warn(f"dreamer: cannot write standard output: {reason(error)}")
     return 2

@@ -31,7 +31,7 @@ def report_lost_streams(reported: set[str], step: int, folder: Path) -> None:
         line = f"{STREAMS[name]} cannot be written: {reason(LOST[name])}; the run continues"
         warn(f"dreamer: {line}")
         _append(folder / "console.log", f"step {step}: {line}\n")
-    reported |= LOST.keys()
+    reported.update(LOST)
 
 
 def _append(file: Path, text: str) -> None:

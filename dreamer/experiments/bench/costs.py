@@ -173,7 +173,9 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
     is_first[:, 0] = True
     return Batch(
         obs={
-            key: torch.randn(*shape, *size) if len(size) < 3 else torch.randint(256, (*shape, *size), dtype=torch.uint8)
+            key: torch.randn(*shape, *size)
+            if len(size) < 3
+            else torch.randint(256, (*shape, *size), dtype=torch.uint8)
             for key, size in agent.obs_shapes.items()
         },
         prev_action=torch.rand(*shape, agent.action.dim) * 2 - 1,
