@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dreamer.errors import first_line
 from dreamer.system.files import write_atomically
 from dreamer.tracking.destination import PLACE, own_settings, settings_here
+from envs.process import shielded
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -51,7 +52,7 @@ def open_session() -> None:
     import wandb
     from wandb.sdk import wandb_setup
 
-    with own_places_only():
+    with own_places_only(), shielded():
         if wandb_setup.singleton().most_recent_active_run is None:
             wandb.setup(wandb.Settings(silent=True))
 
