@@ -38,6 +38,11 @@ def one_line(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {kind}{first_line(error)}{why}") from error
 
 
+def reason(error: BaseException) -> str:
+    """The reason of an error without the file that it is about, such as "No space left on device"."""
+    return getattr(error, "strerror", None) or first_line(error)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Hint "did you mean a, b? " with up to three known names that are close, or "" where none is."""
     by_lower_case = {other.lower(): other for other in known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass, replace
 
@@ -56,7 +57,16 @@ class EnvFactory:
 
 def import_module(name: str) -> None:
     """Import a user's module, from the current folder if it is not installed. Raises UserError where that fails."""
+    package = name.partition(".")[0]
     with one_line(f"--env-import {name}"):
-        if importlib.util.find_spec(name.partition(".")[0]) is None:
+        spec = importlib.util.find_spec(package)
+        if spec is None:
             sys.path.append("")  # last, and only for this module: the current folder may be from somebody else
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            here, found = os.path.abspath(package), os.path.dirname(spec.origin or "") if spec else ""
+            if found and os.path.isdir(here) and here != found:
+                hidden = f"{here} is hidden by {found}: give it another name"
+                raise ModuleNotFoundError(f"{error}; {hidden}", name=error.name) from error
+            raise

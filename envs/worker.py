@@ -8,6 +8,7 @@ import os
 import signal
 import traceback
 from collections.abc import Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,10 +17,17 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from envs.errors import UserError
 from envs.interface import BuildEnv
+from envs.process import leave_signals_to_parent, open_streams, shielded
 from envs.safe_path import VARIABLE, restore_path, safe_path
 
 START_SECONDS = 120.0
 """Longest wait for the first answer of an environment in a new process, which has to build it."""
+LOOKS = 20
+"""Looks for an answer within its time limit. A suspension of this process counts as the time between two of them."""
+SPARE = 8
+"""File descriptors that a new process and its server need; with fewer, the server prints a traceback."""
+UNGUARDED = os.EX_USAGE
+"""Exit status of a process that has imported a script without a main guard."""
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 """Name of an environment's method or attribute, and the arguments of a method."""
 
@@ -66,13 +74,18 @@ class Worker:
         if limit and place not in self._built:
             limit = max(limit, START_SECONDS)
         try:
-            if not self._pipe.poll(limit or None):
+            if not self._has_answered(limit):
                 raise ProcessLost(
                     f"the process of the environment gave no answer within {limit:g} seconds and was terminated"
                 )
             answer, error = self._pipe.recv()
         except (EOFError, ConnectionError):
             self.process.join(5)
+            if self.process.exitcode == UNGUARDED:
+                raise UserError(
+                    'a script that starts environments in processes must do so under `if __name__ == "__main__":`, '
+                    "since each process imports the script"
+                ) from None
             raise ProcessLost(_cause_of_death(self.process.exitcode)) from None
         if error is not None:
             kind, message = error
@@ -80,31 +93,64 @@ class Worker:
         self._built.add(place)
         return answer
 
+    def _has_answered(self, limit: float) -> bool:
+        """True once there is an answer; the time in which this process or the other one is suspended does not count."""
+        if not limit:
+            return self._pipe.poll(None)
+        looks = LOOKS
+        while looks:
+            if self._pipe.poll(limit / LOOKS):
+                return True
+            looks -= not _is_suspended(self.process.pid)
+        return False
+
     def _start(self) -> None:
-        self._pipe, theirs = self._context.Pipe()
+        end_unguarded_import()
         name = f"environments {', '.join(map(str, self.places))}"
-        args = (self._builders, theirs, os.environ.get(VARIABLE))
-        self.process = self._context.Process(target=_work, name=name, args=args, daemon=True)
-        with safe_path():
-            self.process.start()
+        try:
+            for descriptor in [os.open(os.devnull, os.O_RDONLY) for _ in range(SPARE)]:
+                os.close(descriptor)
+            self._pipe, theirs = self._context.Pipe()
+            args = (self._builders, theirs, os.environ.get(VARIABLE))
+            self.process = self._context.Process(target=_work, name=name, args=args, daemon=True)
+            with safe_path():
+                with shielded():
+                    resource_tracker.ensure_running()  # ends the shield of some signals
+                with shielded():
+                    self.process.start()
+        except (EOFError, OSError) as error:  # a process that cannot start lets the other end see only its end
+            reason = getattr(error, "strerror", None) or "it ended at once"
+            raise UserError(f"cannot start a process for environments: {reason}; `ulimit -a` shows limits") from error
         theirs.close()
         self._built: set[int] = set()
 
 
+def end_unguarded_import() -> None:
+    """End this process if it is another one's child that is importing a script without a main guard."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(UNGUARDED)
+
+
+def _is_suspended(process: int | None) -> bool:
+    """True for a process that a signal or a debugger has stopped (known on Linux)."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in b"Tt"
+    except OSError:
+        return False
+
+
 def _cause_of_death(code: int | None) -> str:
-    hints = {
-        -signal.SIGKILL: "; it was killed, perhaps for lack of memory",
-        1: '; a script that starts environments must do so under `if __name__ == "__main__":`',
-    }
-    return f"the process of the environment died with exit code {code}{hints.get(code or 0, '')}"
+    hint = "; it was killed, perhaps for lack of memory" if code == -signal.SIGKILL else ""
+    return f"the process of the environment died with exit code {code}{hint}"
 
 
 def _work(builders: Mapping[int, BuildEnv], pipe: Connection[Any, Any], path_variable: str | None) -> None:
     """Main function of the process: answer calls in turn until asked to end, or until the parent is gone."""
     restore_path(path_variable)
-    # Signals to all processes of a terminal or a job must reach only the parent, which decides what these do.
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
+    open_streams()
     built: dict[int, gymnasium.Env] = {}
     with contextlib.suppress(EOFError, ConnectionError):
         while (calls := pipe.recv()) is not None:

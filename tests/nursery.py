@@ -100,7 +100,31 @@ def terminate_display(_: Any) -> None:
     renderer.EGL.eglTerminate(renderer.EGL_DISPLAY)
 
 
+def shell(_: Any, command: str) -> None:
+    """Run a shell command."""
+    subprocess.run(command, shell=True, check=True)
+
+
+def set_streams(_: Any, *states: str) -> None:
+    """Put standard input, output and error into states: as they are, closed, on a full disk, or read by nobody."""
+    for number, (name, state) in enumerate(zip(("stdin", "stdout", "stderr"), states, strict=True)):
+        stream = getattr(sys, name)
+        if state == "closed":
+            os.close(number)
+            stream = None
+        elif state != "open":
+            reader, writer = os.pipe()
+            os.close(reader)
+            os.dup2(os.open("/dev/full", os.O_WRONLY) if state == "full" else writer, number)
+            stream = os.fdopen(number, "w", encoding="ascii", closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
 ACTIONS = {
+    "folder": lambda _, path: os.chdir(path),
+    "shell": shell,
+    "streams": set_streams,
     "fill": fill,
     "poison weight": poison_weight,
     "poison rows": poison_rows,

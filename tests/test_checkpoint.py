@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -80,6 +81,19 @@ def test_without_a_good_checkpoint_the_error_names_every_damaged_one(tmp_path, d
     with pytest.raises(UserError, match=r"no usable checkpoint in .*step_000000000002\.ckpt: ") as caught:
         checkpoint.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_only_a_previous_checkpoint_is_called_intact(tmp_path, monkeypatch):
+    def full(path, *parts):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    for intact in ("", "; the previous one is intact"):
+        with pytest.raises(UserError) as caught:
+            checkpoint.save(tmp_path, 2, STATE, keep=2)
+        path = tmp_path / "step_000000000002.ckpt"
+        assert str(caught.value) == f"cannot write checkpoint {path}: No space left on device{intact}"
+        (tmp_path / "step_000000000001.ckpt").touch()
 
 
 def test_no_checkpoint_at_all(tmp_path):

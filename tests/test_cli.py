@@ -101,7 +101,8 @@ MISTAKES = {
     f"train --run-dir {'long' * 80}": r"cannot write to (long)+: File name too long",
     "train --resume missing": r"no run folder at missing: missing/config\.json is missing",
     "train --resume full": r"no run folder at full: full/config\.json is missing",
-    "train --resume file": r"file is not a run folder: .*Not a directory",
+    "train --resume file": r"no run folder at file: it is a file$",
+    "train --from file": r"no run folder at file: it is a file$",
     "train --from missing": r"no run folder at missing",
     "train --load world_model": r"--load world_model says what to take from another run: name that run with --from",
     # Other commands
@@ -439,9 +440,26 @@ def test_evaluate_prints_both_kinds_of_actions_or_one_json_object(small_run, cap
     assert main(["evaluate", str(small_run), "--episodes", "3"]) == 0
     text = capsys.readouterr().out
     assert text.splitlines() == [
-        "sample actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0)",
-        "  mode actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0)",
+        "sample actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0), step 4",
+        "  mode actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0), step 4",
     ]
     assert main(["evaluate", str(small_run), "--episodes", "3", "--mode", "mode", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["task"] == "toy:counting" and report["mode"]["returns"] == [55.0] * 3 and "sample" not in report
+    assert report["step"] == 4
+
+
+def test_whatever_reads_a_checkpoint_says_which_one_was_damaged(small_run, tmp_path, capsys):
+    path = shutil.copytree(small_run, tmp_path / "run")
+    damaged = path / "checkpoints" / "step_000000000008.ckpt"
+    damaged.write_bytes(b"half")
+    line = f"skipped damaged checkpoint {damaged}: "
+    imagine = ["imagine", path, "--context", "1", "--horizon", "1", "--episodes", "1", "--shown", "1", "--json"]
+    for words in (["evaluate", path, "--episodes", "1", "--json"], imagine):
+        assert main(list(map(str, words))) == 0
+        output = capsys.readouterr()
+        assert json.loads(output.out)["step"] == 4 and output.err.count(line) == 1
+    dreamer.load(path)
+    assert capsys.readouterr().err.count(line) == 1
+    dreamer.resume(path, config=tiny_config(steps=8))
+    assert capsys.readouterr().err.count(line) == 1

@@ -57,19 +57,9 @@ def server():
 
 
 @pytest.fixture
-def user(tmp_path, monkeypatch):
-    """A user who is logged in to W&B by a variable, on a machine whose only network is itself."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name in ("WANDB_MODE", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(home))
+def user(home, monkeypatch):
+    """A user who is logged in to W&B by a variable."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return home
 
 

@@ -65,6 +65,9 @@ def test_a_replay_without_room_is_refused(tmp_path, monkeypatch, disk, memory, s
     assert "lower --replay.capacity (such as 100000), --steps, --size or --env.image-size" in message
     assert "\n" not in message
     require_room(dataclasses.replace(ROOMY, rows=800_000), tmp_path)
+    monkeypatch.setattr(module, "total_memory", lambda: 5e6)
+    with pytest.raises(UserError, match=r"; lower --steps, --size or --env.image-size$"):
+        require_room(ROOMY, tmp_path)
 
 
 def test_what_a_run_has_written_counts_as_room_when_it_goes_on(tmp_path, monkeypatch):

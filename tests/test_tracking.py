@@ -434,26 +434,7 @@ def test_missing_tensorboard_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def wandb_home(tmp_path, monkeypatch):
-    """A user who has never heard of W&B, on a machine whose only network is a closed port."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("NETRC", str(home / ".netrc"))
-    for name in ("CONFIG", "CACHE", "DATA", "ARTIFACT"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(home / name.lower()))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return home
-
-
-@pytest.fixture
-def hanging_server(monkeypatch, wandb_home):
+def hanging_server(monkeypatch, home):
     """A user who is logged in to a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
@@ -461,7 +442,7 @@ def hanging_server(monkeypatch, wandb_home):
         yield
 
 
-def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, wandb_home, capfd):
+def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, home, capfd):
     run_dir = tmp_path / "a run"
     run_dir.mkdir()
     film = run_dir / "eval_000000010.mp4"
@@ -563,7 +544,7 @@ def test_a_process_ends_though_wandb_hangs(tmp_path, hanging_server):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the service process in /proc")
-def test_a_killed_wandb_service_is_one_line(tmp_path, wandb_home, capfd):
+def test_a_killed_wandb_service_is_one_line(tmp_path, home, capfd):
     tracker = open_tracker(TrackingConfig(console=False), tmp_path, {}, {}, 100, None)
     printed = ""
     for step in range(600):
@@ -581,7 +562,7 @@ def test_a_killed_wandb_service_is_one_line(tmp_path, wandb_home, capfd):
     assert len(read(tmp_path / "metrics.jsonl")) == step + 1
 
 
-def test_a_hostile_wandb_id_is_refused(tmp_path, wandb_home, capfd):
+def test_a_hostile_wandb_id_is_refused(tmp_path, home, capfd):
     (tmp_path / "wandb_id").write_text("../../etc\n")
     tracker = open_tracker(TrackingConfig(console=False), tmp_path, {}, {}, 100, None)
     tracker.log(0, {"train/return": 1.0})

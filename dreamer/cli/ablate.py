@@ -26,15 +26,12 @@ INSTEAD = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do all runs that are not finished; returns 1 when some failed and 130 after an interrupt."""
+    """Do all runs that are not finished; returns 1 when some failed, 130 after an interrupt, 75 after other signals."""
     argv = with_current_names(argv)
     for option, instead in INSTEAD.items():
         if option_of(argv, option) is not None:
             raise UserError(f"{option}: an ablation has several; use {instead}")
-    try:
-        return ablate(parse(AblateArguments, "ablate", argv, default=_base(argv)))
-    except KeyboardInterrupt:
-        return 130
+    return ablate(parse(AblateArguments, "ablate", argv, default=_base(argv)))
 
 
 def _base(argv: Sequence[str]) -> AblateArguments:

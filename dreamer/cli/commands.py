@@ -104,7 +104,7 @@ def report(argv: Sequence[str]) -> int:
         page, summary = write_run_report(folder)
     else:
         page = write_ablation_report(folder)
-        summary = json.loads(page.with_suffix(".json").read_text())["verdict"]
+        summary = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["verdict"]
     show(*summary, "", f"report  {page}")
     return 0
 

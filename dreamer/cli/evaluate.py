@@ -19,7 +19,7 @@ from dreamer.runs.folder import open_run
 from dreamer.system.redaction import show, warn
 from dreamer.training import launch
 from dreamer.training.evaluate import Evaluator
-from dreamer.training.load import load
+from dreamer.training.load import load_with_step
 from dreamer.training.video import record_video
 
 MODES: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
@@ -62,17 +62,18 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
     if not 0 <= args.seed < SEEDS:
         raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
-    agent = load(args.run, args.device)
+    agent, step = load_with_step(args.run, args.device)
     factory = _factory(args)
     evaluator = Evaluator(factory, args.episodes, args.seed)
-    report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "episodes": args.episodes}
+    report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "step": step, "episodes": args.episodes}
     for mode in MODES:
         if args.mode in (mode, "both"):
             returns = evaluator.run(agent, mode).returns
             report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
             if not args.json:
                 spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
-                show(f"{mode:>6} actions: return {spread} (worst {returns.min():.1f}, best {returns.max():.1f})")
+                extremes = f"(worst {returns.min():.1f}, best {returns.max():.1f})"
+                show(f"{mode:>6} actions: return {spread} {extremes}, step {step:,}")
     evaluator.close()
     if args.json:
         show(json.dumps(report))

@@ -14,7 +14,7 @@ import tyro
 
 from dreamer.cli.parsing import parse
 from dreamer.config import SEEDS, DeviceName
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.openloop import folder
 from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
 from dreamer.runs.folder import open_run
@@ -67,7 +67,7 @@ def imagine(args: ImagineArguments) -> list[str]:
     try:
         media = folder.write(seen, target)
     except OSError as error:
-        raise UserError(f"cannot write to {target}: {error.strerror}") from None
+        raise UserError(f"cannot write to {target}: {reason(error)}") from None
     if args.json:
         errors = {key: {"unit": signal.unit} | signal.errors for key, signal in seen.signals.items()}
         result: dict[str, Any] = {"run": str(args.run), "step": step, "settings": dataclasses.asdict(seen.settings)}

@@ -5,16 +5,17 @@ A subcommand's module is imported when it is called, so that no command waits fo
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
 from dreamer.cli import commands
-from dreamer.errors import UserError
-from dreamer.system.isolation import ignore_current_folder, print_warnings
+from dreamer.errors import UserError, first_line, reason
+from dreamer.system.isolation import ignore_current_folder, print_warnings, use_utf8
 from dreamer.system.redaction import redact_command, show, warn
+from envs.process import INTERRUPTED, LOST, open_streams
 
 COMMANDS = {
     "train": "train an agent, or resume a run",
@@ -31,11 +32,29 @@ COMMANDS = {
     "report": "write a page about a run, or a comparison of the cores of an ablation",
 }
 """Subcommands and their descriptions; each is a function of `commands`, or `run` of the module of its name."""
+WRITING = ("train", "ablate")
+"""Commands whose result is a folder, so that one whose output cannot be written has done its work."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status; a user's mistake is one line on standard error and status 2."""
+    """Run a command and return its exit status.
+
+    A mistake of the user, and whatever the machine refuses, is one line on standard error and status 2. So is an output
+    that cannot be written, unless its reader left (`| head`).
+    """
+    if argv is None:
+        use_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_streams()
+    LOST.clear()
+    try:
+        status = _run(argv)
+    except SystemExit as stop:  # the help
+        raise SystemExit(_with_output(int(stop.code or 0))) from None
+    return status if argv and argv[0] in WRITING else _with_output(status)
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         show(*_usage())
         return 0 if argv else 2
@@ -49,10 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command(argv[1:])
     except UserError as error:
         warn(f"dreamer: {error}")
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (OSError, MemoryError) as error:
+        warn(f"dreamer: {first_line(error)}")
+    return 2
+
+
+def _with_output(status: int) -> int:
+    """Return an exit status, or 2 with a line where the output of a command was lost."""
+    error = LOST.get("stdout")
+    if error is None or getattr(error, "errno", None) == errno.EPIPE:
+        return status
+    warn(f"dreamer: cannot write standard output: {reason(error)}")
+    return 2
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

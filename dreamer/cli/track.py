@@ -152,7 +152,7 @@ def _began(run: RunFolder) -> float:
 def _state(path: Path, data: bytes) -> dict[str, Any]:
     """Return what W&B has, or a new W&B run where that is unknown or no longer the start of metrics.jsonl."""
     try:
-        state = json.loads(path.read_text())
+        state = json.loads(path.read_text(encoding="utf-8"))
         seen = data[: state["bytes"]]
         same = len(seen) == state["bytes"] and hashlib.sha256(seen).hexdigest() == state["sha256"]
         if same and RUN_ID.fullmatch(state["id"]) and isinstance(state["films"], list):

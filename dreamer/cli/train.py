@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,7 @@ from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
 from dreamer.training.load import Load
 from dreamer.training.loop import Result
-
-REQUEUE = os.EX_TEMPFAIL
-"""Exit status 75 of a run that saved and stopped on SIGTERM: a scheduler should start it again."""
-INTERRUPTED = 130
-"""Exit status of a run that was interrupted from the keyboard."""
+from envs.process import stopped_status
 
 
 @dataclass(frozen=True)
@@ -53,16 +48,13 @@ class TrainArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train and print the results; returns 0, 75 after SIGTERM or 130 after an interrupt."""
+    """Train and print the results; returns 0, 130 after an interrupt or 75 after another stop signal."""
     args = arguments(argv)
-    try:
-        result = _resume(args, argv) if args.resume is not None else _start(args, argv)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    result = _resume(args, argv) if args.resume is not None else _start(args, argv)
     trusted, destination = agreement(args.config), flags(foreign(as_kept(args.config.tracking, result.path)))
     if result.status == "interrupted":
         show(f"stopped; resume with: dreamer train --resume {shlex.quote(str(result.path))}{trusted}{destination}")
-        return REQUEUE if result.stopped_by == signal.SIGTERM else INTERRUPTED
+        return stopped_status(result.stopped_by)
     _print_result(result, trusted, destination)
     return 0
 

@@ -25,11 +25,13 @@ import torch
 from annotated_types import Ge
 
 from dreamer.batch import ROW_SCALARS, Batch, Row
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.stream import Stream
 from dreamer.system.files import sync_folder
 
+LEAST_CAPACITY = 1000
+"""Smallest capacity."""
 WAITING_BYTES = 2**30
 """States that may wait in memory; with more of them the checkpoint being written must be waited for."""
 
@@ -38,7 +40,7 @@ WAITING_BYTES = 2**30
 class ReplayConfig:
     """Replay buffer."""
 
-    capacity: Annotated[int, Ge(1000)] = 5_000_000
+    capacity: Annotated[int, Ge(LEAST_CAPACITY)] = 5_000_000
     """Rows kept over all environments; the oldest are overwritten."""
     online: bool = True
     """Train on the newest windows once before drawing uniformly."""
@@ -105,6 +107,7 @@ class Replay:
 
     def append(self, row: Row, packed: np.ndarray) -> None:
         """Add one row of every environment, with its packed core state `[env, packed]`."""
+        self._require_whole()
         records = np.zeros(len(self.streams), self.layout.dtype)
         for key in self.layout.obs_shapes:
             records[f"obs/{key}"] = row.obs[key]
@@ -118,6 +121,7 @@ class Replay:
 
     def sample(self) -> tuple[Batch, Positions]:
         """Draw `batch_size` sequences: first the queued newest ones, then uniformly over all possible starts."""
+        self._require_whole()
         positions = self._draw()
         length = self.batch_length + 1
         records = np.empty((self.batch_size, length), self.layout.dtype)
@@ -141,6 +145,7 @@ class Replay:
 
     def write_states(self, positions: Positions, packed: np.ndarray) -> None:
         """Replace the stored states of sampled rows by `packed` `[batch, time, packed]`; evicted rows are skipped."""
+        self._require_whole()
         steps = np.arange(self.batch_length)
         for index, start, states in zip(positions.stream, positions.start, packed, strict=True):
             stream = self.streams[index]
@@ -151,6 +156,10 @@ class Replay:
             else:
                 stream.waiting.update(zip(places.tolist(), states[kept], strict=True))
                 self._waiting_bytes += len(places) * states[0].nbytes
+
+    def _require_whole(self) -> None:
+        for stream in self.streams:
+            stream.require_whole()
 
     def _starts_per_stream(self) -> np.ndarray:
         rows = np.array([min(stream.head, self.capacity) for stream in self.streams])
@@ -199,12 +208,13 @@ class Replay:
                 stream.sync()
             sync_folder(self.path)
         except OSError as error:
-            raise UserError(f"cannot write replay in {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write replay in {self.path}: {reason(error)}") from error
 
     def commit(self) -> None:
         """Declare that the state last returned by `state_dict` is safe on disk."""
         if self._saving is None:
             raise RuntimeError("call state_dict() before commit()")
+        self._require_whole()
         for stream in self.streams:
             stream.commit()
         self.committed_head, self._saving, self._waiting_bytes = self._saving, None, 0

@@ -10,14 +10,15 @@ keeps the states that it was saved with.
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experience.layout import RowLayout
+from dreamer.system.files import require_same
 
 GROWTH = 4096
 """Rows by which the files grow until the ring has its full size."""
@@ -37,6 +38,10 @@ class Stream:
         """Slot of the state that the last checkpoint needs `[place]`."""
         self.waiting: dict[int, np.ndarray] = {}
         """States by place that are kept in memory until `commit`."""
+        self.maps: list[mmap.mmap] = []
+        """Maps of the files."""
+        self.statuses: list[os.stat_result] = []
+        """Statuses of the files when they were mapped."""
         self.rows: np.ndarray = np.zeros(0, layout.dtype)
         self.states: np.ndarray = np.zeros((0, 2, layout.packed_dim), np.float32)
 
@@ -45,12 +50,20 @@ class Stream:
         size = min(self.ring, -(-rows // GROWTH) * GROWTH)
         if size <= len(self.rows):
             return
-        row_map = map_file(self.files[0], self.layout.dtype, (size,))
-        state_map = map_file(self.files[1], np.dtype(np.float32), (size, 2, self.layout.packed_dim))
-        self.rows, self.states = row_map, state_map
+        sizes = [size * row_bytes for row_bytes in self.layout.row_bytes]
+        maps, statuses = zip(*map(map_file, self.files, sizes), strict=True)
+        self.maps, self.statuses = list(maps), list(statuses)
+        self.rows = np.frombuffer(maps[0], self.layout.dtype)
+        self.states = np.frombuffer(maps[1], np.float32).reshape(size, 2, self.layout.packed_dim)
         grown = size - len(self.live)
         self.live = np.concatenate([self.live, np.zeros(grown, np.uint8)])
         self.committed = np.concatenate([self.committed, np.ones(grown, np.uint8)])
+
+    def require_whole(self) -> None:
+        """Raise `UserError` if another process has cut a file, the map of which would end this one by SIGBUS."""
+        for file, its_map in zip(self.files, self.maps, strict=False):
+            if its_map.size() < len(its_map):
+                raise UserError(f"replay file {file} was cut while the run was using it")
 
     def append(self, record: np.void, state: np.ndarray) -> None:
         """Add a row and its packed state."""
@@ -92,18 +105,20 @@ class Stream:
 
     def sync(self) -> None:
         """Make everything stored safe against power loss; other threads may store meanwhile."""
-        for file in self.files:
-            if file.is_file():
-                descriptor = os.open(file, os.O_RDWR)
-                try:
-                    os.fsync(descriptor)  # also syncs the mapping, which shares the page cache
-                finally:
-                    os.close(descriptor)
+        for file, its_map, status in zip(self.files, list(self.maps), list(self.statuses), strict=False):
+            require_same(file, status, len(its_map))
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                os.fsync(descriptor)  # also syncs the mapping, which shares the page cache
+            finally:
+                os.close(descriptor)
 
 
-def map_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """Map a file of at least this size. Its blocks are allocated, so that a full disk is an error and not a signal."""
-    size = int(np.prod(shape)) * dtype.itemsize
+def map_file(path: Path, size: int) -> tuple[mmap.mmap, os.stat_result]:
+    """Map a file of at least this size, and return its status as well.
+
+    Its blocks are allocated, so that a full disk is an error and not a signal.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -111,8 +126,8 @@ def map_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.nda
                 os.posix_fallocate(descriptor, 0, max(size, 1))
             else:
                 os.truncate(descriptor, max(size, os.fstat(descriptor).st_size))
+            return mmap.mmap(descriptor, size), os.fstat(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UserError(f"cannot reserve {size / 2**20:.0f} MB for replay at {path}: {error.strerror}") from error
-    return np.asarray(np.memmap(path, dtype, "r+", shape=shape))
+        raise UserError(f"cannot reserve {size / 2**20:.0f} MB for replay at {path}: {reason(error)}") from error

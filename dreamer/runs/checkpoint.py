@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from dreamer.errors import UserError, first_line
+from dreamer.errors import UserError, first_line, reason
 from dreamer.system.files import sync_folder, write_atomically
+from dreamer.system.redaction import warn
 
 FORMAT = 1
 
@@ -37,11 +38,12 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     header = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
     path = folder / f"step_{step:012d}.ckpt"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # without its parents: the run folder may have been moved
         sync_folder(folder.parent)
         write_atomically(path, json.dumps(header).encode(), b"\n", data)
     except OSError as error:
-        raise UserError(f"cannot write checkpoint {path}: {error.strerror}; the previous one is intact") from error
+        intact = "; the previous one is intact" if any(_newest_first(folder)) else ""
+        raise UserError(f"cannot write checkpoint {path}: {reason(error)}{intact}") from error
     kept = [other for other in _newest_first(folder) if other.name <= path.name][:keep]
     for other in {*_newest_first(folder), *folder.glob("*.tmp")} - set(kept):
         other.unlink()
@@ -51,7 +53,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
 def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
     """Read the newest good checkpoint onto the CPU; returns its step, its state, and a line per damaged one skipped.
 
-    Raises `UserError` when there is none, or when it was written in another format.
+    These lines are printed as well. Raises `UserError` when there is none, or when it was written in another format.
     """
     skipped: list[str] = []
     for path in _newest_first(folder):
@@ -70,6 +72,8 @@ def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if not isinstance(state, dict):
                 raise ValueError("it holds no state")
+            if skipped:
+                warn(*skipped)
             return manifest["step"], state, skipped
         except UserError:
             raise

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dreamer.config import Config, from_json, to_json
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import VERSIONED, command_line, commit, package_version
 from dreamer.runs.trust import check_folder
 from dreamer.system.files import sync_folder, write_atomically
@@ -82,29 +82,34 @@ class RunFolder:
             write_atomically(self.path / "config.json", to_json(self.config).encode())
             write_atomically(self.path / "run.json", (json.dumps(self.info, indent=2) + "\n").encode())
         except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
+            raise UserError(f"cannot write to {self.path}: {reason(error)}") from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; raises `UserError` when another process trains in it."""
         try:
-            file = open(self.path / ".lock", "a")  # noqa: SIM115
+            file = open(self.path / ".lock", "ab")  # noqa: SIM115
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{self.path} is in use by another process") from None
         except OSError as error:
-            raise UserError(f"cannot lock {self.path}: {error.strerror}") from None
+            raise UserError(f"cannot lock {self.path}: {reason(error)}") from None
         with file:
             yield
 
 
-def create_run(path: Path, config: Config, device: str, origin: Mapping[str, Any] | None = None) -> RunFolder:
+def create_run(
+    path: Path, config: Config, device: str, origin: Mapping[str, Any] | None = None, unique: bool = False
+) -> RunFolder:
     """Create a run folder; raises `UserError` when it exists with content or cannot be written.
 
+    With `unique`, a path that exists gets a number, since several processes may choose the same name at once.
     `origin` is written to run.json at once: entries without which the run cannot be restarted. A configuration that
     holds a secret is refused as well, since it would be written, shown and sent to trackers.
     """
     _refuse_secrets(config)
+    if unique:
+        path = create_unique(path)
     _make_empty(path)
     info = {
         "command": command_line(),
@@ -129,10 +134,13 @@ def open_run(path: Path) -> RunFolder:
     """Open an existing run folder; raises `UserError` when it is not one or was written by another version."""
     check_folder(path)
     try:
-        text = (path / "config.json").read_text()
-        info = json.loads((path / "run.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"no run folder at {path}: {error.filename} is missing") from None
+        text = (path / "config.json").read_text(encoding="utf-8")
+        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        run = next((parent for parent in path.absolute().parents if (parent / "run.json").is_file()), None)
+        hint = f"; name the run folder that it belongs to: {run}" if run else ""
+        missing = "it is a file" if path.is_file() else f"{error.filename} is missing"
+        raise UserError(f"no run folder at {path}: {missing}{hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a run folder: {error}") from None
     if not isinstance(info, dict) or not isinstance(info.get("device"), str):
@@ -165,7 +173,7 @@ def _make_empty(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}") from None
+        raise UserError(f"cannot write to {path}: {reason(error)}") from None
     check_folder(path)
     _refuse_content(path)
 
@@ -175,10 +183,25 @@ def _refuse_content(path: Path) -> None:
     try:
         names = {file.name for file in path.iterdir()} if path.is_dir() else None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
     if names is None or names - UNBEGUN:
         hint = f"continue it with `dreamer train --resume {shlex.quote(str(path))}` or pick another --run-dir"
         raise UserError(f"{path} already exists; {hint}")
+
+
+def create_unique(path: Path) -> Path:
+    """Create the folder `path`, or where that exists `path_2`, `path_3`, ...; return its path."""
+    place, number = path, 1
+    while True:
+        try:
+            place.mkdir(parents=True)
+            sync_folder(place.parent)
+            return place
+        except FileExistsError:
+            number += 1
+            place = path.with_name(f"{path.name}_{number}")
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {reason(error)}") from None
 
 
 def default_path(config: Config, stamp: str = "") -> Path:

@@ -11,7 +11,7 @@ from dreamer.batch import Shapes, images
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
-from dreamer.experience.replay import ring_size
+from dreamer.experience.replay import LEAST_CAPACITY, ring_size
 from dreamer.experience.stream import GROWTH
 from dreamer.system.memory import GB, free_bytes, total_memory
 
@@ -65,8 +65,8 @@ def require_room(expected: Forecast, folder: Path) -> None:
     disk, memory = free_bytes(existing) + written, total_memory()
     for room, what in ((disk, f"are free on the disk of {existing}"), (memory, "is the memory of this machine")):
         if expected.total > room:
-            fitting = 10 ** max(0, math.floor(math.log10(max(1, room / expected.row_bytes))))
+            fitting = 10 ** math.floor(math.log10(max(1, room / expected.row_bytes)))
+            lower = f"--replay.capacity (such as {fitting}), " if fitting >= LEAST_CAPACITY else ""
             raise UserError(
-                f"{expected} would not fit: {room / GB:.1f} GB {what}; "
-                f"lower --replay.capacity (such as {fitting}), --steps, --size or --env.image-size"
+                f"{expected} would not fit: {room / GB:.1f} GB {what}; lower {lower}--steps, --size or --env.image-size"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer.config import Config
-from dreamer.errors import UserError, first_line
+from dreamer.errors import UserError, first_line, reason
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.destination import flags, foreign
 
@@ -129,4 +129,4 @@ def _entries(path: Path, limit: int) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}") from None

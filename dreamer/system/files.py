@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Replace the content of `path` by the joined parts; a crash leaves either the old or the new content."""
+def write_atomically(path: Path, *parts: str | bytes | memoryview) -> None:
+    """Replace the content of `path` by the joined parts; a crash leaves either the old or the new content.
+
+    Text is written as UTF-8. It may quote the name of a file in another encoding.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb", opener=_no_link) as file:
-            file.writelines(parts)
+            file.writelines(part.encode(errors="backslashreplace") if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -26,6 +30,16 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 def _no_link(path: str, flags: int) -> int:
     """Open a file for writing, but not a link to another file."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def require_same(path: Path, known: os.stat_result, size: int) -> None:
+    """Raise `OSError` unless `path` still leads to the file of this status, and that has `size` bytes or more."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        found = None
+    if found is None or not os.path.samestat(found, known) or found.st_size < size:
+        raise OSError(errno.ESTALE, "it was moved, replaced or cut while the run was using it")
 
 
 def sync_folder(path: Path) -> None:

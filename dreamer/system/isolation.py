@@ -1,4 +1,4 @@
-"""Isolation of the process from the current folder, which may be a run folder from somebody else."""
+"""Isolation of the process from its surroundings: the encoding of the locale, and the current folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,18 @@ MATPLOTLIBRC = "matplotlibrc"
 """Settings file that matplotlib reads from the current folder, before the user's own."""
 
 
+def use_utf8() -> None:
+    """Start this command again in UTF-8 mode if the locale has another encoding, in which few names can be written."""
+    if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.environ.setdefault("PYTHONIOENCODING", f"{getattr(sys.stdout, 'encoding', 'ascii')}:backslashreplace")
+        os.execv(sys.executable, sys.orig_argv)
+
+
 def ignore_current_folder() -> None:
-    """Import matplotlib from another folder if this one holds settings for it. Call it before threads are started.
+    """Import matplotlib from another folder if this one, which anybody may have made, holds settings for it.
+
+    Call it before threads are started.
 
     Such settings name modules to import, and programs and LaTeX to run.
     """

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
-from typing import Any
+
+from envs.process import LOST
 
 HIDDEN = "[secret]"
 NAME = r"(?:api[-_]?key|access[-_]?key|private[-_]?key|token|secret|passw(?:or)?d|credentials?)"
@@ -48,22 +48,28 @@ def visible(text: str) -> str:
 
 def show(*lines: str) -> None:
     """Print lines on standard output, each of them `visible` and without secrets."""
-    _print(lines, sys.stdout)
+    _print(lines, "stdout")
 
 
 def warn(*lines: str) -> None:
     """Print lines on standard error, each of them `visible` and without secrets."""
-    _print(lines, sys.stderr)
+    _print(lines, "stderr")
 
 
-def _print(lines: Iterable[str], stream: Any) -> None:
+def _print(lines: tuple[str, ...], name: str) -> None:
+    """Print lines; a stream that cannot be written is noted in `LOST`, and one that is closed is left alone."""
+    stream = getattr(sys, name)
+    if stream is None:
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    lines = list(lines)
     text = "\n".join(visible(redact(line)) for line in lines)
     whole = redact("\n".join(lines))
     if whole != "\n".join(map(redact, lines)):  # a secret of several lines, such as a private key
         text = visible(whole)
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError) as error:
+        LOST.setdefault(name, error)
 
 
 def _escape(character: str) -> str:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from dreamer.tracking.views import Status, View
+from envs.process import LOST
 
 SHOWN = {
     "time/env_steps_per_second": "{:,.0f} env steps/s",
@@ -46,9 +47,9 @@ class ConsoleView(View):
         self._latest: dict[str, float] = {}
         self._pace: deque[tuple[float, int]] = deque()
         self._last_shown = -math.inf
-        self._broken = False
+        self._broken = self._stream is None
         self._bar: _Bar | None = None
-        if _is_live(self._stream):
+        if not self._broken and _is_live(self._stream):
             self._guard(self._open_bar)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -104,8 +105,10 @@ class ConsoleView(View):
             return
         try:
             action()
-        except Exception:
+        except Exception as error:
             self._broken = True
+            if self._stream is sys.stdout and isinstance(error, OSError | ValueError):
+                LOST.setdefault("stdout", error)
 
 
 class _Bar(Progress):

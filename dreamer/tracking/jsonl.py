@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
+from dreamer.system.files import require_same
 from dreamer.system.redaction import warn
 from dreamer.tracking.metrics import is_registered
 
@@ -67,6 +68,7 @@ class JsonlWriter:
         """Flush everything written so far to the disk itself, so that a power loss does not lose it."""
         try:
             os.fsync(self._file.fileno())
+            require_same(self._path, os.fstat(self._file.fileno()), self._size)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -112,7 +114,7 @@ class JsonlWriter:
         self.last = _parse(line, str(self._path)) if line else {}
 
     def _failure(self, error: OSError) -> UserError:
-        return UserError(f"cannot write {self._path}: {error.strerror}")
+        return UserError(f"cannot write {self._path}: {reason(error)}")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -124,7 +126,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
     lines = data.split(b"\n")[:-1]
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dreamer.errors import first_line
 from dreamer.system.files import write_atomically
 from dreamer.tracking.destination import PLACE, own_settings, settings_here
+from envs.process import shielded
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -28,7 +29,7 @@ def run_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id"
     if not path.exists():
         write_atomically(path, f"{secrets.token_hex(4)}\n".encode())
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         kept = file.read(1000).strip()
     if not RUN_ID.fullmatch(kept):
         raise ValueError(f"{path} does not hold a W&B run id; delete it to start a new W&B run")
@@ -51,7 +52,7 @@ def open_session() -> None:
     import wandb
     from wandb.sdk import wandb_setup
 
-    with own_places_only():
+    with own_places_only(), shielded():
         if wandb_setup.singleton().most_recent_active_run is None:
             wandb.setup(wandb.Settings(silent=True))
 

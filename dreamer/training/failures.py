@@ -1,4 +1,4 @@
-"""Reports of training environments that failed."""
+"""Reports of what failed without ending the run: environments, and the console."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from dreamer.errors import first_line
+from dreamer.errors import first_line, reason
 from dreamer.experience.collect import Collector
 from dreamer.system.redaction import redact, warn
+from envs.process import LOST, STREAMS
 
 
 def report_failures(collector: Collector[Any], step: int, folder: Path) -> int:
@@ -20,8 +21,21 @@ def report_failures(collector: Collector[Any], step: int, folder: Path) -> int:
     file = folder / "environments.log"
     for index, text in failures:
         warn(f"environment {index} failed: {first_line(text)} (see {file})")
-        with contextlib.suppress(OSError):  # a full disk is reported by what the run itself writes
-            folder.mkdir(exist_ok=True)
-            with open(file, "a") as log:
-                log.write(redact(f"step {step}, environment {index}: {text}\n"))
+        _append(file, f"step {step}, environment {index}: {text}\n")
     return len(failures)
+
+
+def report_lost_streams(reported: set[str], step: int, folder: Path) -> None:
+    """Report each standard stream that cannot be written on the other one and in `folder`, unless it is `reported`."""
+    for name in LOST.keys() - reported:
+        line = f"{STREAMS[name]} cannot be written: {reason(LOST[name])}; the run continues"
+        warn(f"dreamer: {line}")
+        _append(folder / "console.log", f"step {step}: {line}\n")
+    reported.update(LOST)
+
+
+def _append(file: Path, text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk is reported by what the run itself writes
+        file.parent.mkdir(exist_ok=True)
+        with open(file, "a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(redact(text))

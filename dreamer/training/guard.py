@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dreamer.config import GuardConfig
-from dreamer.errors import NotFinite, UserError
+from dreamer.errors import NotFinite, UserError, reason
 from dreamer.runs.checkpoint import snapshot
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import warn
@@ -76,7 +76,7 @@ class Guard:
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, buffer.getbuffer())
         except OSError as error:  # the run matters more
-            warn(f"cannot keep the batch at {path}: {error.strerror}")
+            warn(f"cannot keep the batch at {path}: {reason(error)}")
             return None
         return path
 

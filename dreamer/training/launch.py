@@ -29,6 +29,7 @@ from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
 from dreamer.training.run import complete_again, run_plan
 from dreamer.training.state import Progress
+from envs.worker import end_unguarded_import
 
 MakeEnv = Callable[[], gymnasium.Env]
 """Constructor of a user's environment."""
@@ -56,6 +57,7 @@ def train(
     Raises:
         UserError: for everything that the user can correct.
     """
+    end_unguarded_import()
     if start_from is None and load != "all":
         raise UserError(f"--load {load} says what to take from another run: name that run with --from")
     config = validated(config)
@@ -80,7 +82,7 @@ def train(
         origin["start_from"] = {"path": str(Path(start_from).resolve()), "load": load}
     if make_env is not None:
         origin["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
-    folder = create_run(path, config, device, origin)
+    folder = create_run(path, config, device, origin, unique=run_dir is None)
     with folder.locked():
         folder.info["parallel"] = choose_parallel(config, factory)
         return run_plan(plan, folder, weights=weights)
@@ -104,6 +106,7 @@ def resume(
     no data for an entity or a project that only the folder names, unless `wandb-entity=NAME` or `wandb-project=NAME` is
     trusted, or `config` changes it.
     """
+    end_unguarded_import()
     folder = open_run(Path(path))
     old, changed = folder.config, dict[str, Effect]()
     if config is not None:
@@ -127,9 +130,7 @@ def resume(
             return run_plan(plan, folder, weights=weights, foreign=elsewhere)
         if start_from is not None:
             raise UserError(f"--from {start_from}: {path} has weights of its own; resume it without --from")
-        step, state, skipped = checkpoint.load(folder.checkpoints)
-        for line in skipped:
-            warn(line)
+        step, state, _ = checkpoint.load(folder.checkpoints)
         with understood(folder.checkpoints):
             check_counters(state, step)
         folder.info.setdefault("resumed", []).append(command_line())

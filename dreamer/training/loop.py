@@ -14,7 +14,7 @@ from dreamer.runs.folder import RunFolder
 from dreamer.system.meters import peak_rss_mb
 from dreamer.tracking import Tracker
 from dreamer.training.evaluate import Evaluator, Stopped, summarize
-from dreamer.training.failures import report_failures
+from dreamer.training.failures import report_failures, report_lost_streams
 from dreamer.training.media import show_open_loop, show_video
 from dreamer.training.plan import Plan
 from dreamer.training.saver import Saver
@@ -47,6 +47,8 @@ class Trainer:
         self.evaluator, self.tracker = evaluator, tracker
         keep = self.config.loop.keep_checkpoints
         self.saver = Saver(run, tracker, folder.checkpoints, keep, self.config.seed)
+        self.reported: set[str] = set()
+        """Standard streams that cannot be written, and whose loss is reported."""
         self.stop_signal = 0
         """Number of the signal that requested a stop; 0 if none did."""
 
@@ -95,6 +97,7 @@ class Trainer:
         self.evaluate_if_due()
         self.saver.save()
         self.saver.finish()
+        report_lost_streams(self.reported, progress.step, self.folder.faults)
         status: Literal["finished", "interrupted"]
         status = "finished" if progress.finished(self.config.steps) else "interrupted"
         return Result(self.folder.path, status, progress.evaluation, progress.step, self.stop_signal)
@@ -131,6 +134,7 @@ class Trainer:
         values |= self.clock.take(progress.step, learner.updates) | {"time/peak_rss_mb": peak_rss_mb()}
         with self.clock("tracking"):
             self.tracker.log(progress.step, values)
+        report_lost_streams(self.reported, progress.step, self.folder.faults)
 
     def evaluate_if_due(self) -> None:
         """Evaluate, then evaluate open loop, if that is due. What a requested stop prevents remains due.

@@ -17,6 +17,7 @@ def show_video(plan: Plan, agent: Agent, folder: RunFolder, step: int, tracker: 
     """Record an evaluation episode and pass the video to the tracker."""
     path = folder.videos / f"eval_{step:09d}.mp4"
     try:
+        path.parent.mkdir(exist_ok=True)  # without its parents: the run folder may have been moved
         record_video(agent, plan.factory, path, plan.config.seed, timeout=plan.config.env.timeout)
     except Exception as error:
         warn(f"no video: {error}")
@@ -48,6 +49,7 @@ def show_open_loop(plan: Plan, agent: Agent, folder: RunFolder, step: int, track
     try:
         settings = replace(DURING_TRAINING, seed=plan.config.seed)
         found = evaluate(agent, plan.factory, settings, plan.config.env.timeout)
+        files.folder_of(folder.path, step).parent.mkdir(exist_ok=True)  # without its parents
         media = files.write(found, files.folder_of(folder.path, step))
         tracker.log(step, metrics(found))
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -20,6 +20,7 @@ from dreamer.training.loop import Result, Trainer
 from dreamer.training.media import show_curve
 from dreamer.training.plan import Plan
 from dreamer.training.state import RunState
+from envs.process import INSISTENT, stop_signals
 
 
 def run_plan(
@@ -108,19 +109,15 @@ def _describe(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> No
 
 @contextmanager
 def _graceful_stop(trainer: Trainer) -> Iterator[None]:
-    """On SIGINT or SIGTERM finish the step, save and return; a second signal ends the process at once."""
+    """On a stop signal finish the step, save and return; a second SIGINT or SIGTERM ends the process at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        warn(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
-        trainer.stop_signal = number
+        if number in INSISTENT:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if not trainer.stop_signal:
+            trainer.stop_signal = number
+            with suppress(RuntimeError):  # it came while the same stream was being written
+                warn(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
 
-    try:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller owns the signals
-        previous = {}
-    try:
+    with stop_signals(stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -23,7 +23,7 @@ from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job, do_all
 from dreamer.experiments.ablation.manifest import MANIFEST, AblateArguments, check_target, manifest
 from dreamer.runs import checkpoint
-from dreamer.runs.folder import RunFolder
+from dreamer.runs.folder import RunFolder, create_unique
 from dreamer.runs.trust import agreement, check_counters, understood
 from dreamer.system.device import choose_device
 from dreamer.system.files import write_atomically
@@ -31,10 +31,11 @@ from dreamer.system.redaction import redact, show
 from dreamer.tracking import read
 from dreamer.tracking.destination import flags, foreign
 from dreamer.training.state import Progress as RunProgress
+from envs.process import stopped_status
 
 
 def ablate(args: AblateArguments) -> int:
-    """Do all unfinished runs. Returns 0 when all runs are finished, 1 when some failed, 130 when stopped by a signal.
+    """Do all unfinished runs. Returns 0 when all are finished, 1 when some failed, `stopped_status` after a signal.
 
     Raises `UserError` for every mistake that can be known before the first run starts.
     """
@@ -45,6 +46,8 @@ def ablate(args: AblateArguments) -> int:
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
     configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params)
+    if args.folder is None:
+        folder = create_unique(folder)
     logs = {trial: folder / "logs" / f"{'_'.join(trial.place.parts)}.log" for trial in pending}
     jobs = [Job(trial, folder / trial.place, logs[trial], configs[trial]) for trial in pending]
     try:
@@ -55,16 +58,14 @@ def ablate(args: AblateArguments) -> int:
                 write_atomically(folder / MANIFEST, manifest(args).encode())
             show(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished")
             progress = Progress(folder / "failures.json", len(trials), pending)
-            done = do_all(jobs, args.jobs, progress.started, progress.ended)
-    except BrokenPipeError:
-        raise
+            stopped_by = do_all(jobs, args.jobs, progress.started, progress.ended)
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
     resume = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
     resume += flags(foreign(args.config.tracking))
-    if not done:
+    if stopped_by:
         show(f"stopped; resume with: {resume}")
-        return 130
+        return stopped_status(stopped_by)
     for trial, reason in progress.failures.items():
         show(f"failed  {trial}: {reason}")
     if progress.failures:
@@ -133,7 +134,7 @@ class Progress:
 
 def _failures_in(path: Path) -> dict[Trial, str]:
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
         return {Trial(entry["task"], entry["core"], entry["seed"]): entry["error"] for entry in entries}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -19,9 +19,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import envs
 from dreamer.config import Config, from_json, to_json
@@ -34,6 +35,7 @@ from dreamer.system.redaction import warn
 from dreamer.tracking import destination
 from dreamer.training import launch
 from dreamer.training.loop import Result
+from envs.process import INSISTENT, open_streams, stop_signals, stopped_status
 
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
@@ -54,14 +56,20 @@ class Job:
     config: Config
 
 
-def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ended: Callable[[Job, str], None]) -> bool:
-    """Do jobs, at most `limit` at a time. Returns True when all were done, False after SIGINT or SIGTERM.
+def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ended: Callable[[Job, str], None]) -> int:
+    """Do jobs, at most `limit` at a time. Returns 0 when all were done, or the signal that stopped them.
 
     `ended` gets the job and its error, which is empty for a finished run. It is not called for a job that was stopped.
-    The first signal lets the children save a checkpoint; a second one ends them at once.
+    The first signal lets the children save a checkpoint; another SIGINT or SIGTERM ends them at once.
     """
     waiting, running = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, int]]()
-    with _signals() as received:
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if not received or number in INSISTENT:
+            received.append(number)
+
+    with stop_signals(receive):
         forwarded = 0
         try:
             while running or (waiting and not received):
@@ -84,7 +92,7 @@ def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ende
             for child in running:
                 child.kill()
                 _release(child)
-    return not received
+    return received[0] if received else 0
 
 
 def work(run_dir: Path) -> int:
@@ -92,9 +100,11 @@ def work(run_dir: Path) -> int:
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.argv = order["command"]  # for run.json
+    open_streams()
     ignore_current_folder()
     try:
-        return 0 if _start_or_resume(run_dir, from_json(order["config"])).status == "finished" else 130
+        result = _start_or_resume(run_dir, from_json(order["config"]))
+        return 0 if result.status == "finished" else stopped_status(result.stopped_by)
     except UserError as error:
         message = str(error)
     except Exception as error:
@@ -139,7 +149,7 @@ def _start(job: Job, limit: int) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             bufsize=0,
-            env=os.environ | shared,
+            env=os.environ | shared | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
     assert child.stdin is not None
@@ -165,21 +175,6 @@ def _error(code: int, log: Path, offset: int) -> str:
     lines = [line for line in log.read_bytes()[offset:].decode(errors="replace").splitlines() if line.strip()]
     own = [line.removeprefix("dreamer: ") for line in lines if line.startswith("dreamer: ")]
     return (own or lines or [f"exit status {code}"])[-1]
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of exiting."""
-    received: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from dreamer.config import Config, from_json
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
 
@@ -50,7 +50,7 @@ def arguments_of(folder: Path) -> AblateArguments:
     check_folder(folder)
     path = folder / MANIFEST
     try:
-        written = json.loads(path.read_text())
+        written = json.loads(path.read_text(encoding="utf-8"))
         if written["format"] != FORMAT:
             raise UserError(f"it has format {written['format']}, this version reads format {FORMAT}")
         return AblateArguments(
@@ -95,7 +95,7 @@ def check_target(folder: Path, args: AblateArguments) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"cannot use {folder} as a folder: {error.strerror}") from None
+        raise UserError(f"cannot use {folder} as a folder: {reason(error)}") from None
     if not names - UNSTARTED:
         return
     if MANIFEST not in names:

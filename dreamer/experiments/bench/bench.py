@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from dreamer.config import Config, SizeName, override, resized, validated, words
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experiments.ablation import grid
 from dreamer.experiments.bench.costs import Subject, in_turn, sgemm_gflops, shares_of_loop, timed
 from dreamer.system.device import choose_device
@@ -146,10 +146,10 @@ def measure_scaling(config: Config, device: str, updates: int, folder: Path) -> 
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scaling.json").write_text(json.dumps(found, indent=1) + "\n")
+        (folder / "scaling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         _draw_scaling(found, folder / "scaling.png")
     except OSError as error:
-        raise UserError(f"--scaling: cannot write to {folder}: {error.strerror}") from None
+        raise UserError(f"--scaling: cannot write to {folder}: {reason(error)}") from None
     return found
 
 

@@ -156,7 +156,7 @@ def _open_folder(args: ExamArguments) -> None:
         (args.folder / "parts").mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, (json.dumps(args.settings(), indent=1) + "\n").encode())
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use {args.folder} for an exam: {error}") from None
     now = args.settings()
@@ -172,7 +172,10 @@ def _gather(args: ExamArguments, names: list[str]) -> dict[str, Any]:
     parts: dict[str, dict[str, list[Any]]] = {}
     for part in get_args(Part):
         paths = {name: [_path(args.folder, part, (name, seed)) for seed in range(args.seeds)] for name in names}
-        found = {name: [json.loads(path.read_text()) for path in paths[name] if path.exists()] for name in names}
+        found = {
+            name: [json.loads(path.read_text(encoding="utf-8")) for path in paths[name] if path.exists()]
+            for name in names
+        }
         parts[part] = {name: runs for name, runs in found.items() if runs}
     return {
         "settings": args.settings() | {"seeds": args.seeds},

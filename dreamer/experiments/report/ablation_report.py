@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
 from dreamer.experiments.report.ablation_sections import Excluded
 from dreamer.experiments.report.analysis import THRESHOLDS, analyse
@@ -56,13 +56,11 @@ def write_ablation_report(folder: Path) -> Path:
     )
     try:
         svg = ablation_figures.draw(analysis, folder / "figures")
-        write_atomically(
-            folder / "report.json", (json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n").encode()
-        )
-        write_atomically(folder / "report.md", markdown(document).encode())
-        write_atomically(folder / "report.html", html(document, svg).encode())
+        write_atomically(folder / "report.json", json.dumps(_plain(numbers), indent=1, allow_nan=False), "\n")
+        write_atomically(folder / "report.md", markdown(document))
+        write_atomically(folder / "report.html", html(document, svg))
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        raise UserError(f"cannot write to {folder}: {reason(error)}") from None
     return folder / "report.html"
 
 

@@ -183,7 +183,7 @@ def _reported_failures(path: Path) -> list[Failure]:
                 f"{entry['task']} {entry['core']} seed {entry['seed']}",
                 textwrap.shorten(redact(str(entry["error"])), 300),
             )
-            for entry in json.loads(path.read_text())
+            for entry in json.loads(path.read_text(encoding="utf-8"))
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [Failure(path.name, f"not a list of failures: {type(error).__name__}")]

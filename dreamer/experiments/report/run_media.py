@@ -47,7 +47,7 @@ def read_imagination(folder: Path) -> Imagination | None:
     if newest is None:
         return None
     try:
-        record = json.loads((newest / openloop.RECORD).read_text())
+        record = json.loads((newest / openloop.RECORD).read_text(encoding="utf-8"))
         with matplotlib.rc_context(STYLE):
             drawn = {name: svg(figure) for name, figure in figures(record)}
         return Imagination(

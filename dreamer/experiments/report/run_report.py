@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dreamer.config import Config, compose, leaves
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experiments.report import run_media
 from dreamer.experiments.report.document import Document, Section, Table, html
 from dreamer.experiments.report.run_folders import MARKS, Run, read_run
@@ -63,9 +63,9 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
     subtitle = f"{run.core}, size {run.config.size}, seed {run.seed}; {folder.resolve().name}"
     figures = _draw(records, groups) | (imagination.figures if imagination else {})
     try:
-        write_atomically(folder / PAGE, html(Document(run.task, subtitle, summary, sections), figures).encode())
+        write_atomically(folder / PAGE, html(Document(run.task, subtitle, summary, sections), figures))
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        raise UserError(f"cannot write to {folder}: {reason(error)}") from None
     return folder / PAGE, summary
 
 
