@@ -91,7 +91,7 @@ class LaProp:
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig, root: nn.Module | None = None):
         self.config, self.decay = config, Decay(config.decay, FINAL_FRACTION)
-        self.params = list(params)
+        self.params: list[Tensor] = list(params)
         self.sizes = [param.numel() for param in self.params]
         device = self.params[0].device
         self.rows, leaders = clip_pieces(self.params, root if config.clip_groups == "v3" else None)
