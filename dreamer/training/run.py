@@ -62,11 +62,10 @@ def run_plan(
             return result
 
 
-def complete(folder: RunFolder, tracker: Tracker | None, result: Result) -> None:
+def complete(folder: RunFolder, tracker: Tracker, result: Result) -> None:
     """Do what follows the last checkpoint. A run that is killed meanwhile does it again when it is resumed."""
-    if tracker is not None:
-        tracker.summary(result.evaluation)
-        tracker.close(result.status)
+    tracker.summary(result.evaluation)
+    tracker.close(result.status)
     show_curve(folder)
     if result.status == "finished":
         folder.info["complete"] = result.step
@@ -93,8 +92,8 @@ def _open_tracker(folder: RunFolder, offset: int | None, foreign: Mapping[str, s
 
 def _describe(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> None:
     """Write config.json and run.json, now with the sizes of agent and replay, and all that rounding depends on."""
-    expected, compiled = plan.forecast, run.learner.compiled
-    now = {"device": plan.device, "threads": torch.get_num_threads(), "compiled": compiled, "torch": torch.__version__}
+    expected, compiled, torch_version = plan.forecast, run.learner.compiled, str(torch.__version__)
+    now = {"device": plan.device, "threads": torch.get_num_threads(), "compiled": compiled, "torch": torch_version}
     former = folder.numerics if resumed else now
     differ = [f"{name} {former[name]} -> {value}" for name, value in now.items() if former.get(name, value) != value]
     if differ:
