@@ -13,8 +13,11 @@ import gymnasium
 import numpy as np
 
 from envs.errors import UserError, first_line
-from envs.interface import LARGEST_REWARD, Arrival, BuildEnv, Observation, StepResult, StreamPosition
+from envs.interface import Arrival, BuildEnv, Observation, StepResult, StreamPosition
 from envs.watchdog import WATCHDOG
+
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+"""Largest magnitude of a reward, which replay stores as float32."""
 
 
 class Guarded(gymnasium.Wrapper):

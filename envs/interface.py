@@ -8,8 +8,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-LARGEST_REWARD = float(np.finfo(np.float32).max)
-"""Largest magnitude of a reward, which replay stores as float32."""
 Observation = dict[str, np.ndarray]
 """Observation of a prepared environment: float32 vectors, one-hot vectors and uint8 images by key."""
 ResetResult = tuple[Observation, dict[str, Any]]

@@ -13,7 +13,7 @@ from gymnasium.wrappers import TimeLimit
 from envs.dmc import DMC
 from envs.episodes import SeededEpisodes
 from envs.errors import UserError
-from envs.interface import LARGEST_REWARD, Observation
+from envs.interface import Observation
 from envs.partial import partially_observed
 from envs.pixels import Pixels
 from envs.settings import DEFAULTS, EnvSettings
@@ -114,12 +114,9 @@ def _reward(reward: Any) -> float:
         shape = f" of shape {np.shape(reward)}" if np.ndim(reward) else ""
         raise ValueError(f"the reward must be a number, got {type(reward).__name__}{shape}")
     try:
-        number = float(reward)
+        return float(reward)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"the reward must be a number: {error}") from None
-    if not abs(number) <= LARGEST_REWARD:
-        raise ValueError(f"the reward is {number}, which is not finite as float32")
-    return number
 
 
 def _flag(name: str, value: Any) -> bool:
