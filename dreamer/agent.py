@@ -12,26 +12,25 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
+from dreamer.behavior.acting import ActionMode, Carry, checked_carry
 from dreamer.behavior.actor_critic import ActorCritic, ActorCriticConfig, Metrics
 from dreamer.behavior.imagination import frozen, imagine
 from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
-from dreamer.experience.spaces import observation_tensors
+from dreamer.experience.spaces import episode_starts, observation_tensors
 from dreamer.nn.distributions import multiplies_bfloat16
 from dreamer.nn.optim import Decay, LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
-
-ActionMode = Literal["sample", "mode"]
+from envs.ranges import CountOrNone, Many
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,13 @@ class AgentConfig:
     """Actor and critic."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer of everything."""
-    imagination_horizon: Annotated[int, Ge(1)] = 15
+    imagination_horizon: Many = 15
     """Transitions per imagined rollout."""
-    imagination_starts: Annotated[int, Ge(0)] = 0
+    imagination_starts: CountOrNone = 0
     """Number of last steps of each sequence from which imagined rollouts start, at least 2; 0 means all steps."""
     precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata={"before": "float32"})
     """Type of matrix products; auto is bfloat16 on GPUs that have it and float32 elsewhere. Parameters, distributions,
     divergences and returns are always float32."""
-
-
-@dataclass(frozen=True)
-class Carry:
-    """Recurrent state of acting, carried from one observation to the next."""
-
-    state: Struct
-    """Filtered core state, leading axis `[env]`."""
-    action: Float[Tensor, "env action"]
-    """The last action vector."""
 
 
 class Agent(nn.Module):
@@ -152,6 +141,7 @@ class Agent(nn.Module):
         is_first: Bool[Tensor, " env"],
         carry: Carry,
         mode: ActionMode = "sample",
+        deterministic: bool = False,
     ) -> Carry:
         """Filter one row of every environment and choose actions. Acting is filtering a sequence of length one.
 
@@ -161,25 +151,32 @@ class Agent(nn.Module):
         with self.autocast():
             embeds = self.world_model.embed(obs).unsqueeze(1)
             state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
-            action = self.actor_critic.policy(mode == "sample")(core.features(state))
+            state = core.at_mode(state) if deterministic else state
+            action = self.actor_critic.policy(mode == "sample" and not deterministic)(core.features(state))
         return Carry(state.map(Tensor.float), action)
 
     def act(
-        self, obs: Any, is_first: Any = False, state: Carry | None = None, mode: ActionMode = "sample"
+        self,
+        obs: Any,
+        is_first: Any = False,
+        state: Carry | None = None,
+        mode: ActionMode = "sample",
+        deterministic: bool = False,
     ) -> tuple[Any, Carry]:
         """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy arrays).
 
         A bare array is the observation of an agent with one key. A leading environment axis is allowed. Pass the
-        returned state to the next call; at the start of an episode pass `is_first=True`, or no state. Returns the
-        action (a float array `[action]` clipped to [-1, 1], or an integer) and the new state. Raises `ValueError` for
-        observations that differ from those in training.
+        returned state to the next call; at the start of an episode pass `is_first=True`, or no state. `mode` is
+        "sample" or "mode": a sample of the policy or its mode, both on a sampled latent. With `deterministic` policy
+        and latent take their mode, and the same observations always give the same actions. Returns the action (a float
+        array `[action]` clipped to [-1, 1], or an integer) and the new state. Raises `ValueError` for a wrong argument.
         """
         tensors, single = observation_tensors(obs, self.obs_shapes)
         num_envs = next(iter(tensors.values())).shape[0]
-        begins = True if state is None else is_first
-        first = torch.as_tensor(np.broadcast_to(np.asarray(begins, bool), (num_envs,)).copy())
-        carry = self.initial_carry(num_envs) if state is None else state
-        carry = self.step({k: v.to(self.device) for k, v in tensors.items()}, first.to(self.device), carry, mode)
+        first = episode_starts(is_first, num_envs) | (state is None)
+        carry = checked_carry(state, self.initial_carry(num_envs), mode)
+        rows = {key: value.to(self.device) for key, value in tensors.items()}
+        carry = self.step(rows, first.to(self.device), carry, mode, deterministic)
         action = self.env_action(carry.action)
         return (action[0] if single else action), carry
 

@@ -9,14 +9,19 @@ from contextlib import contextmanager
 LABMAZE = "; locomotion tasks of dm_control need labmaze, which has no wheel for Python 3.13 and later"
 """What follows the message where an import fails for want of labmaze."""
 
+LONGEST = 2000
+"""Characters of a message."""
+
 
 class UserError(ValueError):
     """A mistake of the user, reported in one line that says what to do, without a traceback.
 
-    The line may quote a file or a name from outside, so line breaks and control characters in it are replaced.
+    The line may quote a file or a name from outside, so line breaks and control characters in it are replaced, and what
+    is longer than any message is cut off.
     """
 
     def __init__(self, message: str) -> None:
+        message = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
         super().__init__("".join(c if c.isprintable() else " " if c.isspace() else "?" for c in message))
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Interval
 
 from envs.errors import UserError, did_you_mean
+from envs.ranges import CountOrNone, Few, NonNegative, Pixels, Probability, checked
 
 Observations = Literal["state", "pixels", "both"]
-Size = tuple[int, int]
+Size = tuple[Pixels, Pixels]
 """Height and width in pixels."""
-Probability = Annotated[float, Ge(0), Lt(1)]
-StandardDeviation = Annotated[float, Ge(0)]
 LONGEST_LITERAL = 10_000
 """Longest text of an argument that is read as a literal, in characters."""
 
@@ -28,9 +24,9 @@ LONGEST_LITERAL = 10_000
 class TaskSettings:
     """Settings that belong to the task that an agent learns; a run keeps them in its configuration."""
 
-    repeat: Annotated[int, Ge(1)] = 1
+    repeat: Few = 1
     """Environment steps per agent step (action repeat); rewards are summed."""
-    time_limit: Annotated[int, Ge(0)] = 0
+    time_limit: CountOrNone = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
     extend_limit: bool = field(default=True, metadata={"before": False})
     """Let a longer time_limit replace a shorter limit of the task, which would otherwise remain."""
@@ -48,7 +44,7 @@ class TaskSettings:
     """Observations to take as images, whatever their dtype; their bounds become 0 and 255."""
     vectors: tuple[str, ...] = ()
     """Observations to take as vectors, whatever their bounds."""
-    camera: int | None = None
+    camera: Annotated[int, Interval(ge=-1, le=1000)] | None = None
     """Camera for frames of dmc tasks, -1 for the free camera; None takes the task's default."""
     shadows: bool = True
     """Draw dmc tasks with shadows and reflections, which take most of the time without a graphics card."""
@@ -56,7 +52,7 @@ class TaskSettings:
     """Observations to remove: keys, or `velocities` for all that are known to be velocities."""
     flicker: Probability = 0.0
     """Probability that a whole observation is replaced by zeros, the first of an episode included."""
-    obs_noise: StandardDeviation = 0.0
+    obs_noise: NonNegative = 0.0
     """Standard deviation of the Gaussian noise added to every observed value; images are in units of 255."""
 
 
@@ -64,7 +60,7 @@ class TaskSettings:
 class EnvSettings(TaskSettings):
     """All settings of an environment: those of its task, and those for evaluation and videos."""
 
-    cap: int = 0
+    cap: CountOrNone = 0
     """Environment steps after which an episode is truncated, if its own limit is not shorter; 0 is none."""
     blank: tuple[str, ...] = ()
     """Observations to replace by zeros, for an agent that was trained on them; names as for `hide`."""
@@ -86,10 +82,7 @@ class EnvSettings(TaskSettings):
             if name not in names:
                 hint = did_you_mean(name, names)
                 raise UserError(f"no environment setting '{name}'; {hint}settings are {', '.join(names)}")
-        settings = dataclasses.replace(self, **changes)
-        for name, limits in _limits().items():
-            _require(name, getattr(settings, name), limits)
-        return settings
+        return checked(dataclasses.replace(self, **changes))
 
 
 DEFAULTS = EnvSettings()
@@ -119,30 +112,3 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text) if len(text) <= LONGEST_LITERAL else text
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
-
-
-@functools.cache
-def _limits() -> dict[str, list[Ge | Lt]]:
-    """Limits of every setting that has any."""
-    limits = {}
-    for name, hint in get_type_hints(EnvSettings, include_extras=True).items():
-        found = [entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Ge | Lt)]
-        if found:
-            limits[name] = found
-    return limits
-
-
-def _require(name: str, value: Any, limits: list[Ge | Lt]) -> None:
-    """Raise UserError unless a value is a finite number within its limits."""
-    words = [f"at least {limit.ge}" if isinstance(limit, Ge) else f"below {limit.lt}" for limit in limits]
-    if not isinstance(value, Real):
-        words.insert(0, "a number")
-    elif not math.isfinite(value):
-        words.insert(0, "finite")
-    elif all(_within(value, limit) for limit in limits):
-        return
-    raise UserError(f"{name} must be {' and '.join(words)}, got {value!r}")
-
-
-def _within(value: Any, limit: Ge | Lt) -> bool:
-    return bool(value >= limit.ge if isinstance(limit, Ge) else value < limit.lt)

@@ -203,6 +203,74 @@ def test_mode_actions_are_those_of_the_policy_and_samples_differ():
     assert len(set(map(tuple, draws))) == 4
 
 
+@pytest.mark.parametrize("latent", [f"{core}:{name}" for core, names in LATENTS.items() for name in names or ("auto",)])
+@pytest.mark.parametrize("action", [CONTINUOUS, DISCRETE])
+def test_deterministic_actions_depend_on_the_observations_alone(latent, action):
+    """Whatever the seed and the mode, over several steps; `mode` alone draws the latent, but for a core without one."""
+    core, _, name = latent.partition(":")
+    agent = make_agent({"dynamics.core": core, "dynamics.latent": name}, action)
+    awaken(agent)
+    rows = [{key: np.full(size, value) for key, size in OBS.items()} for value in (1.0, -2.0, 0.5)]
+
+    def chosen(seed, **kwargs):
+        torch.manual_seed(seed)
+        carry, vectors = None, []
+        for obs in rows:
+            _, carry = agent.act(obs, False, carry, **kwargs)
+            vectors.append(torch.cat([carry.action, agent.pack_carry(carry)], -1))
+        return torch.stack(vectors)
+
+    expected = chosen(0, deterministic=True)
+    assert torch.equal(chosen(1, deterministic=True), expected)
+    assert torch.equal(chosen(2, mode="mode", deterministic=True), expected)
+    assert torch.equal(chosen(0, mode="mode"), chosen(3, mode="mode")) == (core == "rnn")
+    with mode_latents():
+        torch.testing.assert_close(chosen(4, mode="mode"), expected)
+
+
+WRONG = {
+    "mode": ({"mode": "greedy"}, r"mode must be one of sample, mode, got 'greedy'"),
+    "a value that is not finite": ({"obs": {"velocity": [np.nan]}}, r"'velocity' has values that are not finite"),
+    "a value beyond float32": ({"obs": {"position": [1e300, 0.0]}}, r"'position' has values that are not finite"),
+    "words": ({"obs": {"velocity": ["fast"]}}, r"'velocity' is <U4 \[1\]; the agent learned from a vector \[1\]"),
+    "complex numbers": ({"obs": {"velocity": [1j]}}, r"'velocity' is complex128"),
+    "an object": ({"obs": {"velocity": None}}, r"'velocity' is object \[\]"),
+    "ragged": ({"obs": {"position": [[1.0], [1.0, 2.0]]}}, r"'position' is no array: "),
+    "another size": ({"obs": {"position": np.zeros(3)}}, r"'position' is float64 \[3\]; .* a vector \[2\]"),
+    "two axes too many": ({"obs": {"position": np.zeros((1, 1, 2))}}, r"'position' is float64 \[1, 1, 2\]"),
+    "no environment": ({"obs": {"position": np.zeros((0, 2))}}, r"'position' is float64 \[0, 2\]"),
+    "another number of environments": (
+        {"obs": {"position": np.zeros((2, 2))}},
+        r"differ in their number of environments",
+    ),
+    "an unknown key": ({"obs": {"speed": [0.0]}}, r"observation has an unknown speed; the agent was trained on"),
+    "is_first of another length": ({"is_first": [True, False]}, r"is_first must be True or False, .* 1 environments"),
+    "is_first a word": ({"is_first": "no"}, r"is_first must be True or False"),
+    "is_first not a number": ({"is_first": np.nan}, r"is_first must be True or False"),
+    "state a number": ({"state": 3}, r"state is not one that act returned for the 1 environments of this agent"),
+    "state of two environments": ({"state": 2}, r"state is not one that act returned for the 1 environments"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_does_not_fit_is_refused_when_acting(wrong):
+    """And is told as what it is, before anything is computed."""
+    agent, (changes, message) = make_agent(), WRONG[wrong]
+    obs = {key: np.zeros(size) for key, size in OBS.items()} | changes.get("obs", {})
+    arguments = {name: value for name, value in changes.items() if name != "obs"}
+    if wrong == "state of two environments":
+        arguments["state"] = agent.initial_carry(2)
+    with unchecked(), pytest.raises(ValueError, match=message):
+        agent.act(obs, **arguments)
+
+
+def test_a_state_of_another_agent_is_refused():
+    agent, other = make_agent(), make_agent({"dynamics.rssm.deter": 32})
+    obs = {key: np.zeros(size) for key, size in OBS.items()}
+    with pytest.raises(ValueError, match="state is not one that act returned"):
+        agent.act(obs, False, other.act(obs)[1])
+
+
 def test_discrete_actions_are_indices_outside_and_one_hot_inside():
     agent = make_agent(action=DISCRETE)
     action, carry = agent.act({key: np.zeros(size) for key, size in OBS.items()})

@@ -77,7 +77,7 @@ LINES = {
     "train --run-dir": r"missing value for argument '--run-dir'",
     "train --run-dir /proc/self/run": r"/proc/self",
     "train --run-dir /dev/null": r"/dev/null already exists",
-    "train --agent.optimizer.learning-rate 1e999": r"must be a finite number \(got inf\)",
+    "train --agent.optimizer.learning-rate 1e999": r"learning-rate: input should be .* to 1 \(got inf\)",
     "train --env.flicker 1": r"--env\.flicker: .* less than 1 \(got 1\.0\)",
     "train --env.hide nothing-like-it": r"nothing-like-it",
     "train --replay.capacity 1000 --loop.learning-starts 5000": r"leaves room for \d+ sequences, but learning begins",
@@ -87,7 +87,7 @@ LINES = {
     "evaluat runs/a": r"unknown command 'evaluat'",
     "debug": r"unknown command 'debug'",
     "tasks walker run": r"unrecognized options: run; see `dreamer tasks --help`",
-    "bench --agent-steps -3": r"--updates and --agent-steps must be at least 1",
+    "bench --agent-steps -3": r"--agent-steps: input should be greater than or equal to 1 \(got -3\)",
     "doctor --json": r"unrecognized options: --json",
 }
 

@@ -16,6 +16,7 @@ from nursery import run
 from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
+from dreamer.agent import Agent
 from dreamer.cli.configuration import with_current_names
 from dreamer.cli.main import COMMANDS, main
 from dreamer.cli.train import arguments as train_arguments
@@ -80,7 +81,7 @@ MISTAKES = {
     "train --steps many": r"error parsing --steps: .*'many'",
     "train --seed -1": r"--seed: input should be greater than or equal to 0 \(got -1\)",
     "train --seed 9223372036854775808": r"--seed: input should be less than 9223372036854775808 \(got",
-    "evaluate full --seed 18446744073709551616": r"--seed: must be at least 0 and less than 9223372036854775808",
+    "evaluate full --seed 18446744073709551616": r"--seed: input should be less than 9223372036854775808",
     "train --obs pixels --env.image-size -16 64": r"--env\.image-size\.0: input should be greater than or equal to 16",
     "train --env.num-envs 0": r"--env\.num-envs: .* 1 \(got 0\)",
     "train --env.repeat 0": r"--env\.repeat: .* 1 \(got 0\)",
@@ -89,7 +90,7 @@ MISTAKES = {
     "train --loop.batch-length 1": r"--loop\.batch-length: .* 2 \(got 1\)",
     "train --loop.replay-ratio 0": r"--loop\.replay-ratio: input should be greater than 0 \(got 0\.0\)",
     "train --loop.replay-ratio nan": r"--loop\.replay-ratio: .*nan",
-    "train --loop.replay-ratio inf": r"--loop\.replay-ratio: must be a finite number",
+    "train --loop.replay-ratio inf": r"--loop\.replay-ratio: input should be less than or equal to 1000000 \(got inf\)",
     "train --replay.capacity 10": r"--replay\.capacity: .* 1000 \(got 10\)",
     "train --agent.optimizer.learning-rate -1": r"--agent\.optimizer\.learning-rate: .* 0 \(got -1\.0\)",
     "train --agent.dynamics.rssm.blocks 7": r"deter 256 must be a multiple of its 7 blocks",
@@ -110,10 +111,10 @@ MISTAKES = {
     "evaluate": r"missing from dreamer evaluate: PATH Run folder",
     "evaluate missing": r"no run folder at missing",
     "evaluate full --mode greedy": r"invalid choice 'greedy' .*'sample', 'mode', 'both'",
-    "evaluate full --film x.mp4 --episodes 0": r"--episodes: must be at least 1 \(got 0\)",
-    "evaluate full --episodes 0": r"--episodes: must be at least 1 \(got 0\)",
+    "evaluate full --film x.mp4 --episodes 0": r"--episodes: input should be greater than or equal to 1 \(got 0\)",
+    "evaluate full --episodes 0": r"--episodes: input should be greater than or equal to 1 \(got 0\)",
     "tasks zzz": r"no task contains 'zzz'",
-    "bench --updates 0": r"--updates and --agent-steps must be at least 1",
+    "bench --updates 0": r"--updates: input should be greater than or equal to 1 \(got 0\)",
     "bench --task dmc:walker": r"unknown task 'dmc:walker'; did you mean dmc:walker_run",
     "doctor now": r"unrecognized options: now; see `dreamer doctor --help`",
 }
@@ -434,6 +435,16 @@ def test_a_run_of_another_version_names_the_commit_that_opens_it(small_run, tmp_
         (path / "run.json").write_text(json.dumps(info | {"commit": commit}))
         assert main(["evaluate", str(path)]) == 2
         assert capsys.readouterr().err.endswith(f"unknown setting loop.new{ending}\n")
+
+
+def test_evaluate_takes_the_modes_of_policy_and_latent(small_run, capsys, monkeypatch):
+    given = []
+    act = Agent.act
+    monkeypatch.setattr(Agent, "act", lambda self, *args: given.append(args[3:]) or act(self, *args))
+    assert main(["evaluate", str(small_run), "--episodes", "3", "--deterministic"]) == 0
+    shown = "deterministic actions: return 55.0 +- 0.0 over 3 episodes (worst 55.0, best 55.0), step 4\n"
+    assert capsys.readouterr().out == shown and set(given) == {("mode", True)}
+    assert "leave out --mode sample" in refused(capsys, "evaluate", small_run, "--mode", "sample", "--deterministic")
 
 
 def test_evaluate_prints_both_kinds_of_actions_or_one_json_object(small_run, capsys):

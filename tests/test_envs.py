@@ -402,9 +402,13 @@ def test_unknown_gym_ids_get_the_closest_names():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repeat": 0}, "^repeat must be at least 1, got 0$"),
-        ({"time_limit": -1}, "^time_limit must be at least 0, got -1$"),
-        ({"repeat": "2"}, "^repeat must be a number and at least 1, got '2'$"),
+        ({"repeat": 0}, r"^repeat: input should be greater than or equal to 1 \(got 0\)$"),
+        ({"time_limit": -1}, r"^time_limit: input should be greater than or equal to 0 \(got -1\)$"),
+        ({"repeat": "two"}, r"^repeat: input should be a valid integer, .* \(got 'two'\)$"),
+        (
+            {"render_size": (10**9, 64)},
+            r"^render_size\.0: input should be less than or equal to 4096 \(got 1000",
+        ),
         ({"seed": -1}, "must not be negative"),
         ({"index": -1}, "must not be negative"),
     ],

@@ -404,7 +404,7 @@ def test_a_run_that_will_not_fit_on_its_disk_is_refused_before_it_begins(tmp_pat
 
 
 def test_a_model_that_will_not_fit_into_memory_is_refused_before_it_begins(run_dir, capsys):
-    flags = tiny_flags(**COPY | {"agent.dynamics.rssm.deter": 2_000_000, "agent.dynamics.rssm.hidden": 200_000})
+    flags = tiny_flags(**COPY | {"agent.dynamics.rssm.deter": 65_536, "agent.dynamics.rssm.hidden": 65_536})
     assert main(["train", *flags, "--run-dir", str(run_dir)]) == 2
     message = capsys.readouterr().err
     assert "million parameters need at least" in message and "choose a smaller --size" in message

@@ -421,9 +421,9 @@ def test_the_command_prints_one_json_object(small_run, tmp_path, capsys):
 
 
 MISTAKES = {
-    "--shown 0": "--shown: must be at least 1 (got 0)",
-    "--horizon -1": "--horizon: must be at least 1 (got -1)",
-    "--skip -1": "--samples, --skip and --seed must be at least 0",
+    "--shown 0": "--shown: input should be greater than or equal to 1 (got 0)",
+    "--horizon -1": "--horizon: input should be greater than or equal to 1 (got -1)",
+    "--skip -1": "--skip: input should be greater than or equal to 0 (got -1)",
     "--context 99": "the held-out episodes end after 33 steps, so none is left to predict; lower --context 99",
     "--folder {file}": "cannot write to {file}: ",
 }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from dreamer.nn.distributions import ActionDistribution, BoundedNormal, OneHot
 from dreamer.nn.layers import MLP, ExactLinear, Linear
 from dreamer.nn.optim import Decay
 from dreamer.world_model.heads import HeadConfig, ScalarHead
+from envs.ranges import Deviation, Fraction, NonNegative, Probability, Rate, Schedule
 
 Metrics = dict[str, Float[Tensor, ""]]
 FINAL_ENTROPY = 0.1
@@ -31,11 +31,11 @@ SATURATED = 2.0
 class BehaviorScales:
     """Weights of the actor-critic's loss terms, by the name of the term."""
 
-    actor: Annotated[float, Ge(0)] = 1.0
+    actor: NonNegative = 1.0
     """Policy gradient and entropy."""
-    critic: Annotated[float, Ge(0)] = 1.0
+    critic: NonNegative = 1.0
     """Critic on imagined states."""
-    replay_critic: Annotated[float, Ge(0)] = 0.3
+    replay_critic: NonNegative = 0.3
     """Critic on replayed states; the gradient reaches the world model."""
 
 
@@ -50,28 +50,28 @@ class ActorCriticConfig:
     """Value network."""
     actor_gradient: Literal["reinforce", "dynamics", "both"] = "reinforce"
     """reinforce (V3); dynamics: back-propagate returns through imagined actions (V1; Gaussian latents); both (V2)."""
-    mix: Annotated[float, Ge(0), Le(1)] = 0.5
+    mix: Fraction = 0.5
     """Weight of reinforce where actor_gradient is both; the gradient through the dynamics has the rest (rho of V2)."""
-    entropy: Annotated[float, Ge(0)] = 3e-4
+    entropy: NonNegative = 3e-4
     """Weight of the policy's entropy, in units of normalized return per nat."""
-    entropy_decay: Annotated[int | float, Ge(0)] = 0
+    entropy_decay: Schedule = 0
     """Fraction of the planned updates over which this weight falls linearly towards 0, to no less than 10 %; 0 keeps it
     constant. A value above 1 is a number of updates."""
-    tanh_penalty: Annotated[float, Ge(0)] = 0.0
+    tanh_penalty: NonNegative = 0.0
     """Tanh saturation penalty: weight of max(|m| - 2, 0)^2 for means tanh(m) of continuous actions; 0 is V3."""
-    lambda_: Annotated[float, Ge(0), Le(1)] = 0.95
+    lambda_: Fraction = 0.95
     """Mixing of multi-step returns."""
-    min_std: Annotated[float, Gt(0)] = 0.1
+    min_std: Deviation = 0.1
     """Smallest standard deviation of continuous actions."""
-    max_std: Annotated[float, Gt(0)] = 1.0
+    max_std: Deviation = 1.0
     """Largest standard deviation of continuous actions."""
-    action_unimix: Annotated[float, Ge(0), Lt(1)] = 0.0
+    action_unimix: Probability = 0.0
     """Weight of the uniform distribution mixed into discrete policies (0.01 in the paper-era release)."""
-    slow_critic_tau: Annotated[float, Gt(0), Le(1)] = 0.02
+    slow_critic_tau: Rate = 0.02
     """Fraction by which the slow critic moves towards the critic after every update."""
-    slow_scale: Annotated[float, Ge(0)] = 1.0
+    slow_scale: NonNegative = 1.0
     """Weight of the critic's cross-entropy to the slow critic's prediction."""
-    return_ema_rate: Annotated[float, Gt(0), Le(1)] = 0.01
+    return_ema_rate: Rate = 0.01
     """Rate of the running return percentiles."""
     scales: BehaviorScales = field(default_factory=BehaviorScales)
     """Weights of the loss terms."""

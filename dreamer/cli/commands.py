@@ -40,7 +40,10 @@ def bench(argv: Sequence[str]) -> int:
         argv = [*argv[:place], f"--against={argv[place + 1]}", *argv[place + 2 :]]
     args, other = arguments(argv, "dmc_proprio"), None
     if args.against:
-        changes = with_current_names(shlex.split(args.against))
+        try:
+            changes = with_current_names(shlex.split(args.against))
+        except ValueError as error:
+            raise UserError(f"--against {args.against}: {error}") from None
         other = arguments([*argv, *changes], args.config.preset).config
     show(*bench(args, other).split("\n"))
     return 0

@@ -6,14 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 
 import envs
+from dreamer.behavior.acting import ActionMode
 from dreamer.cli.configuration import with_current_names
 from dreamer.cli.parsing import parse
-from dreamer.config import SEEDS, DeviceName, words
+from dreamer.config import DeviceName, words
 from dreamer.errors import UserError
 from dreamer.runs.folder import open_run
 from dreamer.system.redaction import show, warn
@@ -21,8 +22,9 @@ from dreamer.training import launch
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.load import load_with_step
 from dreamer.training.video import record_video
+from envs.ranges import Few, NonNegative, Probability, Seed
 
-MODES: tuple[Literal["sample", "mode"], ...] = ("sample", "mode")
+MODES = get_args(ActionMode)
 RENAMED_OPTIONS = {"film": "video"}
 """Old name of an option -> its present name."""
 
@@ -33,11 +35,14 @@ class EvaluateArguments:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    episodes: int = 10
-    """Number of episodes, at least 1."""
+    episodes: Few = 10
+    """Number of episodes."""
     mode: Literal["sample", "mode", "both"] = "both"
-    """Actions: samples of the policy, its mode, or one evaluation with each."""
-    seed: int = 0
+    """Actions: samples of the policy, its mode, or one evaluation with each. The latent is sampled."""
+    deterministic: bool = False
+    """Take the mode of policy and latent, in one evaluation in place of those of --mode: the same observations give the
+    same actions."""
+    seed: Seed = 0
     """Random seed of the environments; training never uses the same ones."""
     video: Path | None = None
     """File to record an MP4 video of one episode to."""
@@ -45,9 +50,9 @@ class EvaluateArguments:
     """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N."""
     hide: tuple[str, ...] = ()
     """Observations to replace by zeros (keys, or `velocities`), in addition to those hidden during training."""
-    flicker: float | None = None
+    flicker: Probability | None = None
     """Probability that an observation is replaced by zeros; the default is the run's own."""
-    obs_noise: float | None = None
+    obs_noise: NonNegative | None = None
     """Standard deviation of Gaussian noise added to every observed value; the default is the run's own."""
     env_import: tuple[str, ...] = ()
     """Modules, trusted by you, that the run imports to register its environments."""
@@ -58,22 +63,21 @@ class EvaluateArguments:
 def run(argv: Sequence[str]) -> int:
     """Evaluate with each kind of action, and record a video when asked to."""
     args = parse(EvaluateArguments, "evaluate", with_current_names(argv, RENAMED_OPTIONS))
-    if args.episodes < 1:
-        raise UserError(f"--episodes: must be at least 1 (got {args.episodes})")
-    if not 0 <= args.seed < SEEDS:
-        raise UserError(f"--seed: must be at least 0 and less than {SEEDS} (got {args.seed})")
+    if args.deterministic and args.mode == "sample":
+        raise UserError("--deterministic takes the modes of policy and latent; leave out --mode sample")
     agent, step = load_with_step(args.run, args.device)
     factory = _factory(args)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "step": step, "episodes": args.episodes}
-    for mode in MODES:
-        if args.mode in (mode, "both"):
-            returns = evaluator.run(agent, mode).returns
-            report[mode] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
-            if not args.json:
-                spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
-                extremes = f"(worst {returns.min():.1f}, best {returns.max():.1f})"
-                show(f"{mode:>6} actions: return {spread} {extremes}, step {step:,}")
+    kinds = ["deterministic"] if args.deterministic else [kind for kind in MODES if args.mode in (kind, "both")]
+    for kind in kinds:
+        mode: ActionMode = "sample" if kind == "sample" else "mode"
+        returns = evaluator.run(agent, mode, deterministic=args.deterministic).returns
+        report[kind] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
+        if not args.json:
+            spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
+            extremes = f"(worst {returns.min():.1f}, best {returns.max():.1f})"
+            show(f"{kind:>6} actions: return {spread} {extremes}, step {step:,}")
     evaluator.close()
     if args.json:
         show(json.dumps(report))

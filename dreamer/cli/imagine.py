@@ -13,12 +13,13 @@ import numpy as np
 import tyro
 
 from dreamer.cli.parsing import parse
-from dreamer.config import SEEDS, DeviceName
+from dreamer.config import DeviceName
 from dreamer.errors import UserError, reason
 from dreamer.openloop import folder
-from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate
+from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings, Signal, evaluate, least_bytes
 from dreamer.runs.folder import open_run
 from dreamer.runs.trust import check_folder
+from dreamer.system.memory import need
 from dreamer.system.redaction import show
 from dreamer.training import launch
 from dreamer.training.load import load_with_step
@@ -57,10 +58,11 @@ def imagine(args: ImagineArguments) -> list[str]:
 
     Raises `UserError` for a run without a decoder, and for a folder that is no usable run.
     """
-    _check(args.settings)
     if args.folder is not None:
         check_folder(args.folder)
     agent, step = load_with_step(args.run, args.device)
+    size = least_bytes(agent, args.settings)
+    need(size, "the predictions", "lower --episodes, --samples, --context or --horizon")
     factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
     seen = evaluate(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)
@@ -73,16 +75,6 @@ def imagine(args: ImagineArguments) -> list[str]:
         result: dict[str, Any] = {"run": str(args.run), "step": step, "settings": dataclasses.asdict(seen.settings)}
         return [json.dumps(result | {"errors": errors, "folder": str(target)})]
     return [*_table(seen, step), "", *(f"{name:<20} {path}" for name, path in media.items())]
-
-
-def _check(settings: OpenLoopSettings) -> None:
-    for name in ("context", "horizon", "episodes", "shown"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name}: must be at least 1 (got {getattr(settings, name)})")
-    if min(settings.samples, settings.skip, settings.seed) < 0:
-        raise UserError("--samples, --skip and --seed must be at least 0")
-    if settings.seed >= SEEDS:
-        raise UserError(f"--seed: must be less than {SEEDS} (got {settings.seed})")
 
 
 def _table(seen: OpenLoopEvaluation, step: int) -> list[str]:

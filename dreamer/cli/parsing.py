@@ -9,14 +9,21 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from dreamer.errors import UserError
 from dreamer.system.redaction import visible
+from envs.ranges import checked, flag, range_of
 
 T = TypeVar("T")
+
+REGISTRY = ConstructorRegistry()
+"""Rules by which tyro reads the fields of a dataclass, here with ranges in the help."""
+_inside: list[StructTypeInfo] = []
+"""The type whose fields are being read by tyro's own rules."""
 
 
 def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = None) -> T:
@@ -29,12 +36,37 @@ def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = 
         default = _printable(default)  # the help shows it, and it may come from a run folder
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, prog=prog, args=argv, description=kind.__doc__, **extra)
+        with contextlib.redirect_stderr(errors), REGISTRY:
+            parsed = tyro.cli(kind, prog=prog, args=argv, description=kind.__doc__, **extra)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_one_line(errors.getvalue(), prog)) from None
+    return checked(parsed, flag)
+
+
+@REGISTRY.struct_rule
+def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Add its range to the help of every number, beside its default."""
+    if _inside:
+        return None
+    _inside.append(info)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _inside.pop()
+    if not isinstance(spec, StructConstructorSpec):
+        return None
+    return dataclasses.replace(spec, fields=tuple(_with_range(field) for field in spec.fields))
+
+
+def _with_range(field: StructFieldSpec) -> StructFieldSpec:
+    words = range_of(field.type)
+    if not words:
+        return field
+    hint = tyro.conf.arg(help_behavior_hint=lambda default: f"(default: {default}; {words})")
+    annotated: Any = Annotated[field.type, hint]
+    return dataclasses.replace(field, type=annotated)
 
 
 def _booleans(kind: type, prefix: str = "") -> set[str]:

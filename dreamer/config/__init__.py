@@ -13,7 +13,6 @@ from dreamer.config.renamed import RENAMED, current_name
 from dreamer.config.resuming import Effect, changeable, changes
 from dreamer.config.serialization import from_json, to_json
 from dreamer.config.settings import (
-    SEEDS,
     Config,
     DeviceName,
     EnvironmentConfig,
@@ -29,7 +28,6 @@ from dreamer.presets import PRESETS, SIZES
 __all__ = [
     "PRESETS",
     "RENAMED",
-    "SEEDS",
     "SIZES",
     "Config",
     "DeviceName",

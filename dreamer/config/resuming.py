@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any, Literal
 
 from dreamer.config.settings import Config
-from dreamer.config.validation import flag, leaves
+from dreamer.config.validation import leaves
 from dreamer.errors import UserError
+from envs.ranges import flag
 
 Effect = Literal["nothing", "rounding", "schedule"]
 """Effect of a change on what is learned: none; other rounding, so that the run is no longer bit-identical to one that

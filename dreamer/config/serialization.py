@@ -14,9 +14,9 @@ from typing import Any
 
 from dreamer.config.renamed import RENAMED
 from dreamer.config.settings import Config
-from dreamer.config.validation import parsed
 from dreamer.errors import UserError
 from dreamer.system.redaction import warn
+from envs.ranges import flag, parsed
 
 FROM_THE_START = ("task", "preset", "size", "seed", "steps", "device", "env", "loop", "replay", "agent", "tracking")
 """Entries that every version has written; a file without one of them is damaged, not old."""
@@ -47,7 +47,7 @@ def from_json(text: str) -> Config:
         raise UserError(f"the configuration was written by another version: unknown setting {_with_closest(unknown)}")
     if missing:
         raise UserError(f"the configuration has no {', '.join(missing)}, which every version writes")
-    config = parsed(complete)
+    config = parsed(Config, complete, flag)
     if absent:
         _say_once(_filled(absent))
     return config

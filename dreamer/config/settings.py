@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import tyro
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Interval
 from pydantic import AfterValidator
 
 from dreamer.agent import AgentConfig
 from dreamer.experience.replay import ReplayConfig
 from dreamer.tracking import TrackingConfig
-from envs.settings import Observations, Probability, StandardDeviation, TaskSettings
+from envs.ranges import Count, CountOrNone, Few, Fraction, Many, NonNegative, Positive, Probability, Seed, Several
+from envs.settings import Observations, TaskSettings
 
 PresetName = Literal[
     "quick",
@@ -30,8 +31,7 @@ PresetName = Literal[
     "dmc_vision_2024",
     "debug",
 ]
-SEEDS = 2**63
-"""Upper bound of seeds, exclusive."""
+NetworkPixels = Annotated[int, Interval(ge=16, le=4096)]
 SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
 DeviceName = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:N,mps}")]
 
@@ -49,17 +49,17 @@ class EnvironmentConfig(TaskSettings):
 
     # The settings of the task are those of `envs`; here some get a range of the agent or a short flag.
     obs: Annotated[Observations, tyro.conf.arg(aliases=("--obs",))] = TaskSettings.obs
-    image_size: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] = TaskSettings.image_size
+    image_size: tuple[NetworkPixels, NetworkPixels] = TaskSettings.image_size
     """Height and width of observed images in pixels, multiples of 16. Images of another size are resized."""
     hide: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--hide",)), AfterValidator(words)] = TaskSettings.hide
     """Observations to remove, separated by spaces or commas: keys, or `velocities` for all velocities."""
     images: Annotated[tuple[str, ...], AfterValidator(words)] = TaskSettings.images
     vectors: Annotated[tuple[str, ...], AfterValidator(words)] = TaskSettings.vectors
     flicker: Annotated[Probability, tyro.conf.arg(aliases=("--flicker",))] = TaskSettings.flicker
-    obs_noise: Annotated[StandardDeviation, tyro.conf.arg(aliases=("--obs-noise",))] = TaskSettings.obs_noise
-    num_envs: Annotated[int, Ge(1)] = 4
+    obs_noise: Annotated[NonNegative, tyro.conf.arg(aliases=("--obs-noise",))] = TaskSettings.obs_noise
+    num_envs: Few = 4
     """Training environments stepped together."""
-    train_time_limit: Annotated[int, Ge(0)] = 0
+    train_time_limit: CountOrNone = 0
     """Time limit of training episodes in half of the environments, in environment steps; 0 is none. More episodes
     start, and the other environments still reach the late states of the task. Evaluation is not affected."""
     parallel: Literal["auto", "on", "off"] = "auto"
@@ -67,10 +67,10 @@ class EnvironmentConfig(TaskSettings):
     processes where they are clearly faster and the run has several threads; a resumed run keeps the choice. Results
     do not depend on it."""
 
-    timeout: Annotated[float, Ge(0)] = 60.0
+    timeout: NonNegative = 60.0
     """Seconds to wait for one step of an environment before it counts as failed; 0 waits forever. A hang outside
     Python is detected only where environments step in parallel."""
-    restarts: Annotated[int, Ge(0)] = 3
+    restarts: CountOrNone = 3
     """Times in a row that an environment is recreated after a failure (an exception, a hang, a crash, NaN, a wrong
     shape) without finishing an episode; the next failure stops the run."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="env-import", prefix_name=False)] = ()
@@ -86,30 +86,30 @@ class LoopConfig:
         "nothing",
     ) | {"imagine_every": "nothing", "compile": "rounding", "graph": "rounding"}
 
-    replay_ratio: Annotated[float, Gt(0)] = 512.0
+    replay_ratio: Positive = 512.0
     """Replayed steps per collected step (train ratio), both in agent steps."""
-    batch_size: Annotated[int, Ge(1)] = 16
+    batch_size: Many = 16
     """Sequences per update."""
-    batch_length: Annotated[int, Ge(2)] = 64
+    batch_length: Several = 64
     """Training steps per sequence."""
-    learning_starts: Annotated[int, Ge(1)] = 1024
+    learning_starts: Count = 1024
     """Sequences that replay must offer before the first update."""
-    epsilon: Annotated[float, Ge(0), Le(1)] = 0.0
+    epsilon: Fraction = 0.0
     """Probability per agent step that a training environment starts to repeat one random action (temporally extended
     epsilon-greedy); 0 is off. Evaluation and imagination follow the policy alone."""
-    epsilon_hold: Annotated[int, Ge(1)] = 20
+    epsilon_hold: Count = 20
     """Longest duration of a random action, in agent steps; durations are uniform from 1."""
-    log_every: Annotated[int, Ge(1)] = 1000
+    log_every: Count = 1000
     """Interval of metric records."""
-    eval_every: Annotated[int, Ge(1)] = 10_000
+    eval_every: Count = 10_000
     """Interval of evaluations."""
-    eval_episodes: Annotated[int, Ge(1)] = 10
+    eval_episodes: Few = 10
     """Episodes per evaluation, once with sampled actions and once with the policy's mode."""
-    eval_limit: Annotated[int, Ge(1)] = 50_000
+    eval_limit: Count = 50_000
     """Longest evaluation episode, in agent steps; a longer one is cut."""
-    checkpoint_every: Annotated[int, Ge(1)] = 10_000
+    checkpoint_every: Count = 10_000
     """Interval of checkpoints."""
-    keep_checkpoints: Annotated[int, Ge(1)] = 2
+    keep_checkpoints: Many = 2
     """Number of newest checkpoints to keep."""
     compile: Annotated[Literal["auto", "on", "off"], tyro.conf.arg(aliases=("--compile",))] = field(
         default="auto", metadata={"before": "off"}
@@ -120,7 +120,7 @@ class LoopConfig:
     """Capture updates on a GPU as a CUDA graph. auto does so where the update allows it."""
     video: Literal["never", "end", "every"] = "end"
     """Record a video of an evaluation episode: never, at the end of the run, or at every evaluation."""
-    imagine_every: Annotated[int, Ge(0)] = field(default=50_000, metadata={"before": 0})
+    imagine_every: CountOrNone = field(default=50_000, metadata={"before": 0})
     """Interval of open-loop evaluations (predictions of held-out episodes, imagined rollouts, errors); one more follows
     at the end of the run, 0 is never. From state, one takes about 3.5 s of a processor core, mostly for drawing."""
 
@@ -131,9 +131,9 @@ class GuardConfig:
 
     on_resume: ClassVar = dict.fromkeys(("skips", "rollbacks"), "nothing")
 
-    skips: Annotated[int, Ge(1)] = 10
+    skips: Count = 10
     """Consecutive skipped updates after which the run returns to its newest checkpoint, with other random numbers."""
-    rollbacks: Annotated[int, Ge(0)] = 2
+    rollbacks: CountOrNone = 2
     """Returns to the same checkpoint before the run stops."""
 
 
@@ -151,9 +151,9 @@ class Config:
     """Named set of defaults; other options override single settings of it."""
     size: SizeName = "1m"
     """Model size, by approximate number of parameters; the default is the preset's."""
-    seed: Annotated[int, Ge(0), Lt(SEEDS)] = 0
+    seed: Seed = 0
     """Random seed of networks, replay, policy and environments."""
-    steps: Annotated[int, Ge(1)] = 100_000
+    steps: Count = 100_000
     """Environment steps to train for, action repeats included."""
     device: DeviceName = "auto"
     """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N. A resumed run

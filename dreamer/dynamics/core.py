@@ -111,6 +111,13 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
             states.append(state)
         return type(initial).stack(states, dim=1)
 
+    def at_mode(self, state: State) -> State:
+        """A filtered state with the most likely latent in place of the sample, in cores with a `latent` and its fields
+        `stoch` and `params`; the others draw none.
+        """
+        latent = getattr(self, "latent", None)
+        return state if latent is None else dataclasses.replace(state, stoch=latent.mode(state.params))
+
     def pack(self, state: State) -> Float[Tensor, "*batch packed"]:
         """The stored fields concatenated into one float32 vector per state, as replay keeps them."""
         return torch.cat([getattr(state, field.name) for field in _stored(state)], -1).float()

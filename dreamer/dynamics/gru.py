@@ -15,10 +15,8 @@ It is `mdn_rnn` with one component and no variance.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +25,7 @@ from dreamer.dynamics.core import bound_action, derived_field, stored_field
 from dreamer.dynamics.vision import VisionCore
 from dreamer.nn.layers import ExactLinear
 from dreamer.nn.struct import Struct
+from envs.ranges import CountOrNone, Deviation, Many
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,19 @@ class GRUState(Struct):
 class GRUConfig:
     """GRU with a point prediction of a VAE's latent."""
 
-    deter: Annotated[int, Ge(1)] = 512
+    deter: Many = 512
     """Size of the memory h."""
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Many = 64
     """Width of the cell's input projection."""
-    stoch: Annotated[int, Ge(1)] = 32
+    stoch: Many = 32
     """Dimensions of the latent z."""
     cell: CellName = "gru"
     """Recurrent cell: gru, or block_gru (V3)."""
-    blocks: Annotated[int, Ge(1)] = 8
+    blocks: Many = 8
     """Blocks of the block GRU; must divide deter."""
-    min_std: Annotated[float, Gt(0)] = 0.01
+    min_std: Deviation = 0.01
     """Smallest standard deviation of q(z | e)."""
-    vision_updates: Annotated[int, Ge(0)] = 0
+    vision_updates: CountOrNone = 0
     """Staged training: updates that train vision alone before it is frozen; 0 trains everything together."""
 
 

@@ -15,10 +15,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from dreamer.dynamics.vision import VisionCore
 from dreamer.nn.distributions import full_precision
 from dreamer.nn.layers import ExactLinear
 from dreamer.nn.struct import Struct
+from envs.ranges import CountOrNone, Deviation, Few, Many
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class MDNRNNState(Struct):
 class MDNRNNConfig:
     """LSTM with a mixture density output over a VAE's latent."""
 
-    deter: Annotated[int, Ge(1)] = 256
+    deter: Many = 256
     """Size of the LSTM."""
-    stoch: Annotated[int, Ge(1)] = 32
+    stoch: Many = 32
     """Dimensions of the latent z."""
-    components: Annotated[int, Ge(1)] = 5
+    components: Few = 5
     """Components K of the mixture."""
     mixture: Literal["joint", "per_dimension"] = "joint"
     """joint: one set of mixture weights per latent; per_dimension: independent weights for every dimension."""
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Deviation = 1.0
     """Temperature tau of imagination: mixture logits are multiplied by 1/tau, noise by sqrt(tau)."""
-    min_std: Annotated[float, Gt(0)] = 0.01
+    min_std: Deviation = 0.01
     """Smallest standard deviation of q(z | e) and of a component."""
-    vision_updates: Annotated[int, Ge(0)] = 0
+    vision_updates: CountOrNone = 0
     """Staged training: updates that train vision alone before it is frozen; 0 trains everything together."""
 
 

@@ -17,10 +17,8 @@ imagination uses it. The model predicts one future per action, so it averages ov
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,6 +26,7 @@ from dreamer.dynamics.cells import CellName, make_cell
 from dreamer.dynamics.core import DynamicsCore, bound_action, stored_field
 from dreamer.nn.layers import mlp_to
 from dreamer.nn.struct import Struct
+from envs.ranges import LayersOrNone, Many
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,19 @@ class RNNState(Struct):
 class RNNConfig:
     """Deterministic recurrent model."""
 
-    deter: Annotated[int, Ge(1)] = 512
+    deter: Many = 512
     """Size of the recurrent state h."""
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Many = 64
     """Width of the input projections, the prior and the posterior."""
-    stoch: Annotated[int, Ge(1)] = 32
+    stoch: Many = 32
     """Dimensions of m."""
     cell: CellName = "block_gru"
     """Recurrent cell: block_gru (V3) or gru (PlaNet, V1)."""
-    blocks: Annotated[int, Ge(1)] = 8
+    blocks: Many = 8
     """Blocks of the block GRU; must divide deter."""
-    prior_layers: Annotated[int, Ge(0)] = 2
+    prior_layers: LayersOrNone = 2
     """Hidden layers of the prior."""
-    posterior_layers: Annotated[int, Ge(0)] = 1
+    posterior_layers: LayersOrNone = 1
     """Hidden layers of the posterior."""
 
 

@@ -17,10 +17,8 @@ f (`cells.py`) is the block GRU of V3 or the GRU of PlaNet and V1. z (`latents.p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +27,7 @@ from dreamer.dynamics.core import DynamicsCore, bound_action, derived_field, sto
 from dreamer.dynamics.latents import LatentName, balanced_kl, make_latent
 from dreamer.nn.layers import mlp_to
 from dreamer.nn.struct import Struct
+from envs.ranges import Deviation, LayersOrNone, Many, NonNegative, Probability, Several
 
 
 @dataclass(frozen=True)
@@ -47,27 +46,27 @@ class RSSMState(Struct):
 class RSSMConfig:
     """Recurrent state-space model."""
 
-    deter: Annotated[int, Ge(1)] = 512
+    deter: Many = 512
     """Size of the deterministic state h."""
-    hidden: Annotated[int, Ge(1)] = 64
+    hidden: Many = 64
     """Width of the input projections, the prior and the posterior."""
-    stoch: Annotated[int, Ge(1)] = 32
+    stoch: Many = 32
     """Categorical groups, or dimensions of a Gaussian z."""
-    classes: Annotated[int, Ge(2)] = 4
+    classes: Several = 4
     """Classes of each categorical group (categorical latent only)."""
     cell: CellName = "block_gru"
     """Recurrent cell: block_gru (V3) or gru (PlaNet, V1)."""
-    blocks: Annotated[int, Ge(1)] = 8
+    blocks: Many = 8
     """Blocks of the block GRU; must divide deter."""
-    prior_layers: Annotated[int, Ge(0)] = 2
+    prior_layers: LayersOrNone = 2
     """Hidden layers of the prior."""
-    posterior_layers: Annotated[int, Ge(0)] = 1
+    posterior_layers: LayersOrNone = 1
     """Hidden layers of the posterior."""
-    unimix: Annotated[float, Ge(0), Lt(1)] = 0.01
+    unimix: Probability = 0.01
     """Weight of the uniform distribution mixed into categorical latents."""
-    min_std: Annotated[float, Gt(0)] = 0.1
+    min_std: Deviation = 0.1
     """Smallest standard deviation of a Gaussian latent."""
-    free_nats: Annotated[float, Ge(0)] = 1.0
+    free_nats: NonNegative = 1.0
     """KL in nats below which a step gives no gradient."""
 
 

@@ -22,13 +22,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Interval
 
 from dreamer.batch import ROW_SCALARS, Batch, Row
 from dreamer.errors import UserError, reason
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.stream import Stream
 from dreamer.system.files import sync_folder
+from envs.ranges import LARGE
 
 LEAST_CAPACITY = 1000
 """Smallest capacity."""
@@ -40,7 +41,7 @@ WAITING_BYTES = 2**30
 class ReplayConfig:
     """Replay buffer."""
 
-    capacity: Annotated[int, Ge(LEAST_CAPACITY)] = 5_000_000
+    capacity: Annotated[int, Interval(ge=LEAST_CAPACITY, le=LARGE)] = 5_000_000
     """Rows kept over all environments; the oldest are overwritten."""
     online: bool = True
     """Train on the newest windows once before drawing uniformly."""

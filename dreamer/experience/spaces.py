@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from jaxtyping import Bool
 from torch import Tensor
 
 from dreamer.batch import ActionSpec, Shapes
@@ -58,23 +59,44 @@ def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any])
 def observation_tensors(obs: Any, shapes: Shapes) -> tuple[dict[str, Tensor], bool]:
     """Observations of an environment as tensors `[env, ...]` by key, and True where they had no environment axis.
 
-    A bare array is taken for the only key. Raises `ValueError` where a key is missing, or has another shape or kind.
+    A bare array is taken for the only key. Raises `ValueError` where a key is missing or unknown, where values have
+    another shape or kind or are not finite, and where keys differ in their number of environments.
     """
     if not isinstance(obs, Mapping):
         obs = {next(iter(shapes)): obs}
-    missing = sorted(set(shapes) - set(obs))
-    if missing:
-        raise ValueError(f"observation lacks {', '.join(missing)}; the agent was trained on {dict(shapes)}")
+    for problem, keys in (("lacks", set(shapes) - set(obs)), ("has an unknown", set(obs) - set(shapes))):
+        if keys:
+            names = ", ".join(sorted(map(str, keys)))
+            raise ValueError(f"observation {problem} {names}; the agent was trained on {dict(shapes)}")
     arrays = {key: _checked(key, obs[key], shape) for key, shape in shapes.items()}
-    some = next(iter(shapes))
-    single = arrays[some].ndim == len(shapes[some])
+    leading = {key: array.shape[: array.ndim - len(shapes[key])] for key, array in arrays.items()}
+    if len(set(leading.values())) > 1:
+        raise ValueError(f"observations differ in their number of environments: {leading}")
+    single = not next(iter(leading.values()))
     return {key: torch.as_tensor(value[None] if single else value) for key, value in arrays.items()}, single
 
 
 def _checked(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """An observation in the form that the networks take; raises `ValueError` for another shape or kind."""
-    array = np.asarray(value) if len(shape) == 3 else np.asarray(value, np.float32)
-    wanted = f"{('vector', 'one-hot array', 'uint8 image')[len(shape) - 1]} {list(shape)}"
-    if array.shape[-len(shape) :] != shape or (len(shape) == 3 and array.dtype != np.uint8):
+    image = len(shape) == 3
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"observation {key!r} is no array: {error}") from None
+    fits = array.shape[-len(shape) :] == shape and array.ndim <= len(shape) + 1 and array.size
+    if not fits or (array.dtype != np.uint8 if image else array.dtype.kind not in "fiub"):
+        wanted = f"{('vector', 'one-hot array', 'uint8 image')[len(shape) - 1]} {list(shape)}"
         raise ValueError(f"observation {key!r} is {array.dtype} {list(array.shape)}; the agent learned from a {wanted}")
+    with np.errstate(over="ignore"):
+        array = array if image else array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"observation {key!r} has values that are not finite in float32")
     return array
+
+
+def episode_starts(is_first: Any, num_envs: int) -> Bool[Tensor, " env"]:
+    """One flag for every environment; raises `ValueError` unless `is_first` is a truth value, or one for each."""
+    flags = np.asarray(is_first)
+    if flags.shape not in ((), (num_envs,)) or not np.isin(flags, (0, 1)).all():
+        raise ValueError(f"is_first must be True or False, or one of them for each of {num_envs} environments")
+    return torch.from_numpy(np.broadcast_to(flags.astype(bool), (num_envs,)).copy())

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Interval
 from torch import Tensor, nn
+
+from envs.ranges import CountOrNone, Positive, Probability, Rate, Schedule
 
 FINAL_FRACTION = 0.05  # of the learning rate, after its decay
 
@@ -58,25 +60,25 @@ class OptimizerConfig:
 
     on_resume: ClassVar = {"decay": "schedule"}
 
-    learning_rate: Annotated[float, Gt(0)] = 4e-5
+    learning_rate: Rate = 4e-5
     """Learning rate after warm-up."""
-    warmup: Annotated[int, Ge(0)] = 1000
+    warmup: CountOrNone = 1000
     """Updates over which the learning rate rises linearly from 0; the first update changes nothing."""
-    decay: Annotated[int | float, Ge(0)] = 0
+    decay: Schedule = 0
     """Fraction of the planned updates over which the learning rate falls linearly to a twentieth; 0 keeps it constant
     (V3). A value above 1 is a number of updates."""
-    clip: Annotated[float, Gt(0)] = 0.3
+    clip: Positive = 0.3
     """Largest gradient norm of a tensor, as a fraction of that tensor's own norm."""
-    clip_floor: Annotated[float, Gt(0)] = 1e-3
+    clip_floor: Positive = 1e-3
     """Tensors with a smaller norm are clipped as if they had this norm."""
     clip_groups: Literal["tensors", "v3"] = "tensors"
     """Gradients clipped together: tensors, or v3 (the tensors of V3's code: outputs of decoder and actor apart, both
     kernels of the block GRU's first layer as one)."""
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    momentum: Probability = 0.9
     """Decay of the running mean of scaled gradients."""
-    rms_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
+    rms_decay: Probability = 0.999
     """Decay of the running mean of squared gradients."""
-    epsilon: Annotated[float, Gt(0)] = 1e-20
+    epsilon: Annotated[float, Interval(ge=1e-38, le=1)] = 1e-20
     """Added to the root of the squared gradients."""
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import gymnasium
 import numpy as np
 import torch
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamer.agent import Agent
+from dreamer.batch import images
 from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
 from dreamer.openloop.rollouts import ErrorCurves, HeldOut, held_out, imagine, predict
 from dreamer.system.randomness import own_randomness
+from envs.ranges import Few, Many, ManyOrNone, Seed, checked, flag
 
 SHOWN_SAMPLES = 4
 """Samples, and imagined rollouts, of an episode that are shown side by side."""
@@ -31,19 +32,19 @@ CONSTANT = 1e-3
 class OpenLoopSettings:
     """Number of observed steps, predicted steps, episodes and samples."""
 
-    context: Annotated[int, Ge(1)] = 5
+    context: Many = 5
     """Steps that the model observes before it predicts."""
-    horizon: Annotated[int, Ge(1)] = 50
+    horizon: Many = 50
     """Steps that it predicts; fewer when all episodes end earlier."""
-    episodes: Annotated[int, Ge(1)] = 8
+    episodes: Few = 8
     """Held-out episodes."""
-    samples: Annotated[int, Ge(0)] = 0
+    samples: ManyOrNone = 0
     """Predictions sampled for each episode; 0 is 64, or 16 with images."""
-    skip: Annotated[int, Ge(0)] = 0
+    skip: ManyOrNone = 0
     """Steps of each episode before the observed ones, which the model does not see."""
-    shown: Annotated[int, Ge(1)] = 3
+    shown: Few = 3
     """Episodes in pictures and videos."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     """Seed of the actions of the policy and of the samples."""
 
 
@@ -99,7 +100,9 @@ def evaluate(
     An environment without an answer within `timeout` seconds has failed; 0 waits for ever. Raises `UserError` for a
     model without a decoder, and when every episode ends within the observed steps.
     """
+    settings = checked(settings, flag)
     agent.world_model.decode(agent.world_model.core.initial_state(1))  # raises before any work without a decoder
+    settings = replace(settings, samples=samples_of(agent, settings))
     with own_randomness(agent.device, settings.seed):
         steps = settings.context + settings.horizon
         episodes = held_out(agent, make_env, settings.episodes, steps, settings.skip, timeout)
@@ -108,9 +111,19 @@ def evaluate(
                 f"the held-out episodes end after {settings.skip + episodes.alive.shape[1]} steps, "
                 f"so none is left to predict; lower --context {settings.context} or --skip {settings.skip}"
             )
-        images = any(_is_image(value) for value in episodes.batch.obs.values())
-        samples = settings.samples or (IMAGE_SAMPLES if images else SAMPLES)
-        return _Evaluator(agent, episodes, replace(settings, samples=samples)).evaluate()
+        return _Evaluator(agent, episodes, settings).evaluate()
+
+
+def samples_of(agent: Agent, settings: OpenLoopSettings) -> int:
+    """Samples of each episode, the default filled in."""
+    return settings.samples or (IMAGE_SAMPLES if images(agent.obs_shapes) else SAMPLES)
+
+
+def least_bytes(agent: Agent, settings: OpenLoopSettings) -> int:
+    """The least number of bytes that the held-out episodes, the filtered states and one predicted step take."""
+    observed = sum(map(math.prod, agent.obs_shapes.values()))
+    steps, states = settings.context + settings.horizon, settings.context * agent.world_model.core.packed_dim
+    return 4 * settings.episodes * (steps * observed + samples_of(agent, settings) * (states + observed))
 
 
 class _Evaluator:

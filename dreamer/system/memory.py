@@ -24,21 +24,27 @@ CGROUPS = (
 """Limit, statistics, and the name of used memory in them, for cgroup versions 2 and 1."""
 
 
-def require_memory(model: nn.Module, device: str) -> None:
+def require_memory(model: nn.Module, device: str, update: int = 0) -> None:
     """Raise `UserError` when `model`, which may lie on the meta device, cannot be trained on `device` here.
 
-    Activations are not counted, so a model that passes may still be too large.
+    `update` is the least number of bytes that an update takes beside the parameters.
     """
     parameters = sum(param.numel() for param in model.parameters())
-    places = [("memory", TRAINED_BYTES if device == "cpu" else SAVED_BYTES, available_memory())]
-    if device.startswith("cuda"):
-        places.append(("GPU memory", TRAINED_BYTES, torch.cuda.mem_get_info(device)[0]))
-    for name, each, free in places:
-        if free is not None and parameters * each > free:
-            raise UserError(
-                f"{parameters / 1e6:.0f} million parameters need at least {parameters * each / GB:.1f} GB of {name} "
-                f"to train, and {free / GB:.1f} GB are free; choose a smaller --size"
-            )
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        need(parameters * SAVED_BYTES, f"{parameters / 1e6:.0f} million parameters", "choose a smaller --size")
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
+    trained = parameters * TRAINED_BYTES
+    need(trained, f"{parameters / 1e6:.0f} million parameters", "choose a smaller --size", free)
+    flags = "--loop.batch-size, --loop.batch-length, --agent.imagination-horizon, --env.image-size or --size"
+    need(trained + update, "training updates", f"lower {flags}", free)
+
+
+def need(size: int, what: str, advice: str, free: int | None = None) -> None:
+    """Raise `UserError` when `what`, in the plural, takes more bytes than are `free`, by default in this machine."""
+    free = available_memory() if free is None else free
+    if free is not None and size > free:
+        raise UserError(f"{what} need at least {size / GB:.1f} GB of memory, and {free / GB:.1f} GB are free; {advice}")
 
 
 def available_memory() -> int | None:

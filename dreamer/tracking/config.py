@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from envs.ranges import NonNegative
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -26,5 +28,5 @@ class TrackingConfig:
     """Show progress on standard output."""
     video: bool = True
     """Send videos and pictures to the views that can show them."""
-    close_seconds: float = 15.0
+    close_seconds: NonNegative = 15.0
     """Longest wait in seconds for all views together at the end of a run."""

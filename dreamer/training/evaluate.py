@@ -9,7 +9,8 @@ import gymnasium
 import numpy as np
 
 import envs
-from dreamer.agent import ActionMode, Agent
+from dreamer.agent import Agent
+from dreamer.behavior.acting import ActionMode
 from dreamer.errors import UserError, first_line
 from dreamer.system.randomness import own_randomness
 from dreamer.system.redaction import warn
@@ -55,23 +56,25 @@ class Evaluator:
         self.seed, self.limit = seed, limit
         self.vector = envs.make_vector(make_env, self.indices, parallel=False, timeout=timeout)
 
-    def run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool] = lambda: False) -> Evaluation:
-        """Evaluate with sampled actions or the policy's mode. Leaves the global random state as it was.
+    def run(
+        self, agent: Agent, mode: ActionMode, stop: Callable[[], bool] = lambda: False, deterministic: bool = False
+    ) -> Evaluation:
+        """Evaluate with actions as in `Agent.act`. Leaves the global random state as it was.
 
         With sampled actions, whose returns the critic estimates, `held_out` is filled too. Raises `Stopped` as soon as
         `stop` returns True, and `UserError` when every environment fails twice.
         """
         try:
-            return self._once(agent, mode, stop)
+            return self._once(agent, mode, stop, deterministic)
         except AllFailed as error:  # perhaps by something shared, such as the renderer, which a restart makes again
             warn(f"{error}; trying once more")
-            return self._once(agent, mode, stop)
+            return self._once(agent, mode, stop, deterministic)
 
-    def _once(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
+    def _once(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool], deterministic: bool) -> Evaluation:
         with own_randomness(agent.device, self.seed):
-            return self._run(agent, mode, stop)
+            return self._run(agent, mode, stop, deterministic)
 
-    def _run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool]) -> Evaluation:
+    def _run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool], deterministic: bool) -> Evaluation:
         obs, *_ = envs.restore_vector(self.vector, dict.fromkeys(self.indices, (0, ())))
         count = len(self.indices)
         returns, lengths = np.zeros(count), np.zeros(count, np.int64)
@@ -80,7 +83,7 @@ class Evaluator:
         while running.any() and steps < self.limit:
             if stop():
                 raise Stopped
-            actions, carry = agent.act(obs, np.full(count, carry is None), carry, mode)
+            actions, carry = agent.act(obs, np.full(count, carry is None), carry, mode, deterministic)
             if mode == "sample":
                 held_out.chosen(carry, running)
             obs, rewards, terminated, truncated, info = self.vector.step(actions)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from dreamer.agent import Agent, Carry
+from dreamer.agent import Agent
+from dreamer.behavior.acting import Carry
 from dreamer.system.randomness import own_randomness
 
 EVERY = 5

@@ -11,7 +11,6 @@ import gymnasium
 
 import envs
 from dreamer.config import Config, Effect, changes, override, validated
-from dreamer.config.validation import flag
 from dreamer.errors import UserError
 from dreamer.experience.spaces import long_vectors
 from dreamer.runs import checkpoint
@@ -19,7 +18,6 @@ from dreamer.runs.folder import RunFolder, create_run, default_path, open_run
 from dreamer.runs.provenance import command_line
 from dreamer.runs.trust import check_counters, check_imports, understood
 from dreamer.system.device import choose_device
-from dreamer.system.memory import require_memory
 from dreamer.system.redaction import warn
 from dreamer.tracking.destination import as_kept, foreign
 from dreamer.training.accelerate import wanted
@@ -29,6 +27,7 @@ from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
 from dreamer.training.run import complete_again, run_plan
 from dreamer.training.state import Progress
+from envs.ranges import flag
 from envs.worker import end_unguarded_import
 
 MakeEnv = Callable[[], gymnasium.Env]
@@ -64,17 +63,16 @@ def train(
     device = choose_device(config.device)
     factory = make_factory(config, make_env)
     spec = spec_of_factory(factory)
+    if match:
+        unmatched, config = config, match_params(config, spec)
+    agent = dry_run(spec, config)
+    path = Path(run_dir) if run_dir is not None else default_path(config)
+    plan = make_plan(config, device, factory, agent, path)
     for line in long_vectors(spec):
         warn(line)
     if match:
-        matched = match_params(config, spec)
-        table = parameter_table({"rssm": reference(config), config.agent.dynamics.core: matched}, spec)
+        table = parameter_table({"rssm": reference(unmatched), config.agent.dynamics.core: config}, spec)
         warn(*table.split("\n"))
-        config = matched
-    agent = dry_run(spec, config)
-    path = Path(run_dir) if run_dir is not None else default_path(config)
-    require_memory(agent, device)
-    plan = make_plan(config, device, factory, agent, path)
     origin: dict[str, Any] = {}
     weights = None
     if start_from is not None:

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from dreamer.agent import Agent
 from dreamer.batch import images
 from dreamer.config import Config, override
 from dreamer.dynamics import WIDTHS
 from dreamer.errors import UserError
 from dreamer.experience.spaces import Spec
+from dreamer.training.plan import dry_run
 
 TOLERANCE = 0.02
 MAX_WIDTH = 1 << 16
@@ -58,8 +56,7 @@ def reference(config: Config) -> Config:
 
 def parameter_counts(config: Config, spec: Spec) -> dict[str, int]:
     """Trainable parameters of each part of the agent, counted without allocating any."""
-    with torch.device("meta"):
-        return Agent(config.agent, spec.obs_shapes, spec.action).parameter_counts()
+    return dry_run(spec, config).parameter_counts()
 
 
 def parameter_table(configs: Mapping[str, Config], spec: Spec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.spaces import Spec, spec_of
 from dreamer.runs.forecast import Forecast, forecast, require_room
+from dreamer.system.memory import require_memory
 from dreamer.system.redaction import warn
+from dreamer.world_model.images import outputs_of
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,35 @@ class Plan:
 def make_plan(config: Config, device: str, factory: envs.EnvFactory, agent: Agent, folder: Path) -> Plan:
     """The plan of a run in `folder`, which need not exist; `agent` may lie on the meta device.
 
-    Raises `UserError` when the run's replay does not fit the disk or the memory of this machine.
+    Raises `UserError` when the agent, an update or the run's replay does not fit the memory or disk of this machine.
     """
+    check_memory(agent, config, device)
     layout = layout_of(agent)
     expected = forecast(config, layout)
     require_room(expected, folder)
     return Plan(config, device, factory, Spec(agent.obs_shapes, agent.action), layout, expected)
+
+
+def check_memory(agent: Agent, config: Config, device: str) -> None:
+    """Raise `UserError` unless the memory here holds the agent and what an update of it keeps."""
+    require_memory(agent, device, update_bytes(agent, config, device))
+
+
+def update_bytes(agent: Agent, config: Config, device: str) -> int:
+    """The least number of bytes that an update keeps for its backward pass.
+
+    Counted are observations, states, features, and twice (as they are, and normalized) the outputs of linear maps and
+    convolutions, for each step of the batch and of the imagined rollouts.
+    """
+    loop, core, behavior = config.loop, agent.world_model.core, agent.actor_critic
+    starts = min(config.agent.imagination_starts or loop.batch_length, loop.batch_length)
+    steps = loop.batch_size * loop.batch_length
+    imagined = loop.batch_size * starts * config.agent.imagination_horizon
+    observed = sum(math.prod(shape) for shape in agent.obs_shapes.values())
+    of_step = observed + core.packed_dim + core.feature_dim + 2 * outputs_of(agent.world_model)
+    of_imagined = core.feature_dim + 2 * (outputs_of(behavior.actor) + outputs_of(behavior.critic))
+    number_bytes = 2 if device.startswith("cuda") or config.agent.precision == "bfloat16" else 4
+    return number_bytes * (steps * of_step + imagined * of_imagined)
 
 
 def layout_of(agent: Agent) -> RowLayout:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,15 +14,16 @@ from dreamer.nn.distributions import symexp, symlog
 from dreamer.nn.layers import MLP, Linear
 from dreamer.world_model.encoder import NONE, stacked_shape
 from dreamer.world_model.images import ImageConfig, ImageDecoder, to_unit
+from envs.ranges import LayersOrNone, Many
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """Observation decoder."""
 
-    units: Annotated[int, Ge(1)] = 64
+    units: Many = 64
     """Width of the hidden layers."""
-    layers: Annotated[int, Ge(0)] = 3
+    layers: LayersOrNone = 3
     """Hidden layers."""
     symlog: bool = True
     """Predict vectors in symlog space."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from dreamer.batch import Shapes, discrete, images, vectors
 from dreamer.nn.distributions import symlog
 from dreamer.nn.layers import MLP
 from dreamer.world_model.images import ImageConfig, ImageEncoder
+from envs.ranges import LayersOrNone, Many
 
 NONE: Shapes = {}
 
@@ -24,9 +23,9 @@ NONE: Shapes = {}
 class EncoderConfig:
     """Observation encoder."""
 
-    units: Annotated[int, Ge(1)] = 64
+    units: Many = 64
     """Width of the hidden layers."""
-    layers: Annotated[int, Ge(0)] = 3
+    layers: LayersOrNone = 3
     """Hidden layers."""
     symlog: bool = True
     """Compress vectors with symlog before the first layer."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamer.nn.distributions import TwoHot, symexp_bins
 from dreamer.nn.layers import MLP, Linear
+from envs.ranges import Layers, Many
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """An MLP head."""
 
-    units: Annotated[int, Ge(1)] = 64
+    units: Many = 64
     """Width of the hidden layers."""
-    layers: Annotated[int, Ge(1)] = 1
+    layers: Layers = 1
     """Hidden layers."""
 
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from dreamer.errors import UserError
 from dreamer.nn.convolution import Conv, TransposedConv, UpsampledConv, stages
 from dreamer.nn.layers import BlockLinear, Linear, RMSNorm
+from envs.ranges import Few, Many
 
 SHRINK = 16
 """Factor by which the encoder divides height and width."""
@@ -31,11 +31,11 @@ SHRINK = 16
 class ImageConfig:
     """Image encoder and decoder."""
 
-    depth: Annotated[int, Ge(1)] = 4
+    depth: Few = 4
     """Multiplier of all channel counts."""
     resampling: Literal["pooled", "strided"] = "pooled"
     """Downsampling and upsampling: pooled (V3 today), or strided (V3 of the paper)."""
-    blocks: Annotated[int, Ge(1)] = 8
+    blocks: Many = 8
     """Blocks of the decoder's first layer on h; must divide the size of h and 4 * depth."""
 
 
@@ -135,6 +135,13 @@ def weight_uses(module: nn.Module) -> int:
         if isinstance(network, (ImageEncoder, ImageDecoder)):
             uses += sum(conv.weight.numel() * (places - 1) for conv, places in network.convolutions())
     return uses
+
+
+def outputs_of(module: nn.Module) -> int:
+    """Numbers that the linear maps and convolutions in a module return for one step, not more than they do."""
+    layers = sum(layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
+    networks = [network for network in module.modules() if isinstance(network, (ImageEncoder, ImageDecoder))]
+    return layers + sum(places * conv.bias.numel() for network in networks for conv, places in network.convolutions())
 
 
 def to_unit(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, get_args
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,24 +20,25 @@ from dreamer.world_model.heads import ContinueHead, HeadConfig, ScalarHead
 from dreamer.world_model.images import ImageConfig
 from dreamer.world_model.objectives import ObjectiveName, RepresentationConfig, make_objective
 from dreamer.world_model.standardize import Standardizer
+from envs.ranges import NonNegative
 
 
 @dataclass(frozen=True)
 class ModelScales:
     """Weights of the world model's loss terms, by the name of the term."""
 
-    reconstruction: Annotated[float, Ge(0)] = 1.0
+    reconstruction: NonNegative = 1.0
     """Error of the decoded observations, summed over dimensions, pixels and keys (objective reconstruction): squared,
     or the cross-entropy of discrete values."""
-    r2: Annotated[float, Ge(0)] = 0.05
+    r2: NonNegative = 0.05
     """Redundancy reduction between states and embeddings (objective r2)."""
-    reward: Annotated[float, Ge(0)] = 1.0
+    reward: NonNegative = 1.0
     """Cross-entropy of the reward head."""
-    cont: Annotated[float, Ge(0)] = 1.0
+    cont: NonNegative = 1.0
     """Binary cross-entropy of the continue head (logged as `continue`)."""
-    dyn: Annotated[float, Ge(0)] = 1.0
+    dyn: NonNegative = 1.0
     """Dynamics loss of the core: trains its prediction."""
-    rep: Annotated[float, Ge(0)] = 0.1
+    rep: NonNegative = 0.1
     """Representation loss of the core: makes states predictable."""
 
 
@@ -57,7 +58,7 @@ class WorldModelConfig:
     """Reward head."""
     cont: HeadConfig = field(default_factory=HeadConfig)
     """Continue head."""
-    discount_horizon: Annotated[float, Gt(1)] = 333.0
+    discount_horizon: Annotated[float, Interval(gt=1, le=1_000_000)] = 333.0
     """Time scale of discounting in agent steps: the discount factor is 1 - 1 / discount_horizon."""
     standardize: bool = False
     """Standardize vectors by their running mean and standard deviation, before symlog."""

@@ -32,6 +32,7 @@ from dreamer.tracking import read
 from dreamer.tracking.destination import flags, foreign
 from dreamer.training.state import Progress as RunProgress
 from envs.process import stopped_status
+from envs.ranges import checked, flag
 
 
 def ablate(args: AblateArguments) -> int:
@@ -45,7 +46,7 @@ def ablate(args: AblateArguments) -> int:
     device = choose_device(args.config.device)
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
-    configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params)
+    configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params, device)
     if args.folder is None:
         folder = create_unique(folder)
     logs = {trial: folder / "logs" / f"{'_'.join(trial.place.parts)}.log" for trial in pending}
@@ -76,13 +77,11 @@ def ablate(args: AblateArguments) -> int:
 
 def _checked(args: AblateArguments) -> AblateArguments:
     """The same arguments with the shortest names; raises `UserError` for impossible ones."""
+    args = checked(args, flag)
     tasks, cores = words(args.tasks), grid.variants(words(args.cores))
     objectives = grid.objectives(words(args.objectives))
     if not tasks or not cores or not objectives:
         raise UserError("name at least one task and one core, such as --tasks dmc:walker_walk --cores rssm,rnn")
-    for name, number in (("--seeds", args.seeds), ("--jobs", args.jobs)):
-        if number < 1:
-            raise UserError(f"{name}: must be at least 1 (got {number})")
     return dataclasses.replace(args, config=validated(args.config), tasks=tasks, cores=cores, objectives=objectives)
 
 

@@ -16,7 +16,7 @@ from dreamer.errors import UserError
 from dreamer.system.redaction import show
 from dreamer.training.launch import make_factory
 from dreamer.training.matching import match_params, parameter_table, reference
-from dreamer.training.plan import dry_run, spec_of_factory
+from dreamer.training.plan import check_memory, dry_run, spec_of_factory
 from dreamer.world_model.objectives import ObjectiveName
 
 
@@ -86,12 +86,14 @@ def trials(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Trial
     return [Trial(task, core, seed) for seed in range(seeds) for task in tasks for core in cores]
 
 
-def configurations(shared: Config, wanted: Sequence[Trial], group: str, match: bool) -> dict[Trial, Config]:
+def configurations(
+    shared: Config, wanted: Sequence[Trial], group: str, match: bool, device: str = "cpu"
+) -> dict[Trial, Config]:
     """Return the full configuration of every run.
 
     `match` makes the agents equally large and prints a table of parameters for each task. `group` is the W&B group of
-    runs whose settings name none. Raises `UserError` when an environment or an agent cannot be built, and when `match`
-    is impossible.
+    runs whose settings name none. Raises `UserError` when an environment or an agent cannot be built, when an
+    agent does not fit the memory of `device`, and when `match` is impossible.
     """
     found: dict[Trial, Config] = {}
     for task, of_task in groupby(sorted(wanted, key=lambda trial: trial.task), key=lambda trial: trial.task):
@@ -102,7 +104,7 @@ def configurations(shared: Config, wanted: Sequence[Trial], group: str, match: b
         for core, config in configs.items():
             try:
                 configs[core] = match_params(config, spec) if match else config
-                dry_run(spec, configs[core])
+                check_memory(dry_run(spec, configs[core]), configs[core], device)
             except UserError as error:
                 raise UserError(f"{task} {core}: {error}") from None
         if match:

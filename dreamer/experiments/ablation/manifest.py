@@ -16,6 +16,7 @@ from dreamer.config import Config, from_json
 from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
+from envs.ranges import Few
 
 FORMAT = 2
 MANIFEST = "ablation.json"
@@ -35,13 +36,13 @@ class AblateArguments:
     """Cores, separated by spaces or commas: CORE, CORE:LATENT (such as rssm:gaussian), or all."""
     objectives: tuple[str, ...] = ("reconstruction",)
     """Representation objectives that every core is trained with: reconstruction, r2, or both."""
-    seeds: int = 3
+    seeds: Few = 3
     """Number of seeds, which are 0, 1, ..."""
     match_params: bool = False
     """Change the widths of the cores until all agents have as many parameters as with the rssm core, within 2 %."""
     folder: Path | None = None
     """Folder of the ablation, new or to be resumed. Default: runs/ablation_<time>."""
-    jobs: int = 1
+    jobs: Few = 1
     """Number of runs at a time. With several, the runs share the processor cores of this machine."""
 
 

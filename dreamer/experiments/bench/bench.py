@@ -23,6 +23,7 @@ from dreamer.system.device import choose_device
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import peak_rss_mb
 from dreamer.training.plan import layout_of
+from envs.ranges import Many, checked, flag
 
 BATCHES, LENGTHS, HORIZONS = (4, 8, 16, 32), (16, 32, 64), (5, 10, 15, 30)
 SIZES: tuple[SizeName, ...] = ("100k", "300k", "1m", "12m")
@@ -34,9 +35,9 @@ class BenchArguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     """Configuration. The default preset is dmc_proprio, the default task dmc:walker_walk."""
-    updates: int = 10
+    updates: Many = 10
     """Number of timed updates, after three for warm-up."""
-    agent_steps: int = 200
+    agent_steps: Many = 200
     """Number of timed agent steps, after some for warm-up."""
     against: str = ""
     """Options of a second setting as one string, such as `--against "--agent.imagination-horizon 10"`. Updates of both
@@ -51,8 +52,7 @@ class BenchArguments:
 
 def bench(args: BenchArguments, other: Config | None = None) -> str:
     """Measure and return the result as text or JSON; `other` is the configuration of `--against`."""
-    if args.updates < 1 or args.agent_steps < 1:
-        raise UserError("--updates and --agent-steps must be at least 1")
+    args = checked(args, flag)
     keep_freed_memory()
     config = validated(args.config)
     device = choose_device(config.device)

@@ -26,7 +26,7 @@ from dreamer.training.accelerate import accelerated
 from dreamer.training.equivalence import replaced
 from dreamer.training.graph import GraphedUpdate
 from dreamer.training.launch import make_factory
-from dreamer.training.plan import choose_parallel, layout_of
+from dreamer.training.plan import check_memory, choose_parallel, dry_run, layout_of, spec_of_factory
 from dreamer.world_model.images import weight_uses
 
 SGEMM_SIZE = 2048
@@ -40,6 +40,7 @@ class Subject:
         self.config = config
         indices = list(range(config.env.num_envs))
         factory = make_factory(config)
+        check_memory(dry_run(spec_of_factory(factory), config), config, device)
         self.vector = envs.make_vector(factory, indices, choose_parallel(config, factory)["on"])
         spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.agent = Agent(config.agent, *spec).to(device)

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Interval
 
 import envs
 from dreamer.config import SizeName, words
@@ -28,6 +28,7 @@ from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import warn
+from envs.ranges import Few, FewOrNone, NonNegative, checked, flag
 from envs.safe_path import safe_path
 
 ALL = tuple(name for core, latents in LATENTS.items() for name in (core, *(f"{core}:{other}" for other in latents[1:])))
@@ -48,7 +49,7 @@ class ExamArguments:
 
     cores: tuple[str, ...] = ("all",)
     """Cores, or variants such as rssm:gaussian. `all` is every core, rssm and ssm with both latents."""
-    seeds: Annotated[int, Ge(1)] = 3
+    seeds: Few = 3
     """Number of models of each core, with seeds 0, 1, ..."""
     folder: Path = Path("runs/exam")
     """Folder of results and plots. An exam that was started there with the same settings is resumed."""
@@ -58,11 +59,11 @@ class ExamArguments:
     """Parts of the exam to do."""
     task: str = "dmc:cartpole_swingup"
     """DeepMind Control task of the drift part."""
-    free_nats: Annotated[float, Ge(0)] = 0.0
+    free_nats: NonNegative = 0.0
     """Free nats of rssm and ssm. 0 trains priors to the end; Dreamer V3 uses 1."""
-    effort: Annotated[float, Gt(0)] = 1.0
+    effort: Annotated[float, Interval(gt=0, le=100)] = 1.0
     """Factor of episodes and updates; below 1 for a quick try."""
-    jobs: Annotated[int, Ge(0)] = 0
+    jobs: FewOrNone = 0
     """Number of models trained at a time, each in its own process; 0 is one per processor core. Speed runs alone."""
     json: bool = False
     """Print the results as one JSON object."""
@@ -74,8 +75,11 @@ class ExamArguments:
 
 def exam(args: ExamArguments) -> str:
     """Do the exam and return verdict and table as Markdown, or JSON; raises `UserError` for users' mistakes."""
+    args = checked(args, flag)
     chosen = list(variants([name for word in words(args.cores) for name in (ALL if word == "all" else (word,))]))
-    _check(args)
+    if not args.task.startswith("dmc:"):
+        raise UserError(f"--task {args.task}: the drift part needs a dmc: task, whose simulator is deterministic")
+    envs.make(args.task).close()
     check_folder(args.folder)
     _open_folder(args)
     for part in args.parts:
@@ -91,17 +95,6 @@ def exam(args: ExamArguments) -> str:
     write_atomically(args.folder / "report.md", text.encode())
     draw(results, args.folder)
     return json.dumps(results) if args.json else text
-
-
-def _check(args: ExamArguments) -> None:
-    if args.seeds < 1:
-        raise UserError(f"--seeds: must be at least 1 (got {args.seeds})")
-    if args.jobs < 0:
-        raise UserError(f"--jobs: must be at least 0 (got {args.jobs})")
-    if args.free_nats < 0 or args.effort <= 0:
-        raise UserError("--free-nats must be at least 0 and --effort greater than 0")
-    if not args.task.startswith("dmc:"):
-        raise UserError(f"--task {args.task}: the drift part needs a dmc: task, whose simulator is deterministic")
 
 
 def _trained(part: ModuleType, args: ExamArguments, variants: Sequence[str]) -> dict[Key, Work]:
@@ -153,10 +146,14 @@ def _open_folder(args: ExamArguments) -> None:
     """Create the folder; raises `UserError` when an exam with other settings was started there."""
     path = args.folder / "exam.json"
     try:
+        if args.folder.is_dir() and not path.exists() and {file.name for file in args.folder.iterdir()} - {"parts"}:
+            raise UserError(f"{args.folder} already exists and is not an exam; choose another --folder")
         (args.folder / "parts").mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, (json.dumps(args.settings(), indent=1) + "\n").encode())
         before = json.loads(path.read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use {args.folder} for an exam: {error}") from None
     now = args.settings()

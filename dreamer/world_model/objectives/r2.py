@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamer.nn.distributions import full_precision
 from dreamer.nn.layers import Linear
 from dreamer.world_model.objectives.objective import Objective
+from envs.ranges import NonNegative
 
 EPSILON = 1e-8
 
@@ -29,7 +28,7 @@ EPSILON = 1e-8
 class R2Config:
     """Redundancy reduction instead of a decoder."""
 
-    redundancy: Annotated[float, Ge(0)] = 5e-4
+    redundancy: NonNegative = 5e-4
     """Weight of the correlations between different dimensions."""
 
 

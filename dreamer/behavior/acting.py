@@ -1,0 +1,40 @@
+"""Memory and modes of acting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dreamer.nn.struct import Struct
+
+ActionMode = Literal["sample", "mode"]
+"""A sample of the policy, or its mode."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Recurrent state of acting, carried from one observation to the next."""
+
+    state: Struct
+    """Filtered core state, leading axis `[env]`."""
+    action: Float[Tensor, "env action"]
+    """The last action vector."""
+
+
+def checked_carry(state: Any, initial: Carry, mode: Any) -> Carry:
+    """The state to act from, `initial` for None; raises `ValueError` for other shapes than its, and another mode."""
+    if mode not in get_args(ActionMode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(ActionMode))}, got {mode!r}")
+    if state is None:
+        return initial
+    if not isinstance(state, Carry) or _shapes(state) != _shapes(initial):
+        num_envs = initial.action.shape[0]
+        raise ValueError(f"state is not one that act returned for the {num_envs} environments of this agent")
+    return state
+
+
+def _shapes(carry: Carry) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in {**vars(carry.state), "action": carry.action}.items()}

@@ -1,0 +1,107 @@
+"""Ranges of settings: the bounds that stand on the fields of a dataclass, checked and put into words.
+
+Every number of every setting has a lower and an upper bound, as `annotated_types` on its field. The bounds lie far
+outside of what makes sense, so that no product of two settings overflows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from numbers import Real
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
+
+from envs.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+T = TypeVar("T")
+
+LARGE = 10**12
+Few = Annotated[int, Interval(ge=1, le=1000)]
+"""Number of things that take a file, a process or much memory each."""
+FewOrNone = Annotated[int, Interval(ge=0, le=1000)]
+Many = Annotated[int, Interval(ge=1, le=65_536)]
+"""Size of an axis of a tensor."""
+ManyOrNone = Annotated[int, Interval(ge=0, le=65_536)]
+Several = Annotated[int, Interval(ge=2, le=65_536)]
+Count = Annotated[int, Interval(ge=1, le=LARGE)]
+"""Number of steps, rows or updates."""
+CountOrNone = Annotated[int, Interval(ge=0, le=LARGE)]
+Schedule = Annotated[int | float, Interval(ge=0, le=LARGE)]
+"""Fraction of the planned updates, or above 1 a number of updates; 0 means none."""
+Layers = Annotated[int, Interval(ge=1, le=32)]
+LayersOrNone = Annotated[int, Interval(ge=0, le=32)]
+Pixels = Annotated[int, Interval(ge=1, le=4096)]
+"""Height or width of an image."""
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Probability = Annotated[float, Interval(ge=0, lt=1)]
+Rate = Annotated[float, Interval(gt=0, le=1)]
+Deviation = Annotated[float, Interval(ge=1e-6, le=100)]
+"""Standard deviation or temperature, by which something is divided."""
+Positive = Annotated[float, Interval(gt=0, le=1_000_000)]
+NonNegative = Annotated[float, Interval(ge=0, le=1_000_000)]
+LONGEST = 60
+"""Characters of a wrong value that a message quotes."""
+
+
+def checked(settings: T, name: Callable[[str], str] = str) -> T:
+    """Return the same settings; raises `UserError` for the first value of a wrong type or out of its range.
+
+    `name` turns the dotted path of a setting into the name that the message uses.
+    """
+    if not any(dataclasses.is_dataclass(value) or isinstance(value, Real) for value in vars(settings).values()):
+        return settings  # without a number there is nothing to check, and pydantic need not be loaded
+    return parsed(type(settings), dataclasses.asdict(settings), name)  # type: ignore[call-overload]
+
+
+def parsed(kind: type[T], values: dict[str, Any], name: Callable[[str], str] = str) -> T:
+    """Return the settings with these nested values; raises `UserError` as `checked` does."""
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path, message = ".".join(map(str, first["loc"])), first["msg"]
+        raise UserError(f"{name(path)}: {message[0].lower()}{message[1:]} (got {_short(first['input'])})") from None
+
+
+def flag(path: str) -> str:
+    """Return the option of a setting by its dotted path, in a configuration or in the arguments of a command."""
+    return "--" + path.removeprefix("config.").removeprefix("settings.").replace("_", "-")
+
+
+def range_of(hint: Any) -> str:
+    """Return the range of a number in words, "" where a type has none; of a tuple, that of its first number."""
+    bounds = list(_bounds(hint))
+    lower = [f"above {one.gt:g}" if isinstance(one, Gt) else f"{one.ge}" for one in bounds if isinstance(one, Gt | Ge)]
+    upper = [f"below {one.lt}" if isinstance(one, Lt) else f"{one.le}" for one in bounds if isinstance(one, Lt | Le)]
+    return f"{lower[0]} to {upper[0]}" if lower and upper else ""
+
+
+def _bounds(hint: Any) -> Iterator[Any]:
+    for entry in getattr(hint, "__metadata__", ()):
+        yield from entry if isinstance(entry, GroupedMetadata) else (entry,)
+    for inner in get_args(hint):
+        yield from _bounds(inner)
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of more than 4,300 digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... of {len(text)} characters"
