@@ -137,9 +137,9 @@ def test_the_page_needs_nothing_else(ablation):
 def test_the_wheel_has_the_templates_and_the_registry_of_metrics():
     """A package holds only the files that pyproject names, apart from modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    named = project["tool"]["setuptools"]["package-data"]
-    globs = [f"{package.replace('.', '/')}/{pattern}" for package, patterns in named.items() for pattern in patterns]
-    packaged = {path for pattern in globs for path in ROOT.glob(pattern)}
+    patterns = project["tool"]["setuptools"]["package-data"]["*"]
+    packages = [path.parent for path in (ROOT / "dreamer").rglob("__init__.py")]
+    packaged = {path for package in packages for pattern in patterns for path in package.glob(pattern)}
     others = {path for path in (ROOT / "dreamer").rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert others == packaged and len(packaged) == 4
 
