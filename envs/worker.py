@@ -24,7 +24,7 @@ START_SECONDS = 120.0
 """Longest wait for the first answer of an environment in a new process, which has to build it."""
 LOOKS = 20
 """Looks for an answer within its time limit. A suspension of this process counts as the time between two of them."""
-SPARE = 8
+SPARE = 10
 """File descriptors that a new process and its server need; with fewer, the server prints a traceback."""
 UNGUARDED = os.EX_USAGE
 """Exit status of a process that has imported a script without a main guard."""

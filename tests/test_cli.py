@@ -53,6 +53,7 @@ def refused(capsys, *argv):
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("dreamer: ") and output.err.endswith("\n") and output.err.count("\n") == 1
+    assert not re.search(r"(:|: None)$", output.err), "a message that leaves out its reason"
     return output.err.removeprefix("dreamer: ").rstrip("\n")
 
 
