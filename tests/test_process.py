@@ -78,6 +78,7 @@ def runs(tmp_path_factory):
         order(states, [streams], steps=24, **{"tracking.console": True})
     for number in NUMBERS:
         order(number, 2 * [[LOG, 2, "signal", number]], **{"loop.checkpoint_every": 1000})
+    order("early", [["dreamer.training.state:RunState.begin", 1, "signal", signal.SIGUSR1]])
     for crime in CRIMES:
         order(crime, [[LOG, 3, "shell", crime]], **{"loop.eval_every": 1000})
     ended = run_children(*orders, folder=tmp_path_factory.mktemp("output"))
@@ -103,6 +104,11 @@ def test_a_scheduler_or_a_lost_terminal_makes_a_run_save_and_stop(runs, number):
     assert ended.code == 75, ended
     assert ended.errors.count(f"{number.name} received: saving a checkpoint, then stopping\n") == 1
     assert newest(folder / "run")["step"] == 40
+
+
+def test_a_signal_before_the_first_step_stops_a_run_that_can_be_resumed(runs):
+    folder, ended = runs["early"]
+    assert ended.code == 75 and newest(folder / "run")["step"] == 0, ended
 
 
 @pytest.mark.parametrize("crime", CRIMES)

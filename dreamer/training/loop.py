@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,15 @@ class Result:
 class Trainer:
     """Runs the loop with the parts of a run: collector, replay, learner, evaluator, saver and tracker."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, run: RunState, evaluator: Evaluator, tracker: Tracker):
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        run: RunState,
+        evaluator: Evaluator,
+        tracker: Tracker,
+        received: Sequence[int] = (),
+    ):
         self.plan, self.config, self.folder = plan, plan.config, folder
         self.agent, self.collector, self.replay, self.learner = run.agent, run.collector, run.replay, run.learner
         self.progress, self.meter, self.clock = run.progress, run.meter, run.clock
@@ -49,8 +58,8 @@ class Trainer:
         self.saver = Saver(run, tracker, folder.checkpoints, keep, self.config.seed)
         self.reported: set[str] = set()
         """Standard streams that cannot be written, and whose loss is reported."""
-        self.stop_signal = 0
-        """Number of the signal that requested a stop; 0 if none did."""
+        self.received = received
+        """Signals that have requested a stop so far."""
 
     def train(self) -> Result:
         """Alternate interaction and learning until `config.steps`, or until asked to stop.
@@ -171,6 +180,11 @@ class Trainer:
         with self.clock("imagination"):
             show_open_loop(self.plan, self.agent, self.folder, self.progress.step, self.tracker)
         self.progress.imagination_due = False
+
+    @property
+    def stop_signal(self) -> int:
+        """Number of the signal that requested a stop; 0 if none did."""
+        return self.received[0] if self.received else 0
 
     @property
     def done(self) -> bool:

@@ -37,7 +37,7 @@ def run_plan(
     With `replanned`, one line says how settings that decay continue, because their plan has changed.
     """
     config, loop = plan.config, plan.config.loop
-    with closing(RunState(plan, folder)) as run:
+    with _graceful_stop() as received, closing(RunState(plan, folder)) as run:
         evaluator = Evaluator(plan.factory, loop.eval_episodes, config.seed, loop.eval_limit, config.env.timeout)
         with closing(evaluator):
             if weights is not None:
@@ -51,10 +51,9 @@ def run_plan(
                 warn(f"of {config.planned_updates:,} planned updates: {'; '.join(courses)}")
             _describe(plan, folder, run, resumed=state is not None)
             tracker = _open_tracker(folder, state["metrics_offset"] if state is not None else None, foreign)
-            trainer = Trainer(plan, folder, run, evaluator, tracker)
+            trainer = Trainer(plan, folder, run, evaluator, tracker, received)
             try:
-                with _graceful_stop(trainer):
-                    result = trainer.train()
+                result = trainer.train()
             except BaseException:
                 tracker.close("failed")
                 raise
@@ -107,16 +106,17 @@ def _describe(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> No
 
 
 @contextmanager
-def _graceful_stop(trainer: Trainer) -> Iterator[None]:
-    """On a stop signal finish the step, save and return; a second SIGINT or SIGTERM ends the process at once."""
+def _graceful_stop() -> Iterator[list[int]]:
+    """Context in which a stop signal is received as a request; a second SIGINT or SIGTERM ends the process at once."""
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if number in INSISTENT:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if not trainer.stop_signal:
-            trainer.stop_signal = number
+        if not received:
+            received.append(number)
             with suppress(RuntimeError):  # it came while the same stream was being written
                 warn(f"{signal.Signals(number).name} received: saving a checkpoint, then stopping")
 
     with stop_signals(stop):
-        yield
+        yield received
