@@ -189,9 +189,9 @@ def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys):
         def refuse(argv, error=error):
             raise error
 
-        monkeypatch.setattr("dreamer.cli.tasks.run", refuse)
+        monkeypatch.setattr("dreamer.cli.commands.tasks", refuse)
         assert main(["tasks"]) == 2 and capsys.readouterr().err == f"dreamer: {text}\n"
-    monkeypatch.setattr("dreamer.cli.tasks.run", lambda argv: os.kill(os.getpid(), signal.SIGINT) or time.sleep(5))
+    monkeypatch.setattr("dreamer.cli.commands.tasks", lambda argv: os.kill(os.getpid(), signal.SIGINT) or time.sleep(5))
     assert main(["tasks"]) == 130 and capsys.readouterr().err == "" and not LOST
 
 
