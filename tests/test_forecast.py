@@ -65,7 +65,7 @@ def test_a_replay_without_room_is_refused(tmp_path, monkeypatch, disk, memory, s
     assert "lower --replay.capacity (such as 100000), --steps, --size or --env.image-size" in message
     assert "\n" not in message
     require_room(dataclasses.replace(ROOMY, rows=800_000), tmp_path)
-    monkeypatch.setattr(module, "total_memory", lambda: 5e6)
+    monkeypatch.setattr(module, "free_bytes", lambda path: 5e6)
     with pytest.raises(UserError, match=r"; lower --steps, --size or --env.image-size$"):
         require_room(ROOMY, tmp_path)
 
