@@ -188,7 +188,10 @@ DAMAGES = {
     "config of other type": (edit_config(steps="lots"), r"config\.json: --steps: .*valid integer.*'lots'"),
     "config a folder": (folder_instead("config.json"), r"run is not a run folder: .*Is a directory"),
     "run.json empty": (write("run.json", b"{}"), r"run\.json: device: field required"),
-    "run.json a list": (write("run.json", b"[]"), r"run is not a run folder: run/run\.json: input should be an object"),
+    "run.json a list": (
+        write("run.json", b"[]"),
+        r"run is not a run folder: .*run\.json: input should be a valid dictionary",
+    ),
     "run.json of nowhere": (write("run.json", b'{"device": "abacus"}'), r"--device abacus is not available here"),
     "no run.json": (lambda path: (path / "run.json").unlink(), r"run\.json is missing"),
     "no checkpoints": (lambda path: shutil.rmtree(path / "checkpoints"), r"no usable checkpoint in .*checkpoints$"),

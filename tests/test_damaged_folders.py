@@ -311,7 +311,6 @@ INFO = {
     "replay": "big",
 }
 SETTINGS = {
-    "steps": BIG,
     "steps ": -1,
     "steps  ": "many",
     "seed": 2**70,
@@ -324,6 +323,13 @@ SETTINGS = {
     "unknown": 1,
     "tracking": {"wandb": 3},
 }
+LARGE = [
+    (BIG, "steps"),
+    (10**7, "agent", "world_model", "encoder", "layers"),
+    (2**31, "agent", "behavior", "actor", "units"),
+    (10**9, "agent", "imagination_horizon"),
+    (10**9, "loop", "batch_size"),
+]
 METRICS = {
     "step of 400 digits": {"step": BIG},
     "step negative": {"step": -1},
@@ -521,6 +527,10 @@ CASES = {
     **one_line(each("run/run.json", INFO), "diagnose run", f"debug-batch run/{BATCH}"),
     **one_line(odd("run/config.json"), "diagnose run", EVALUATE),
     **either(each("run/config.json", SETTINGS), "diagnose run", "track run --tensorboard"),
+    **one_line(
+        {f"config: {'.'.join(p)} of {len(str(v))} digits": changed("run/config.json", v, *p) for v, *p in LARGE},
+        "diagnose run",
+    ),
     **one_line(METRIC_FILES, "diagnose run", "report run", "track run --wandb"),
     **one_line({f"metrics: {k}": lines(GOOD, GOOD | v) for k, v in METRICS.items()}, "diagnose run", "report run"),
     **one_line({"metrics: a terabyte, resumed": sparse("run/metrics.jsonl")}, RESUME),
@@ -631,7 +641,7 @@ def test_what_is_left_out_is_named(here, capsys):
     folder(f"run/{VIDEO}")(here)
     assert main(["report", "run"]) == 0
     left_out = capsys.readouterr().err.splitlines()
-    assert left_out[0].startswith(f"dreamer: left out: {IMAGINED}: input should be an object")
+    assert left_out[0].startswith(f"dreamer: left out: {IMAGINED}: input should be a valid dictionary")
     assert left_out[1:] == [f"dreamer: left out: cannot read run/{VIDEO}: Is a directory"]
     assert "No open-loop evaluation yet" in (here / "run" / "report.html").read_text()
 

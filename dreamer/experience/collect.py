@@ -192,5 +192,6 @@ class Collector(Generic[CarryT]):
             for name, shape in shapes.items():
                 if tuple(arrays[name].shape) != (envs, *shape):
                     raise ValueError(f"{name} has shape {tuple(arrays[name].shape)} and not {(envs, *shape)}")
-        if not all(len(state[name]) == envs for name in ("episodes", "actions", "failures")):
+        counted = all(isinstance(number, int) for number in state["episodes"])
+        if not counted or not all(len(state[name]) == envs for name in ("episodes", "actions", "failures")):
             raise ValueError(f"episodes must be those of {envs} environments")

@@ -225,7 +225,8 @@ class Replay:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the rows and states of a checkpoint; raises `UserError` when the files do not fit it."""
-        ring = int(state["layout"].rpartition(" ")[2])  # the files keep it when checkpoints are made or kept otherwise
+        size = state["layout"].rpartition(" ")[2]  # the files keep it when checkpoints are made or kept otherwise
+        ring = int(size) if size.isdecimal() else 0
         expected = self.layout.describe(ring)
         if state["layout"] != expected:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")
