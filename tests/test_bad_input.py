@@ -264,7 +264,7 @@ DAMAGES = {
     "observations without end": (having({"cue": (10**15,)}, "spec", "obs_shapes"), "evaluate run", MISFIT),
     "observations of words": (having({"cue": "many"}, "spec", "obs_shapes"), "evaluate run", MISFIT),
     "action unknown": (having([1], "spec", "action"), "evaluate run", MISFIT),
-    "no replay state": (without("replay"), RESUME, MISFIT + "KeyError: 'replay'"),
+    "no replay state": (without("replay"), RESUME, MISFIT + "it has no replay"),
     "heads negative": (
         having([-1, -1], "replay", "heads"),
         RESUME,
@@ -289,15 +289,15 @@ DAMAGES = {
     "replay's randomness": (having("{}", "replay", "rng"), RESUME, MISFIT),
     "replay of another run": (having("other", "replay", "layout"), RESUME, r"replay was recorded with other"),
     "randomness too short": (having(torch.zeros(3, dtype=torch.uint8), "rng"), RESUME, MISFIT),
-    "no collector": (without("collector"), RESUME, MISFIT + "KeyError: 'collector'"),
+    "no collector": (without("collector"), RESUME, MISFIT + "it has no collector"),
     "an open episode of words": (having(["a", "b"], "collector", "episodes"), RESUME, MISFIT),
     "optimizer of another kind": (having({}, "agent", "optimizer"), RESUME, MISFIT),
-    "step of words": (having("many", "step"), RESUME, MISFIT + "ValueError: step is not a valid counter"),
+    "step of words": (having("many", "step"), RESUME, MISFIT + "step: input should be a valid integer"),
     "step of another": (having(5, "step"), RESUME, MISFIT + "ValueError: it is of step 5 and not 4"),
     "length of metrics": (
         having(-(2**70), "metrics_offset"),
         RESUME,
-        MISFIT + "ValueError: metrics_offset is not a valid counter",
+        MISFIT + "metrics_offset: input should be greater than or equal to 0",
     ),
 }
 

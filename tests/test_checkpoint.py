@@ -20,7 +20,12 @@ from dreamer.errors import UserError
 from dreamer.runs import checkpoint
 from dreamer.system.files import write_atomically
 
-STATE = {"step": 7, "weights": {"a": torch.arange(12.0).view(3, 4)}, "rng": torch.get_rng_state(), "queue": [[0, 1]]}
+STATE = {
+    "step": 7,
+    "weights": {"a": torch.arange(12.0).view(3, 4)},
+    "rng": {"cpu": torch.get_rng_state()},
+    "queue": [[0, 1]],
+}
 
 
 def files(folder: Path) -> list[str]:

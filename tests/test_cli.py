@@ -178,9 +178,9 @@ def folder_instead(name):
 
 
 DAMAGES = {
-    "config not JSON": (write("config.json", b"not json\nat all"), r"config\.json: .*not JSON: Expecting value"),
-    "config empty": (write("config.json", b""), r"config\.json: .*not JSON: Expecting value"),
-    "config not text": (write("config.json", b"\xff\xfe\x00"), r"run is not a run folder: .*decode"),
+    "config not JSON": (write("config.json", b"not json\nat all"), r"config\.json: .*not JSON: expected ident"),
+    "config empty": (write("config.json", b""), r"config\.json: .*not JSON: EOF while parsing"),
+    "config not text": (write("config.json", b"\xff\xfe\x00"), r"config\.json: .*not JSON: expected value"),
     "config too deep": (write("config.json", b"[" * 100_000), r"config\.json: .*recursion"),
     "config a list": (write("config.json", b"[]"), r"config\.json: .*not a JSON object"),
     "config with more": (edit_config(loop__new=1), r"config\.json: .*written by another version: unknown .* loop\.new"),
@@ -188,8 +188,11 @@ DAMAGES = {
     "config impossible": (edit_config(loop__batch_size=0), r"config\.json: --loop\.batch-size: .* 1 \(got 0\)"),
     "config of other type": (edit_config(steps="lots"), r"config\.json: --steps: .*valid integer.*'lots'"),
     "config a folder": (folder_instead("config.json"), r"run is not a run folder: .*Is a directory"),
-    "run.json empty": (write("run.json", b"{}"), r"run\.json does not name the device"),
-    "run.json a list": (write("run.json", b"[]"), r"run\.json does not name the device"),
+    "run.json empty": (write("run.json", b"{}"), r"run\.json: device: field required"),
+    "run.json a list": (
+        write("run.json", b"[]"),
+        r"run is not a run folder: .*run\.json: input should be a valid dictionary",
+    ),
     "run.json of nowhere": (write("run.json", b'{"device": "abacus"}'), r"--device abacus is not available here"),
     "no run.json": (lambda path: (path / "run.json").unlink(), r"run\.json is missing"),
     "no checkpoints": (lambda path: shutil.rmtree(path / "checkpoints"), r"no usable checkpoint in .*checkpoints$"),

@@ -134,7 +134,8 @@ def test_a_restored_collector_goes_on_exactly(steps, discrete):
     expected = collect(collector, 11)
 
     again = make_collector(steady(discrete), **exploring)
-    assert again.load_state_dict(state) == []
+    again.load_state_dict(state)
+    assert again.reopen() == []
     torch.set_rng_state(rng)
     assert_same(collect(again, 11), expected)
 
@@ -163,7 +164,8 @@ def test_a_restored_collector_goes_on_exactly_with_environments_in_processes():
     state, rng = through_a_file(collectors[0].state_dict()), torch.get_rng_state()
     expected = collect(collectors[0], 11)
     for collector in collectors[1:]:
-        assert collector.load_state_dict(state) == []
+        collector.load_state_dict(state)
+        assert collector.reopen() == []
         torch.set_rng_state(rng)
         assert_same(collect(collector, 11), expected)
     for collector in collectors:
@@ -180,7 +182,8 @@ def test_an_environment_that_does_not_repeat_itself_starts_a_new_episode(steps):
     state = through_a_file(collector.state_dict())
 
     again = make_collector(half_unsteady)
-    assert again.load_state_dict(state) == [1]
+    again.load_state_dict(state)
+    assert again.reopen() == [1]
     row = again.arrived
     for key in before.obs:
         assert (row.obs[key][0] == before.obs[key][0]).all()
@@ -216,7 +219,8 @@ def test_replay_ends_the_episode_that_could_not_be_restored(tmp_path):
     collector.reset()
     store(collector, 9)  # row 9, the fourth of the second episode, has arrived and is not stored
     again = make_collector(half_unsteady)
-    assert again.load_state_dict(collector.state_dict()) == [1]
+    again.load_state_dict(collector.state_dict())
+    assert again.reopen() == [1]
     store(again, 9)
     episodes = {}
     for _ in range(40):
@@ -241,7 +245,8 @@ def test_an_environment_that_ends_before_its_actions_do_starts_a_new_episode():
     collector.reset()
     collect(collector, 5)
     again = make_collector(make_env, num_envs=1)  # episodes of 4
-    assert again.load_state_dict(collector.state_dict()) == [0]
+    again.load_state_dict(collector.state_dict())
+    assert again.reopen() == [0]
     assert again.arrived.is_first.all() and again.arrived.obs["episode"] == 1
     collect(again, 4)
     assert again.arrived.is_last.all()
@@ -259,8 +264,9 @@ def test_an_environment_that_cannot_begin_again_is_one_line():
     collector.reset()
     collect(collector, 5)
     again = make_collector(lambda index: envs.prepare(Broken(), seed=0, index=index), num_envs=1)
+    again.load_state_dict(collector.state_dict())
     with pytest.raises(envs.UserError, match="^environment 0 cannot be restored: RuntimeError: no power$"):
-        again.load_state_dict(collector.state_dict())
+        again.reopen()
 
 
 def test_any_policy_can_collect():
@@ -281,7 +287,8 @@ def test_any_policy_can_collect():
     assert packed == [[n, n] for n in (1, 2, 3, 4, 5, 1, 2)]
     np.testing.assert_allclose(collector.arrived.prev_action, 0.2)
     again = make()
-    assert again.load_state_dict(through_a_file(collector.state_dict())) == []
+    again.load_state_dict(through_a_file(collector.state_dict()))
+    assert again.reopen() == []
     assert_same(collect(again, 9), collect(collector, 9))
 
 

@@ -171,7 +171,7 @@ def test_a_film_that_is_being_written_is_none(tmp_path):
     (tmp_path / "videos").mkdir()
     for name in ("eval_000000030.mp4", "eval_000000040.part.mp4", "eval_best.mp4", "eval_000000010.mp4"):
         (tmp_path / "videos" / name).touch()
-    assert [path.name for path in evaluation_videos(tmp_path)] == ["eval_000000010.mp4", "eval_000000030.mp4"]
+    assert [path.name for _, path in evaluation_videos(tmp_path)] == ["eval_000000010.mp4", "eval_000000030.mp4"]
 
 
 def test_a_film_is_no_longer_than_asked(tmp_path):

@@ -263,7 +263,7 @@ def test_an_origin_that_says_nothing_is_one_line(unbegun, capsys, origin):
     (unbegun / "run.json").write_text(json.dumps(info | {"start_from": origin}))
     for words in ((), ("--from", "run")):
         message = refused(capsys, "train", "--resume", "unbegun", *words)
-        assert message == "unbegun/run.json: start_from does not name the run of the initial weights"
+        assert message.startswith("unbegun is not a run folder: unbegun/run.json: start_from")
 
 
 def test_a_run_that_has_weights_takes_no_others(places, unbegun, capsys):

@@ -36,7 +36,7 @@ from dreamer.experiments.report.document import Document, Section, Table, TableC
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import open_run
-from dreamer.runs.trust import understood
+from dreamer.runs.saved import understood
 from dreamer.tracking import JsonlWriter, read
 from dreamer.training.load import load
 

@@ -135,7 +135,7 @@ def test_a_run_that_has_not_ended_or_begun_has_a_page(tmp_path):
 
 
 def test_nothing_that_a_run_holds_can_become_markup(tmp_path, trained):
-    info = dict.fromkeys(("command", "commit", "created", "threads", "python", "platform"), HOSTILE)
+    info = dict.fromkeys(("command", "commit", "created", "python", "platform"), HOSTILE)
     info |= {"versions": {HOSTILE: HOSTILE}, "resumed": [HOSTILE], "parameters": {HOSTILE: 3}}
     path = make_run(tmp_path / "<b onclick='x'>run", task=HOSTILE, info=info)
     with (path / "metrics.jsonl").open("a") as file:
@@ -144,7 +144,6 @@ def test_nothing_that_a_run_holds_can_become_markup(tmp_path, trained):
     study.mkdir(parents=True)
     record = json.loads(next(trained.glob("imagination/*/imagination.json")).read_text())
     record["errors"] = {f"{HOSTILE}{key}": curves | {"unit": HOSTILE} for key, curves in record["errors"].items()}
-    record["settings"]["samples"] = HOSTILE
     for trace in record["traces"]:
         trace["key"] = HOSTILE
     (study / "imagination.json").write_text(json.dumps(record))
@@ -158,7 +157,6 @@ def test_nothing_that_a_run_holds_can_become_markup(tmp_path, trained):
 DAMAGES = {
     "no metrics": (lambda path: (path / "metrics.jsonl").unlink(), "cannot read .*metrics.jsonl"),
     "no configuration": (lambda path: (path / "config.json").unlink(), "no run folder at .*config.json is missing"),
-    "study": (lambda path: next(path.glob("imagination/*/*.json")).write_text("{}"), "imagination.json is damaged"),
     "page": (lambda path: (path / "report.html.tmp").mkdir(), "cannot write to"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,8 +105,7 @@ def report(argv: Sequence[str]) -> int:
     if is_run(folder):
         page, summary = write_run_report(folder)
     else:
-        page = write_ablation_report(folder)
-        summary = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["verdict"]
+        page, summary = write_ablation_report(folder)
     show(*summary, "", f"report  {page}")
     return 0
 

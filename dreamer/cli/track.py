@@ -8,34 +8,44 @@ import datetime
 import hashlib
 import json
 import os
-import re
 import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
 
 from dreamer.cli.parsing import parse
 from dreamer.errors import UserError, first_line
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.runs.trust import check_destination
-from dreamer.system.files import write_atomically
-from dreamer.system.redaction import show
+from dreamer.system.files import Counter, Text, read_bytes, read_json, write_atomically
+from dreamer.system.redaction import show, warn
 from dreamer.tracking import View, read
-from dreamer.tracking.jsonl import COUNTERS
+from dreamer.tracking.jsonl import COUNTERS, LIMIT, records_in
 from dreamer.tracking.tensorboard import TensorBoardView
+from dreamer.tracking.video import evaluation_videos
 from dreamer.tracking.wandb import WandbView
 from dreamer.tracking.wandb_session import RUN_ID
 
 STATE = "wandb_track.json"
 """File of what W&B has: run id, length and SHA-256 of that part of metrics.jsonl, and names of the videos."""
-VIDEO = re.compile(r"eval_(\d{1,18})\.mp4")
 UPLOAD_SECONDS = 3600.0
 """Longest wait for W&B; here, unlike in training, there is nothing else to do."""
+
+
+class Tracked(TypedDict):
+    """Content of `STATE`."""
+
+    id: Annotated[str, StringConstraints(pattern=f"^{RUN_ID.pattern}$")]
+    bytes: Counter
+    sha256: Text
+    films: list[Text]
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def track(args: TrackArguments) -> list[str]:
 
 def _to_tensorboard(run: RunFolder) -> str:
     """Write events to a temporary folder; when they are complete, they replace the old ones."""
-    records, videos = read(run.metrics), _videos(run)
+    records, videos = read(run.metrics), evaluation_videos(run.path)
     folder, aside = run.path / "tensorboard", run.path / "tensorboard.new"
     with _one_line_errors("TensorBoard"):
         if aside.exists():
@@ -102,11 +112,11 @@ def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
     tracking = dataclasses.replace(tracking, **given)
     named = [f"{name.replace('_', '-')}={value}" for name, value in given.items()]
     check_destination(tracking, named, run.path, "--")
-    data, videos = run.metrics.read_bytes() if run.metrics.is_file() else b"", _videos(run)
+    data, videos = read_bytes(run.metrics, LIMIT), evaluation_videos(run.path)
     data = data[: data.rfind(b"\n") + 1]
     state = _state(run.path / STATE, data)
-    records = read(run.metrics)
-    new = records[data[: state["bytes"]].count(b"\n") : data.count(b"\n")]
+    records = records_in(data, run.metrics)
+    new = records[data[: state["bytes"]].count(b"\n") :]
     unseen = [video for video in videos if video[1].name not in state["films"]]
     if not new and not unseen:
         return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; videos: {len(videos)}"
@@ -120,7 +130,12 @@ def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
         view.summary({name: value for record in new for name, value in record.items() if name.startswith("eval/")})
         view.close("finished")
         names = [path.name for _, path in videos]
-        shown = {"id": view.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "films": names}
+        shown: Tracked = {
+            "id": view.id,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "films": names,
+        }
         write_atomically(run.path / STATE, json.dumps(shown).encode())
     return f"W&B run {view.id}: {len(new)} new records, videos: {len(unseen)}; {view.notice}"
 
@@ -130,36 +145,39 @@ def _show(view: View, records: Sequence[dict[str, Any]], videos: Sequence[tuple[
     waiting = list(videos)
     for record in records:
         while waiting and waiting[0][0] < record["step"]:
-            view.video(waiting[0][0], "eval/film", waiting.pop(0)[1])
-        view.log(int(record["step"]), {name: value for name, value in record.items() if name not in COUNTERS})
+            _show_video(view, *waiting.pop(0))
+        view.log(record["step"], {name: value for name, value in record.items() if name not in COUNTERS})
     for step, path in waiting:
+        _show_video(view, step, path)
+
+
+def _show_video(view: View, step: int, path: Path) -> None:
+    """Show a video, or print a line about one that cannot be read."""
+    try:
         view.video(step, "eval/film", path)
-
-
-def _videos(run: RunFolder) -> list[tuple[int, Path]]:
-    """Return step and path of every video; links are left out, since they may lead to private files."""
-    named = [(VIDEO.fullmatch(path.name), path) for path in run.videos.glob("*.mp4") if not path.is_symlink()]
-    return sorted((int(match[1]), path) for match, path in named if match)
+    except Exception as error:
+        warn(f"dreamer: left out: {path}: {first_line(error)}")
 
 
 def _began(run: RunFolder) -> float:
     try:
         return datetime.datetime.fromisoformat(run.info["created"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return 0.0
 
 
-def _state(path: Path, data: bytes) -> dict[str, Any]:
+def _state(path: Path, data: bytes) -> Tracked:
     """Return what W&B has, or a new W&B run where that is unknown or no longer the start of metrics.jsonl."""
+    new: Tracked = {"id": secrets.token_hex(4), "bytes": 0, "sha256": "", "films": []}
+    if not path.is_file():
+        return new
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        seen = data[: state["bytes"]]
-        same = len(seen) == state["bytes"] and hashlib.sha256(seen).hexdigest() == state["sha256"]
-        if same and RUN_ID.fullmatch(state["id"]) and isinstance(state["films"], list):
-            return state
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # a new W&B run repeats nothing in the old one
-    return {"id": secrets.token_hex(4), "bytes": 0, "films": []}
+        state = read_json(path, Tracked)
+    except UserError as error:
+        warn(f"dreamer: left out, so that a new W&B run begins: {error}")
+        return new
+    same = state["bytes"] <= len(data) and hashlib.sha256(data[: state["bytes"]]).hexdigest() == state["sha256"]
+    return state if same else new
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def _print_result(result: Result, trusted: str, destination: str) -> None:
         f"{values['eval/mode_return_mean']:.1f} +- {values['eval/mode_return_std']:.1f} with the policy's mode",
         f"run folder  {path}",
         f"curve       {path / 'curve.png'}",
-        *(f"video       {video}" for video in videos[-1:]),
+        *(f"video       {video}" for _, video in videos[-1:]),
         "",
         f"next        dreamer evaluate {quoted} --episodes 20{trusted}",
         f"            dreamer imagine {quoted}{trusted}",

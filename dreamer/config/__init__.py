@@ -11,7 +11,7 @@ resuming      settings that a resumed run may change
 from dreamer.config.composition import compose, override, resized
 from dreamer.config.renamed import RENAMED, current_name
 from dreamer.config.resuming import Effect, changeable, changes
-from dreamer.config.serialization import from_json, to_json
+from dreamer.config.serialization import from_dict, from_json, to_json
 from dreamer.config.settings import (
     Config,
     DeviceName,
@@ -41,6 +41,7 @@ __all__ = [
     "changes",
     "compose",
     "current_name",
+    "from_dict",
     "from_json",
     "leaves",
     "override",

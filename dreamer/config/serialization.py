@@ -12,6 +12,8 @@ import difflib
 import json
 from typing import Any
 
+import pydantic_core
+
 from dreamer.config.renamed import RENAMED
 from dreamer.config.settings import Config
 from dreamer.errors import UserError
@@ -31,13 +33,23 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
-    """Return the configuration that `to_json` of this version or of an older one wrote.
+def from_json(text: str | bytes) -> Config:
+    """Return the configuration that `to_json` of this version or of an older one wrote, see `from_dict`."""
+    try:
+        written = pydantic_core.from_json(text)
+    except ValueError as error:
+        raise UserError(f"the configuration is not JSON: {error}") from None
+    if not isinstance(written, dict):
+        raise UserError("the configuration is not a JSON object")
+    return from_dict(written)
+
+
+def from_dict(written: dict[str, Any]) -> Config:
+    """Return the configuration whose settings are `written` as nested dicts, which may be changed.
 
     Old names are mapped to the present ones, absent settings take their values from before they existed. Raises
     `UserError` for settings that are unknown here and for impossible values.
     """
-    written = _as_object(text)
     missing = [name for name in FROM_THE_START if name not in written]
     _rename(written)
     absent: dict[str, Any] = {}
@@ -51,16 +63,6 @@ def from_json(text: str) -> Config:
     if absent:
         _say_once(_filled(absent))
     return config
-
-
-def _as_object(text: str) -> dict[str, Any]:
-    try:
-        written = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"the configuration is not JSON: {error}") from None
-    if not isinstance(written, dict):
-        raise UserError("the configuration is not a JSON object")
-    return written
 
 
 def _rename(written: dict[str, Any]) -> None:

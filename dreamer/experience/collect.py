@@ -155,11 +155,9 @@ class Collector(Generic[CarryT]):
             "failures": self.failures.tolist(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> list[int]:
-        """Restore by stepping the open episodes again; returns the environments that did not reach the same row.
-
-        Those start a new episode. The one that was cut off ends at its last stored row, which `Replay.sample` marks.
-        """
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore everything but the environments; `reopen` must follow. Raises `ValueError` for impossible shapes."""
+        self._check_shapes(state)
         device = self.policy.device
         self.carry = self.policy.unpack_carry(state["state"].to(device), state["action"].to(device))
         self.exploration.load_state_dict(state["exploration"])
@@ -168,7 +166,32 @@ class Collector(Generic[CarryT]):
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
         self.failures = np.array(state["failures"], np.int64)
         obs = {key: value.numpy() for key, value in state["obs"].items()}
-        saved = Row(obs, **{name: value.numpy() for name, value in state["row"].items()})
-        self._row, lost = reopen(self.vector, self.indices, self.episodes, self.actions, saved)
+        self._row = Row(obs, **{name: value.numpy() for name, value in state["row"].items()})
+
+    def reopen(self) -> list[int]:
+        """Step the restored episodes again; returns the environments that did not reach the same row.
+
+        Those start a new episode. The one that was cut off ends at its last stored row, which `Replay.sample` marks.
+        """
+        self._row, lost = reopen(self.vector, self.indices, self.episodes, self.actions, self.arrived)
         self.returns[lost], self.lengths[lost] = 0.0, 0
         return [self.indices[i] for i in np.flatnonzero(lost)]
+
+    def _check_shapes(self, state: Mapping[str, Any]) -> None:
+        """Raise `ValueError` unless the arrays of a saved state have the shapes of these environments."""
+        envs, dim, row = self.num_envs, self.policy.action.dim, state["row"]
+        packed = self.policy.pack_carry(self.carry).shape[1:]
+        spaces: Mapping[str, Any] = self.vector.single_observation_space.spaces  # type: ignore[attr-defined]
+        expected = [
+            (row, dict.fromkeys(ROW_SCALARS, ()) | {"prev_action": (dim,)}),
+            (state["obs"], {key: space.shape for key, space in spaces.items()}),
+            (state, {"state": packed, "action": (dim,), "returns": (), "lengths": ()}),
+            (state["exploration"], {"left": (), "held": (dim,)}),
+        ]
+        for arrays, shapes in expected:
+            for name, shape in shapes.items():
+                if tuple(arrays[name].shape) != (envs, *shape):
+                    raise ValueError(f"{name} has shape {tuple(arrays[name].shape)} and not {(envs, *shape)}")
+        counted = all(isinstance(number, int) for number in state["episodes"])
+        if not counted or not all(len(state[name]) == envs for name in ("episodes", "actions", "failures")):
+            raise ValueError(f"episodes must be those of {envs} environments")

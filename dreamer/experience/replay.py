@@ -76,7 +76,10 @@ class Replay:
         self.batch_size, self.batch_length = batch_size, batch_length
         self.capacity = _capacity(config, num_streams, batch_length)
         self.slack, self.kept_checkpoints, self.path = slack, kept_checkpoints, path
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write replay in {path}: {reason(error)}") from None
         ring = ring_size(config, num_streams, batch_length, slack, kept_checkpoints)
         self.streams = [Stream(path, index, layout, ring) for index in range(num_streams)]
         self.queue: deque[tuple[int, int]] = deque()
@@ -222,7 +225,8 @@ class Replay:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the rows and states of a checkpoint; raises `UserError` when the files do not fit it."""
-        ring = int(state["layout"].rpartition(" ")[2])  # the files keep it when checkpoints are made or kept otherwise
+        size = state["layout"].rpartition(" ")[2]  # the files keep it when checkpoints are made or kept otherwise
+        ring = int(size) if size.isdecimal() else 0
         expected = self.layout.describe(ring)
         if state["layout"] != expected:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dreamer.batch import ActionSpec, Shapes
+from dreamer.errors import UserError
 
 LONG = 1000
 """Values of a vector above which it may have been meant as an image."""
@@ -54,6 +55,13 @@ def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any])
     if not action_space.shape:
         raise TypeError(f"unsupported action space {action_space}")
     return Spec(shapes, ActionSpec(int(action_space.shape[0]), discrete=False))
+
+
+def require_spec(own: Spec, env: Any) -> None:
+    """Raise `UserError` unless an agent of the spec `own` fits a vector environment."""
+    found = spec_of(env.single_observation_space, env.single_action_space)
+    if found.action != own.action or any(found.obs_shapes.get(key) != shape for key, shape in own.obs_shapes.items()):
+        raise UserError(f"the agent was trained on {own}, but its environments now have {found}")
 
 
 def observation_tensors(obs: Any, shapes: Shapes) -> tuple[dict[str, Tensor], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from dreamer.openloop import videos
@@ -24,9 +25,12 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "imagination" / f"step_{step:09d}"
 
 
-def newest(run: Path) -> Path | None:
-    """Return the newest complete folder of an open-loop evaluation, None without one."""
-    return max((path.parent for path in run.glob(f"imagination/step_*/{RECORD}")), default=None)
+def newest(run: Path) -> tuple[int, Path] | None:
+    """Return step and folder of the newest complete open-loop evaluation of a run, None without one."""
+    found = [path.parent for path in run.glob(f"imagination/step_*/{RECORD}")]
+    return max(
+        ((int(path.name[5:]), path) for path in found if re.fullmatch(r"step_[0-9]{1,18}", path.name)), default=None
+    )
 
 
 def write(evaluation: OpenLoopEvaluation, folder: Path) -> dict[str, Path]:

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import MaxLen
+from pydantic import BeforeValidator
+from typing_extensions import TypedDict
 
 from dreamer.openloop.evaluation import SHOWN_SAMPLES, OpenLoopEvaluation
+from dreamer.system.files import Counter, Finite, Text
 
 PERCENTILES = (5, 25, 50, 75, 95)
 """Percentiles of samples: the median, and the ends of the central 50 and 90 % intervals."""
+Curve = Annotated[list[Finite | None], MaxLen(2000)]
+"""Values over time; None where they are unknown."""
 
 
-def record(evaluation: OpenLoopEvaluation) -> dict[str, Any]:
-    """Return everything but images, for JSON, with null for unknown values. Axes are those of `Signal`."""
+def _few(value: Any) -> Any:
+    if len(value) > 1000:
+        raise ValueError("more than 1,000 keys")
+    return value
+
+
+class Settings(TypedDict):
+    """The `OpenLoopSettings` that are shown."""
+
+    context: Counter
+    episodes: Counter
+    samples: Counter
+
+
+class Record(TypedDict):
+    """Content of imagination.json, as far as it is shown."""
+
+    settings: Settings
+    episodes_alive: Annotated[list[Counter], MaxLen(2000)]
+    errors: Annotated[dict[Text, dict[str, Text | Curve]], BeforeValidator(_few)]
+    traces: Annotated[list[dict[str, Text | Counter | list[Curve] | list[list[Curve]]]], MaxLen(20_000)]
+
+
+def record(evaluation: OpenLoopEvaluation) -> Any:
+    """Return a `Record` and more: everything but images, null for unknown values. Axes are those of `Signal`."""
     return {
         "settings": dataclasses.asdict(evaluation.settings),
         "episodes_alive": evaluation.alive,

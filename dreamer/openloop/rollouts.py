@@ -19,6 +19,7 @@ from dreamer.batch import ROW_SCALARS, Batch, Row
 from dreamer.behavior.imagination import Policy
 from dreamer.dynamics.core import DynamicsCore
 from dreamer.experience.collect import Collector
+from dreamer.experience.spaces import Spec, require_spec
 from dreamer.nn.struct import Struct
 from envs import EVAL_INDEX
 
@@ -48,6 +49,7 @@ def held_out(
     indices = [EVAL_INDEX + i for i in range(episodes)]
     arrived: list[Row] = []
     with closing(envs.make_vector(make_env, indices, timeout=timeout)) as vector:
+        require_spec(Spec(agent.obs_shapes, agent.action), vector)
         collector = Collector(agent, vector, indices)
         collector.reset()
         for _ in range(skip + steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dreamer.openloop.record import PERCENTILES
+from dreamer.openloop.record import PERCENTILES, Record
 from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH
 
-PANELS = 9
-"""Largest number of traces in a figure; the file holds all."""
+PANELS, KEYS, EPISODES = 9, 24, 6
+"""Largest numbers of traces, of keys with errors and of episodes in a figure; the file holds all."""
 MODEL, BASELINE = PALETTE[0], PALETTE[3]
 
 
@@ -36,25 +36,28 @@ class Trace:
     """Imagined rollouts after the observed steps `[episode, rollout, time]`."""
 
 
-def figures(record: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures of a record by name: `predictions`, `dreams` (imagined rollouts) and `errors`."""
-    drawn, context = _chosen(record["traces"]), int(record["settings"]["context"])
+def figures(record: Record) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of a record by name: `predictions`, `dreams` (imagined rollouts) and `errors`.
+
+    Raises `ValueError`, `TypeError` or `LookupError` where entries or lengths do not fit.
+    """
+    drawn, context = _chosen(record["traces"]), record["settings"]["context"]
     with matplotlib.rc_context(STYLE):
         yield "predictions", _grid(drawn, context, _prediction)
         yield "dreams", _grid(drawn, context, _rollout)
         yield "errors", _errors(record["errors"])
 
 
-def _chosen(entries: list[dict[str, Any]]) -> list[Trace]:
+def _chosen(entries: Sequence[Mapping[str, Any]]) -> list[Trace]:
     """Traces that a figure has room for: dimensions of all keys in turn, and always the reward, which is last."""
     order = sorted(range(len(entries) - 1), key=lambda i: (entries[i]["index"], i))[: PANELS - 1]
     sizes = Counter(entry["key"] for entry in entries)
     drawn = []
     for entry in [entries[i] for i in [*sorted(order), len(entries) - 1]]:
         name = entry["key"] if sizes[entry["key"]] == 1 else f"{entry['key']} {entry['index']}"
-        percentiles = [entry[f"percentile_{p}"] for p in PERCENTILES]
-        values = (entry["real"], percentiles, entry["samples"], entry["dreams"])
-        drawn.append(Trace(name, *(np.array(x, float) for x in values)))
+        real, samples, rollouts = (entry[kind][:EPISODES] for kind in ("real", "samples", "dreams"))
+        percentiles = [entry[f"percentile_{p}"][:EPISODES] for p in PERCENTILES]
+        drawn.append(Trace(name, *(np.array(x, float) for x in (real, percentiles, samples, rollouts))))
     return drawn
 
 
@@ -99,6 +102,7 @@ def _rollout(axes: Axes, trace: Trace, episode: int, steps: np.ndarray) -> None:
 
 def _errors(errors: Mapping[str, Mapping[str, Any]]) -> Figure:
     """RMSE and CRPS of every key, beside repeating the last observation."""
+    errors = dict(list(errors.items())[:KEYS])
     figure = Figure(figsize=(WIDTH, 0.7 + 1.7 * len(errors)), layout="constrained")
     grid = figure.subplots(len(errors), 2, squeeze=False, sharex=True)
     for (key, curves), row in zip(errors.items(), grid, strict=True):

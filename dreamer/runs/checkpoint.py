@@ -18,12 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from dreamer.errors import UserError, first_line, reason
-from dreamer.system.files import sync_folder, write_atomically
+from dreamer.runs.saved import State, read_large, understood, unpacked
+from dreamer.system.files import Counter, adapter, sync_folder, violation, write_atomically
 from dreamer.system.redaction import warn
 
 FORMAT = 1
+TRIED = 100
+"""Largest number of checkpoints that are tried, the newest ones."""
+
+
+class NoCheckpoint(UserError):
+    """A folder holds no usable checkpoint."""
+
+
+class Header(TypedDict):
+    """First line of a checkpoint."""
+
+    format: int
+    step: Counter
+    sha256: str
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
@@ -45,42 +62,48 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
         intact = "; the previous one is intact" if any(_newest_first(folder)) else ""
         raise UserError(f"cannot write checkpoint {path}: {reason(error)}{intact}") from error
     kept = [other for other in _newest_first(folder) if other.name <= path.name][:keep]
-    for other in {*_newest_first(folder), *folder.glob("*.tmp")} - set(kept):
+    for other in {*_newest_first(folder), *filter(Path.is_file, folder.glob("*.tmp"))} - set(kept):
         other.unlink()
     return path
 
 
-def load(folder: Path) -> tuple[int, dict[str, Any], list[str]]:
+def load(folder: Path) -> tuple[int, State, list[str]]:
     """Read the newest good checkpoint onto the CPU; returns its step, its state, and a line per damaged one skipped.
 
-    These lines are printed as well. Raises `UserError` when there is none, or when it was written in another format.
+    These lines are printed as well. Raises `NoCheckpoint` when there is none, and `UserError` for one of another format
+    or with impossible values.
     """
     skipped: list[str] = []
-    for path in _newest_first(folder):
+    for path in _newest_first(folder)[:TRIED]:
         try:
-            header, _, data = path.read_bytes().partition(b"\n")
-            manifest = json.loads(header)
-            if manifest["format"] != FORMAT:
-                raise UserError(
-                    f"checkpoint {path} has format {manifest['format']}, this version reads format {FORMAT}; "
-                    "use the version of the code named in run.json"
-                )
-            if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            header, _, data = read_large(path).partition(b"\n")
+            manifest: Header = adapter(Header).validate_json(header, strict=True)
+            if manifest["format"] == FORMAT and hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise ValueError("its checksum does not match")
-            if type(manifest["step"]) is not int:
-                raise ValueError("its step is no number")
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError("it holds no state")
+            state = unpacked(data) if manifest["format"] == FORMAT else None
+        except ValueError as error:  # the next older one may be good
+            damage = violation(error) if isinstance(error, ValidationError) else first_line(error)
+            skipped.append(f"skipped damaged checkpoint {path}: {damage}")
+        else:
             if skipped:
                 warn(*skipped)
-            return manifest["step"], state, skipped
-        except UserError:
-            raise
-        except Exception as error:  # a damaged file can raise anything, and the next older one may be good
-            skipped.append(f"skipped damaged checkpoint {path}: {first_line(error)}")
-    detail = f" ({'; '.join(skipped)})" if skipped else ""
-    raise UserError(f"no usable checkpoint in {folder}{detail}")
+            return manifest["step"], _checked(state, manifest, path), skipped
+    detail = f" ({'; '.join(skipped[:3])})" if skipped else ""
+    raise NoCheckpoint(f"no usable checkpoint in {folder}{detail}")
+
+
+def _checked(state: Any, header: Header, path: Path) -> State:
+    """The state, with types and ranges checked."""
+    if header["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {header['format']}, this version reads format {FORMAT}; "
+            "use the version of the code named in run.json"
+        )
+    with understood(path.parent):
+        checked: State = adapter(State).validate_python(state)
+        if checked.get("step", header["step"]) != header["step"]:
+            raise ValueError(f"it is of step {checked['step']} and not {header['step']}")
+    return checked
 
 
 def snapshot(tree: Any) -> Any:
@@ -137,4 +160,4 @@ class CheckpointWriter:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*.ckpt"), reverse=True) if folder.is_dir() else []
+    return sorted((path for path in folder.glob("step_*.ckpt") if path.is_file()), reverse=True)

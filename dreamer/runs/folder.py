@@ -9,21 +9,61 @@ import platform
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Required, cast
 
 import torch
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import VERSIONED, command_line, commit, package_version
 from dreamer.runs.trust import check_folder
-from dreamer.system.files import sync_folder, write_atomically
+from dreamer.system.files import MB, Counter, Text, read_bytes, read_json, sync_folder, write_atomically
 from dreamer.system.redaction import redact
 
 UNBEGUN = {".lock", "config.json", "config.json.tmp", "run.json.tmp"}
+
+
+class Parallel(TypedDict, total=False):
+    """Choice between stepping environments in one process and in several, with the measurements behind `auto`."""
+
+    on: Required[bool]
+    processes: Counter
+    seconds: dict[Text, float]
+
+
+class StartFrom(TypedDict):
+    """Run that gave the initial weights."""
+
+    path: Text
+    load: Literal["all", "world_model"]
+
+
+@with_config(ConfigDict(extra="allow"))
+class RunInfo(TypedDict, total=False):
+    """Content of run.json: provenance, and what cannot be found out again. Older runs lack some entries."""
+
+    device: Required[Text]
+    command: Text
+    created: Text
+    seed: int
+    commit: Text
+    python: Text
+    platform: Text
+    threads: Counter
+    versions: dict[Text, Text]
+    parallel: Parallel
+    start_from: StartFrom
+    make_env: Text
+    resumed: list[Text]
+    parameters: dict[Text, Counter]
+    replay: dict[Text, Counter]
+    numerics: dict[Text, Text | Counter | bool]
+    complete: Counter
 
 
 @dataclass
@@ -34,7 +74,7 @@ class RunFolder:
     """The folder."""
     config: Config
     """Full configuration, as in config.json."""
-    info: dict[str, Any]
+    info: RunInfo
     """Command, versions, commit, seed, device and more, as in run.json."""
 
     @property
@@ -71,10 +111,8 @@ class RunFolder:
     @property
     def numerics(self) -> dict[str, Any]:
         """Everything that rounding depends on, as the run had it last."""
-        if not isinstance(self.info.get("numerics"), dict):  # an older version wrote run.json
-            self.info["numerics"] = {name: self.info[name] for name in ("device", "threads") if name in self.info}
-        numerics: dict[str, Any] = self.info["numerics"]
-        return numerics
+        known: dict[str, Any] = {name: self.info.get(name) for name in ("device", "threads") if name in self.info}
+        return self.info.setdefault("numerics", known)  # absent if an older version wrote run.json
 
     def save(self) -> None:
         """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
@@ -84,18 +122,23 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {reason(error)}") from None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; raises `UserError` when another process trains in it."""
-        try:
-            file = open(self.path / ".lock", "ab")  # noqa: SIM115
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self.path} is in use by another process") from None
-        except OSError as error:
-            raise UserError(f"cannot lock {self.path}: {reason(error)}") from None
-        with file:
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """As `locked`, of this folder."""
+        return locked(self.path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a folder for this process; raises `UserError` when another process trains in it."""
+    try:
+        file = open(path / ".lock", "ab")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path} is in use by another process") from None
+    except OSError as error:
+        raise UserError(f"cannot lock {path}: {reason(error)}") from None
+    with file:
+        yield
 
 
 def create_run(
@@ -123,7 +166,7 @@ def create_run(
         "versions": {name: package_version(name) for name in VERSIONED},
         **(origin or {}),
     }
-    run = RunFolder(path, config, info)
+    run = RunFolder(path, config, cast(RunInfo, info))
     with run.locked():
         _refuse_content(path)  # another process may have been faster
         run.save()
@@ -133,27 +176,26 @@ def create_run(
 def open_run(path: Path) -> RunFolder:
     """Open an existing run folder; raises `UserError` when it is not one or was written by another version."""
     check_folder(path)
-    try:
-        text = (path / "config.json").read_text(encoding="utf-8")
-        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    missing = next((path / name for name in ("config.json", "run.json") if not (path / name).exists()), None)
+    if missing:
         run = next((parent for parent in path.absolute().parents if (parent / "run.json").is_file()), None)
         hint = f"; name the run folder that it belongs to: {run}" if run else ""
-        missing = "it is a file" if path.is_file() else f"{error.filename} is missing"
-        raise UserError(f"no run folder at {path}: {missing}{hint}") from None
-    except (OSError, ValueError, RecursionError) as error:
+        wrong = "it is a file" if path.is_file() else f"{missing} is missing"
+        raise UserError(f"no run folder at {path}: {wrong}{hint}")
+    try:
+        text = read_bytes(path / "config.json", MB)
+        info = read_json(path / "run.json", RunInfo)
+    except UserError as error:
         raise UserError(f"{path} is not a run folder: {error}") from None
-    if not isinstance(info, dict) or not isinstance(info.get("device"), str):
-        raise UserError(f"{path} is not a run folder: run.json does not name the device")
     try:
         return RunFolder(path, from_json(text), info)
-    except (UserError, RecursionError) as error:
+    except UserError as error:
         raise UserError(f"{path / 'config.json'}: {error}{_origin(info)}") from None
 
 
-def _origin(info: dict[str, Any]) -> str:
+def _origin(info: RunInfo) -> str:
     """The end of a message that names the commit in `run.json`, if there is one."""
-    written = str(info.get("commit"))
+    written = info.get("commit", "")
     return f"; the run was made at commit {written[:12]}" if re.fullmatch("[0-9a-f]{40}", written) else ""
 
 

@@ -6,14 +6,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from dreamer.config import Config
-from dreamer.errors import UserError, first_line, reason
+from dreamer.errors import UserError, reason
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.destination import flags, foreign
 
@@ -86,32 +84,6 @@ def agreement(config: Config, tasks: Sequence[str] = ()) -> str:
     """Options that a command on a folder of this configuration needs, because it imports the user's modules."""
     modules = modules_of(config, tasks)
     return f" --env-import {shlex.join(modules)}" if modules else ""
-
-
-def check_counters(state: Mapping[str, Any], step: int) -> None:
-    """Raise `ValueError` for impossible counters in a checkpoint of environment step `step`."""
-    for name in ("step", "updates", "episodes", "metrics_offset", "evaluated_at"):
-        if type(state[name]) is not int or not -1 <= state[name] < 2**62:
-            raise ValueError(f"{name} is not a valid counter")
-    if not all(isinstance(state.get(name, False), bool) for name in ("evaluation_due", "imagination_due")):
-        raise ValueError("evaluations are due or not")
-    if state["step"] != step:
-        raise ValueError(f"it is of step {state['step']} and not {step}")
-    numbers = [state["elapsed"], *dict(state["evaluation"]).values()]
-    if not all(isinstance(number, float) for number in numbers):
-        raise ValueError("times and evaluations must be numbers")
-
-
-@contextmanager
-def understood(path: Path) -> Iterator[None]:
-    """Context that turns errors from unexpected content of an undamaged checkpoint into one `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"the checkpoint in {path} does not fit this run: {reason}") from error
 
 
 def _resolved(path: Path) -> Path:

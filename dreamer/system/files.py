@@ -1,11 +1,84 @@
-"""Atomic, durable writes to files."""
+"""Files of run, ablation and exam folders: bounded, validating reads, and atomic, durable writes.
+
+Anybody may have written what is read here. A reader has a limit of bytes and a type that pydantic checks the content
+against, so that everything behind it can rely on types and ranges.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
+import reprlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Le, MaxLen
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from dreamer.errors import UserError, reason
+
+T = TypeVar("T")
+MB = 10**6
+LARGEST = 1e38
+"""Largest magnitude of a number in a file, about that of float32. Figures overflow where float64 ends."""
+
+
+def within_float32(value: float) -> float:
+    """Return the value, or an infinity beyond `LARGEST`."""
+    return value if abs(value) <= LARGEST or math.isnan(value) else math.copysign(math.inf, value)
+
+
+Counter = Annotated[int, Ge(0), Le(2**53)]
+"""Whole number from 0 that float64 holds exactly."""
+Number = Annotated[float, AfterValidator(within_float32)]
+"""Number within the range of float32, or NaN or an infinity."""
+Finite = Annotated[float, Ge(-LARGEST), Le(LARGEST)]
+"""Finite number within the range of float32."""
+Text = Annotated[str, MaxLen(10_000)]
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return the content of a file; raises `UserError` if it cannot be read or has more than `limit` bytes."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(limit + 1) if size <= limit else b""
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    if max(size, len(data)) > limit:
+        raise UserError(f"{path} has {size / MB:,.0f} MB, more than {limit / MB:,.0f}, which no run writes")
+    return data
+
+
+def read_json(path: Path, kind: Callable[..., T], limit: int = MB) -> T:
+    """Return the content of a JSON file as a `kind`; raises `UserError` if it cannot be read or is something else."""
+    data = read_bytes(path, limit)
+    try:
+        return adapter(kind).validate_python(from_json(data), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{path}: {violation(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+
+
+@cache
+def adapter(kind: Any) -> Any:
+    """The validator of a type."""
+    return TypeAdapter(kind)
+
+
+def violation(error: ValidationError) -> str:
+    """The first violation in words: its place, what is wrong, and the value."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    value = "" if first["type"] in ("missing", "json_invalid") else f" (got {reprlib.repr(first['input'])})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place[:80]}{': ' if place else ''}{message[0].lower()}{message[1:]}{value}"
 
 
 def write_atomically(path: Path, *parts: str | bytes | memoryview) -> None:

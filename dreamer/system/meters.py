@@ -39,6 +39,8 @@ class Meter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore sums and counts."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        if self.sums.keys() != self.counts.keys() or any(count < 1 for count in self.counts.values()):
+            raise ValueError("sums of metrics without their counts")
 
 
 class Clock:

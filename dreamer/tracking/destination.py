@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
-import json
 import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import MaxLen, Predicate
 
 from dreamer.errors import UserError
+from dreamer.system.files import read_json
 from dreamer.tracking.config import TrackingConfig
 
+Printable = Annotated[str, MaxLen(1000), Predicate(str.isprintable)]
 SETTINGS = ("entity", "project")
 """Settings of a run that choose where in a W&B account its data are stored."""
 PLACE = "wandb_run.json"
@@ -47,13 +51,11 @@ def as_kept(tracking: TrackingConfig, run_dir: Path, named: Collection[str] = ()
     if tracking.wandb == "off" or not (run_dir / PLACE).is_file():
         return tracking
     try:
-        kept = json.loads((run_dir / PLACE).read_bytes()[:MOST])
-        found = {f"wandb_{name}": kept[name] for name in SETTINGS if kept.get(name) and f"wandb-{name}" not in named}
-        if not all(isinstance(value, str) and value.isprintable() for value in found.values()):
-            raise ValueError
-    except (OSError, ValueError, AttributeError, RecursionError):
-        raise UserError(f"{run_dir / PLACE} names no W&B project; delete it to log to the configured one") from None
-    return dataclasses.replace(tracking, **found)
+        kept = read_json(run_dir / PLACE, dict[str, Printable])
+    except UserError as error:
+        raise UserError(f"{error}; delete it to log to the configured W&B project") from None
+    found = {f"wandb_{name}": kept[name] for name in SETTINGS if kept.get(name) and f"wandb-{name}" not in named}
+    return dataclasses.replace(tracking, **found)  # type: ignore[arg-type]
 
 
 def foreign(tracking: TrackingConfig, named: Collection[str] = ()) -> dict[str, str]:

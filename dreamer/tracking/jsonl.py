@@ -5,20 +5,28 @@ them back into numbers. A line counts only with its line break. Bytes that a cra
 ignored by `read` and removed when the file is opened to append.
 """
 
+import io
 import json
 import math
-import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Annotated, Any, Literal, SupportsFloat
+
+from annotated_types import MaxLen
+from pydantic import TypeAdapter, ValidationError
 
 from dreamer.errors import UserError, reason
-from dreamer.system.files import require_same
+from dreamer.system.files import LARGEST, MB, read_bytes, require_same, violation, within_float32
 from dreamer.system.redaction import warn
 from dreamer.tracking.metrics import is_registered
 
-NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+Name = Annotated[str, MaxLen(200)]
+RECORD = TypeAdapter(dict[Name, float | Literal["NaN", "Infinity", "-Infinity"]])
+LIMIT, RECORDS, NAMES = 200 * MB, 1_000_000, 5_000
+"""Largest numbers of bytes, records and metrics of a file that is read; 200 MB are about 100,000 records of a run."""
+WINDOW = 16 * MB
+"""Bytes at the end of a file in which its last line is looked for."""
 COUNTERS = ("step", "updates")
 """Keys of a record that are not metrics."""
 STRICT = "DREAMER_STRICT_METRICS"
@@ -120,15 +128,25 @@ class JsonlWriter:
 def read(path: Path) -> list[dict[str, Any]]:
     """Return every complete record of a metrics.jsonl, oldest first: `step`, `updates` and the metrics as floats.
 
+    A number beyond the range of float32 is read as an infinity.
+
     Raises:
-        UserError: the file is missing or unreadable, or a complete line is damaged.
+        UserError: the file is missing or unreadable or too large, or a complete line is damaged.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from error
-    lines = data.split(b"\n")[:-1]
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    return records_in(read_bytes(path, LIMIT), path)
+
+
+def records_in(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """As `read`, of the bytes of the file at `path`."""
+    records: list[dict[str, Any]] = []
+    names: set[str] = set()
+    lines = io.BytesIO(data[: data.rfind(b"\n") + 1])
+    for number, line in enumerate(lines, start=1):
+        records.append(_parse(line, f"{path}, line {number}"))
+        names.update(records[-1])
+        if number > RECORDS or len(names) > NAMES:
+            raise UserError(f"{path} holds more than {RECORDS:,} records or {NAMES:,} metrics, as no run does")
+    return records
 
 
 def _strict(value: float) -> float | str:
@@ -139,28 +157,29 @@ def _strict(value: float) -> float | str:
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
-        record = {
-            key: NOT_FINITE[value] if isinstance(value, str) else value for key, value in json.loads(line).items()
-        }
-        if type(record["step"]) is not int or type(record["updates"]) is not int:
-            raise ValueError("a record has the whole numbers `step` and `updates`")
-        return {key: value if key in COUNTERS else _number(value) for key, value in record.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{place}: not a metrics record") from error
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise ValueError(f"{value} is not a number")
-    return float(value)
+        written = RECORD.validate_json(line, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{place}: not a metrics record: {violation(error)}") from None
+    record: dict[str, Any] = {  # most values are within the range, and a record has many
+        name: value if isinstance(value, float) and -LARGEST < value < LARGEST else within_float32(float(value))
+        for name, value in written.items()
+    }
+    for name in COUNTERS:
+        value = record.get(name, math.nan)
+        if not 0 <= value <= 2**53 or value % 1:
+            raise UserError(f"{place}: not a metrics record: {name} is not a whole number from 0 to 2^53")
+        record[name] = int(value)
+    return record
 
 
 def _last_line(descriptor: int, size: int) -> tuple[int, bytes]:
-    """Return the length up to the last line break within `size` bytes, and the line that ends there."""
+    """Return the length up to the last line break within `size` bytes, and the line that ends there.
+
+    A line that is longer than `WINDOW`, and what follows the last one, count as damage of the line.
+    """
     size = min(size, os.fstat(descriptor).st_size)
-    if size == 0:
-        return 0, b""
-    with mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) as data:
-        end = data.rfind(b"\n") + 1
-        start = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
-        return end, data[start:end]
+    begin = max(0, size - WINDOW)
+    data = os.pread(descriptor, size - begin, begin)
+    end = data.rfind(b"\n") + 1
+    start = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    return begin + end, data[start:end] if start or not begin else data[:1]

@@ -3,12 +3,15 @@
 import io
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dreamer.tracking.views import Status, View
 
 GIF_FRAMES = 100
+LARGEST_FRAME, MOST_FRAMES = 2**22, 10_000
+"""Largest number of pixels of a frame, and of frames of a video that are looked at."""
 
 
 class TensorBoardView(View):
@@ -47,15 +50,23 @@ class TensorBoardView(View):
         self._write(step, self._summary(value=scalars))
 
     def video(self, step: int, name: str, path: Path) -> None:
-        """Write a video as an animated GIF of at most `GIF_FRAMES` frames, which the images tab plays."""
+        """Write a video as an animated GIF of at most `GIF_FRAMES` frames, which the images tab plays.
+
+        Raises `ValueError` for a file that is not an MP4 file, and for frames larger than `LARGEST_FRAME` pixels.
+        """
         import imageio.v3
 
-        frames = imageio.v3.imread(path, plugin="FFMPEG")
-        fps = imageio.v3.immeta(path, plugin="FFMPEG")["fps"]
-        every = -(-len(frames) // GIF_FRAMES)
+        with path.open("rb") as file:
+            if file.read(8)[4:] != b"ftyp":  # otherwise ffmpeg may take it for a list of other files
+                raise ValueError("it is not an MP4 file")
+        about = imageio.v3.immeta(path, plugin="FFMPEG")
+        (width, height), fps = about["size"], about["fps"]
+        if width * height > LARGEST_FRAME:
+            raise ValueError(f"its frames have {width} x {height} pixels")
+        every = -(-round(min(fps * about["duration"], MOST_FRAMES)) // GIF_FRAMES) or 1
+        frames = list(islice(imageio.v3.imiter(path, plugin="FFMPEG"), 0, MOST_FRAMES, every))[: GIF_FRAMES + 1]
         buffer = io.BytesIO()
-        imageio.v3.imwrite(buffer, frames[::every], extension=".gif", duration=1000 * every / fps, loop=0)
-        height, width = frames.shape[1:3]
+        imageio.v3.imwrite(buffer, frames, extension=".gif", duration=1000 * every / fps, loop=0)
         self._picture(step, name, height, width, buffer.getvalue())
 
     def image(self, step: int, name: str, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +12,10 @@ import numpy as np
 from dreamer.errors import UserError
 
 
-def evaluation_videos(run: Path) -> list[Path]:
-    """Return the finished videos of a run's evaluations, oldest first."""
-    paths = (run / "videos").glob("eval_*.mp4")
-    return sorted(path for path in paths if path.stem.removeprefix("eval_").isdecimal())
+def evaluation_videos(run: Path) -> list[tuple[int, Path]]:
+    """Return step and path of the finished videos of a run's evaluations, oldest first, without links."""
+    named = [(re.fullmatch(r"eval_([0-9]{1,15})\.mp4", path.name), path) for path in (run / "videos").glob("*.mp4")]
+    return sorted((int(match[1]), path) for match, path in named if match and not path.is_symlink())
 
 
 def write_mp4(path: Path, frames: list[np.ndarray], fps: float, quality: int = 6) -> None:

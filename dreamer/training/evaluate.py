@@ -12,6 +12,7 @@ import envs
 from dreamer.agent import Agent
 from dreamer.behavior.acting import ActionMode
 from dreamer.errors import UserError, first_line
+from dreamer.experience.spaces import Spec, require_spec
 from dreamer.system.randomness import own_randomness
 from dreamer.system.redaction import warn
 from dreamer.training.heldout import HeldOut
@@ -75,6 +76,7 @@ class Evaluator:
             return self._run(agent, mode, stop, deterministic)
 
     def _run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool], deterministic: bool) -> Evaluation:
+        require_spec(Spec(agent.obs_shapes, agent.action), self.vector)
         obs, *_ = envs.restore_vector(self.vector, dict.fromkeys(self.indices, (0, ())))
         count = len(self.indices)
         returns, lengths = np.zeros(count), np.zeros(count, np.int64)

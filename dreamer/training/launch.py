@@ -16,7 +16,8 @@ from dreamer.experience.spaces import long_vectors
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder, create_run, default_path, open_run
 from dreamer.runs.provenance import command_line
-from dreamer.runs.trust import check_counters, check_imports, understood
+from dreamer.runs.saved import State, require_complete, understood
+from dreamer.runs.trust import check_imports
 from dreamer.system.device import choose_device
 from dreamer.system.redaction import warn
 from dreamer.tracking.destination import as_kept, foreign
@@ -117,9 +118,7 @@ def resume(
     device = choose_device(config.device if config.device != "auto" else folder.info["device"])
     factory = make_factory_of(folder, make_env, trusted)
     with folder.locked():
-        kept = folder.info.get("parallel")
-        fits = isinstance(kept, dict) and isinstance(kept.get("on"), bool)  # not if it died before it was written
-        if not fits or "env.parallel" in changed:
+        if "parallel" not in folder.info or "env.parallel" in changed:  # absent if it died before it was written
             folder.info["parallel"] = choose_parallel(config, factory)
         if folder.never_began:
             agent = dry_run(spec_of_factory(factory), config)
@@ -129,8 +128,7 @@ def resume(
         if start_from is not None:
             raise UserError(f"--from {start_from}: {path} has weights of its own; resume it without --from")
         step, state, _ = checkpoint.load(folder.checkpoints)
-        with understood(folder.checkpoints):
-            check_counters(state, step)
+        require_complete(state, folder.checkpoints)
         folder.info.setdefault("resumed", []).append(command_line())
         progress = Progress.of(state)
         if progress.finished(config.steps):
@@ -175,7 +173,7 @@ def _compiled_as_before(folder: RunFolder, old: Config) -> Config:
     return override(config, {"loop.compile": choice})
 
 
-def _keep_decays(folder: RunFolder, old: Config, step: int, state: dict[str, Any]) -> None:
+def _keep_decays(folder: RunFolder, old: Config, step: int, state: State) -> None:
     """Add to a checkpoint of an older version how its settings decayed, before config.json forgets it."""
     rate, entropy = old.agent.optimizer.decay, old.agent.behavior.entropy_decay
     lengths = {"learning rate": rate, "entropy bonus": entropy, "learning rate of vision": rate}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +13,7 @@ from dreamer.batch import ActionSpec
 from dreamer.errors import UserError
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder, open_run
-from dreamer.runs.trust import understood
+from dreamer.runs.saved import State, understood
 from dreamer.system.device import choose_device
 
 Load = Literal["all", "world_model"]
@@ -33,21 +32,27 @@ def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
     folder = open_run(Path(path))
     step, state, _ = checkpoint.load(folder.checkpoints)
     with understood(folder.checkpoints):
-        modules = state["agent"]["modules"]
-        expected = agent_of(folder.config.agent, state, "meta")  # before memory is taken for what the folder claims
-        misfits = _misfits(modules, expected)
-        if misfits or not modules:
-            raise ValueError(f"its weights are others: {misfits[:1]}")
-        agent = agent_of(folder.config.agent, state)
-        agent.load_state_dict(modules)
+        agent = agent_with_weights(folder.config.agent, state)
     return agent.to(choose_device(device)).eval(), step
 
 
-def agent_of(config: AgentConfig, state: Mapping[str, Any], device: Literal["cpu", "meta"] = "cpu") -> Agent:
+def agent_with_weights(config: AgentConfig, state: State) -> Agent:
+    """The agent of a checkpoint on the CPU; raises `ValueError` for other weights before it takes memory for them."""
+    modules = state["agent"]["modules"]
+    own = {name: list(value.shape) for name, value in agent_of(config, state, "meta").state_dict().items()}
+    misfits = [name for name, value in modules.items() if own.get(name) != list(value.shape)]
+    if misfits or not modules:
+        raise ValueError(f"its weights are others: {misfits[:1]}")
+    agent = agent_of(config, state)
+    agent.load_state_dict(modules)
+    return agent
+
+
+def agent_of(config: AgentConfig, state: State, device: Literal["cpu", "meta"] = "cpu") -> Agent:
     """A new agent for the environments of a checkpoint; on the meta device it takes no memory."""
-    spec = state["spec"]
+    dim, discrete = state["spec"]["action"]
     with torch.device(device):
-        return Agent(config, spec["obs_shapes"], ActionSpec(*spec["action"]))
+        return Agent(config, state["spec"]["obs_shapes"], ActionSpec(dim, bool(discrete)))
 
 
 def read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
@@ -66,12 +71,6 @@ def read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
     return weights
 
 
-def _misfits(weights: Mapping[str, torch.Tensor], agent: Agent) -> list[str]:
-    """Names of weights that the agent lacks or has in another shape."""
-    own = {name: list(value.shape) for name, value in agent.state_dict().items()}
-    return [name for name, value in weights.items() if own.get(name) != list(value.shape)]
-
-
 def initial_weights(folder: RunFolder, named: Path | str | None, agent: Agent) -> dict[str, Any] | None:
     """Initial weights of a run that never began, from the folder that the user names, never from run.json alone."""
     source = folder.info.get("start_from")
@@ -79,10 +78,8 @@ def initial_weights(folder: RunFolder, named: Path | str | None, agent: Agent) -
         raise UserError(f"--from {named}: {folder.path} began with weights of its own; resume it without --from")
     if source is None:
         return None
-    if not (isinstance(source, dict) and isinstance(source.get("path"), str) and source.get("load") in get_args(Load)):
-        raise UserError(f"{folder.path / 'run.json'}: start_from does not name the run of the initial weights")
     if named is None:
         other = shlex.quote(source["path"])
         raise UserError(f"{folder.path} began with the weights of another run; if you trust it, add --from {other}")
-    folder.info["start_from"] = source | {"path": str(Path(named).resolve())}
+    folder.info["start_from"] = {"path": str(Path(named).resolve()), "load": source["load"]}
     return read_weights(Path(named), source["load"], agent)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.spaces import Spec, spec_of
+from dreamer.runs.folder import Parallel
 from dreamer.runs.forecast import Forecast, forecast, require_room
 from dreamer.system.memory import require_memory
 from dreamer.system.redaction import warn
@@ -98,7 +98,7 @@ def dry_run(spec: Spec, config: Config) -> Agent:
         raise UserError(f"no such agent can be built: {error}") from error
 
 
-def choose_parallel(config: Config, factory: envs.EnvFactory) -> dict[str, Any]:
+def choose_parallel(config: Config, factory: envs.EnvFactory) -> Parallel:
     """The choice between one process and several, as run.json keeps it: `on`, and the measurements behind `auto`.
 
     `auto` counts on at most as many processes as PyTorch has threads: a run with fewer threads than the machine has

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dreamer.runs.folder import RunFolder
-from dreamer.runs.trust import understood
+from dreamer.runs.saved import State
 from dreamer.system.redaction import warn
 from dreamer.tracking import Tracker, open_tracker
 from dreamer.training.evaluate import Evaluator
@@ -27,7 +27,7 @@ def run_plan(
     plan: Plan,
     folder: RunFolder,
     *,
-    state: dict[str, Any] | None = None,
+    state: State | None = None,
     weights: dict[str, Any] | None = None,
     foreign: Mapping[str, str] | None = None,
     replanned: bool = False,
@@ -45,8 +45,7 @@ def run_plan(
             if state is None:
                 run.begin()
             else:
-                with understood(folder.checkpoints):
-                    run.load_state_dict(state)
+                run.load_state_dict(state)
             if replanned and (courses := run.agent.plan(config.planned_updates)):
                 warn(f"of {config.planned_updates:,} planned updates: {'; '.join(courses)}")
             _describe(plan, folder, run, resumed=state is not None)
@@ -92,7 +91,8 @@ def _open_tracker(folder: RunFolder, offset: int | None, foreign: Mapping[str, s
 def _describe(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> None:
     """Write config.json and run.json, now with the sizes of agent and replay, and all that rounding depends on."""
     expected, compiled, torch_version = plan.forecast, run.learner.compiled, str(torch.__version__)
-    now = {"device": plan.device, "threads": torch.get_num_threads(), "compiled": compiled, "torch": torch_version}
+    now: dict[str, str | int | bool] = {"device": plan.device, "threads": torch.get_num_threads()}
+    now |= {"compiled": compiled, "torch": torch_version}
     former = folder.numerics if resumed else now
     differ = [f"{name} {former[name]} -> {value}" for name, value in now.items() if former.get(name, value) != value]
     if differ:

@@ -16,6 +16,7 @@ from dreamer.experience.replay import Replay
 from dreamer.experience.spaces import spec_of
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.forecast import rows_between_checkpoints
+from dreamer.runs.saved import State, understood
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import Clock, Meter
 from dreamer.system.randomness import random_states, set_random_states
@@ -59,7 +60,7 @@ class RunState:
     """Agent, collector, replay, learner, guard, meters and counters of a run, and how to save and restore them."""
 
     def __init__(self, plan: Plan, folder: RunFolder):
-        config, loop = plan.config, plan.config.loop
+        config, loop, self.folder = plan.config, plan.config.loop, folder
         keep_freed_memory()
         torch.manual_seed(config.seed)
         indices = list(range(config.env.num_envs))
@@ -115,20 +116,26 @@ class RunState:
             "rng": random_states(agent.device),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; environments whose open episode cannot be repeated start a new one."""
-        vars(self.progress).update(vars(Progress.of(state)))
-        self.learner.updates = state["updates"]
-        self.guard.load_state_dict(state["guard"])
-        self.learner.ratio.load_state_dict(state["ratio"])
-        self.meter.load_state_dict(state["meter"])
-        self.agent.load_learner_state(state["agent"])
-        self.agent.plan(self.planned_updates)
-        self.replay.load_state_dict(state["replay"])
-        lost = self.collector.load_state_dict(state["collector"])
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned; environments whose open episode cannot be repeated start a new one.
+
+        Raises `UserError` for a state that does not fit.
+        """
+        with understood(self.folder.checkpoints):
+            vars(self.progress).update(vars(Progress.of(state)))
+            self.learner.updates = state["updates"]
+            self.guard.load_state_dict(state["guard"])
+            self.learner.ratio.load_state_dict(state["ratio"])
+            self.meter.load_state_dict(state["meter"])
+            self.agent.load_learner_state(state["agent"])
+            self.agent.plan(self.planned_updates)
+            self.replay.load_state_dict(state["replay"])
+            self.collector.load_state_dict(state["collector"])
+        lost = self.collector.reopen()
         if lost:
             warn(f"environments {lost} did not replay their open episode identically; they start a new one")
-        set_random_states(state["rng"], self.agent.device)
+        with understood(self.folder.checkpoints):
+            set_random_states(state["rng"], self.agent.device)
         self.clock.resume(state["elapsed"])
         self.clock.start(self.progress.step, self.learner.updates)
 

@@ -21,10 +21,11 @@ from dreamer.errors import UserError
 from dreamer.experiments.ablation import grid
 from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job, do_all
-from dreamer.experiments.ablation.manifest import MANIFEST, AblateArguments, check_target, manifest
+from dreamer.experiments.ablation.manifest import MANIFEST, AblateArguments, check_target, failures_in, manifest
 from dreamer.runs import checkpoint
-from dreamer.runs.folder import RunFolder, create_unique
-from dreamer.runs.trust import agreement, check_counters, understood
+from dreamer.runs.folder import create_unique, locked
+from dreamer.runs.saved import require_complete
+from dreamer.runs.trust import agreement
 from dreamer.system.device import choose_device
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact, show
@@ -53,12 +54,12 @@ def ablate(args: AblateArguments) -> int:
     jobs = [Job(trial, folder / trial.place, logs[trial], configs[trial]) for trial in pending]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with RunFolder(folder, args.config, {}).locked():
+        with locked(folder):
             check_target(folder, args)
             if not (folder / MANIFEST).exists():
                 write_atomically(folder / MANIFEST, manifest(args).encode())
-            show(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished")
             progress = Progress(folder / "failures.json", len(trials), pending)
+            show(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished")
             stopped_by = do_all(jobs, args.jobs, progress.started, progress.ended)
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
@@ -87,11 +88,10 @@ def _checked(args: AblateArguments) -> AblateArguments:
 
 def _is_finished(run_dir: Path, steps: int) -> bool:
     try:
-        step, state, _ = checkpoint.load(run_dir / "checkpoints")
-    except UserError:
+        _, state, _ = checkpoint.load(run_dir / "checkpoints")
+    except checkpoint.NoCheckpoint:
         return False
-    with understood(run_dir / "checkpoints"):
-        check_counters(state, step)
+    require_complete(state, run_dir / "checkpoints")
     return RunProgress.of(state).finished(steps) and (run_dir / "curve.png").exists()
 
 
@@ -102,7 +102,7 @@ class Progress:
         self._path, self._total, self._pending, self._left = path, total, len(pending), len(pending)
         self._began: dict[Trial, float] = {}
         self._start = time.monotonic()
-        known = _failures_in(path)
+        known = {Trial(one["task"], one["core"], one["seed"]): one["error"] for one in failures_in(path)}
         self.failures = {trial: known[trial] for trial in pending if trial in known}
         """Errors of the runs that failed at the last try."""
         self._save()
@@ -118,7 +118,7 @@ class Progress:
         error = redact(error)
         self.failures.pop(job.trial, None)
         if error:
-            self.failures[job.trial] = error
+            self.failures[job.trial] = error[:10_000]
         self._save()
         now, done = time.monotonic(), self._pending - self._left
         spent = timedelta(seconds=round(now - self._began[job.trial]))
@@ -129,14 +129,6 @@ class Progress:
     def _save(self) -> None:
         entries = [{**dataclasses.asdict(trial), "error": error} for trial, error in self.failures.items()]
         write_atomically(self._path, (json.dumps(entries, indent=1) + "\n").encode())
-
-
-def _failures_in(path: Path) -> dict[Trial, str]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {Trial(entry["task"], entry["core"], entry["seed"]): entry["error"] for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def _final_return(job: Job) -> float:

@@ -19,6 +19,9 @@ from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import check_memory, dry_run, spec_of_factory
 from dreamer.world_model.objectives import ObjectiveName
 
+MOST = 100_000
+"""Largest number of runs."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -76,8 +79,10 @@ def variant_name(core: str, objective: str) -> str:
 def trials(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Trial]:
     """Return the runs in the order in which they are done: seed 0 of every task and core comes first.
 
-    Raises `UserError` when two tasks would share a folder.
+    Raises `UserError` for too many runs, and when two tasks would share a folder.
     """
+    if len(tasks) * len(cores) * seeds > MOST:
+        raise UserError(f"{len(tasks)} tasks, {len(cores)} cores and {seeds} seeds are more than {MOST:,} runs")
     folders: dict[str, str] = {}
     for task in tasks:
         other = folders.setdefault(_folder_name(task).lower(), task)

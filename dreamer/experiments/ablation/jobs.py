@@ -28,7 +28,7 @@ import envs
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, first_line
 from dreamer.experiments.ablation.grid import Trial
-from dreamer.runs.folder import RunFolder
+from dreamer.runs.folder import locked
 from dreamer.runs.trust import check_folder, modules_of
 from dreamer.system.isolation import ignore_current_folder
 from dreamer.system.redaction import warn
@@ -122,7 +122,7 @@ def _start_or_resume(run_dir: Path, config: Config) -> Result:
         ]  # the parent has checked them
         return launch.resume(run_dir, config=config, trusted=[*modules_of(config), *agreed])
     if run_dir.is_dir():
-        with RunFolder(run_dir, config, {}).locked():
+        with locked(run_dir):
             foreign = sorted({path.name for path in run_dir.iterdir()} - LEFT_BY_A_RUN)
             if foreign:
                 names = ", ".join(foreign[:4])
@@ -172,7 +172,9 @@ def _error(code: int, log: Path, offset: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return f"ended by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
-    lines = [line for line in log.read_bytes()[offset:].decode(errors="replace").splitlines() if line.strip()]
+    with open(log, "rb") as file:
+        file.seek(max(offset, log.stat().st_size - 100_000))
+        lines = [line for line in file.read(100_000).decode(errors="replace").splitlines() if line.strip()]
     own = [line.removeprefix("dreamer: ") for line in lines if line.startswith("dreamer: ")]
     return (own or lines or [f"exit status {code}"])[-1]
 

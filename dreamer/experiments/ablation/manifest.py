@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import ValidationError
+from typing_extensions import TypedDict
 
-from dreamer.config import Config, from_json
+from dreamer.config import Config, from_dict
 from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
+from dreamer.system.files import Counter, Text, adapter, read_json, violation
+from dreamer.system.redaction import warn
 from envs.ranges import Few
 
 FORMAT = 2
@@ -50,25 +54,36 @@ def arguments_of(folder: Path) -> AblateArguments:
     """Return the options of the ablation in `folder`; raises `UserError` when it holds none of this version."""
     check_folder(folder)
     path = folder / MANIFEST
+    if not path.exists():
+        raise UserError(f"no ablation at {folder}: {path} is missing; to start one, name its --tasks")
+    written = read_json(path, dict[str, Any])
+    if written.get("format") != FORMAT:
+        raise UserError(f"{path}: it has format {written.get('format')!r:.20}, this version reads format {FORMAT}")
+    names = ("tasks", "cores", "objectives", "seeds", "match_params")
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        if written["format"] != FORMAT:
-            raise UserError(f"it has format {written['format']}, this version reads format {FORMAT}")
-        return AblateArguments(
-            from_json(json.dumps(written["config"])),
-            tasks=tuple(written["tasks"]),
-            cores=tuple(written["cores"]),
-            objectives=tuple(written["objectives"]),
-            seeds=int(written["seeds"]),
-            match_params=bool(written["match_params"]),
-            folder=folder,
-        )
-    except FileNotFoundError:
-        raise UserError(f"no ablation at {folder}: {path} is missing; to start one, name its --tasks") from None
+        given = {name: written[name] for name in names} | {"folder": folder}
+        return adapter(AblateArguments).validate_python(given | {"config": from_dict(dict(written["config"]))})
+    except (LookupError, TypeError, ValueError) as error:
+        wrong = violation(error) if isinstance(error, ValidationError) else error
+        raise UserError(f"{path} does not describe an ablation: {wrong}") from None
+
+
+class Failed(TypedDict):
+    """Run that failed at the last try, as an entry of failures.json."""
+
+    task: Text
+    core: Text
+    seed: Counter
+    error: Text
+
+
+def failures_in(path: Path) -> list[Failed]:
+    """Return the entries of a failures.json; none without one, or with a line for a damaged one."""
+    try:
+        return read_json(path, list[Failed]) if path.is_file() else []
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} does not describe an ablation: {type(error).__name__}: {error}") from None
+        warn(f"dreamer: left out: {error}")
+        return []
 
 
 def manifest(args: AblateArguments) -> str:

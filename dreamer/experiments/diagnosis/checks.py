@@ -5,6 +5,7 @@ A check looks at the last third of the records, so that a problem that has passe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +22,7 @@ def finite(history: RunHistory) -> Finding:
     """Healthy when all losses, gradients and values are finite."""
     groups = ("loss/", "optim/", "model/", "behavior/", "eval/")
     for record in history.records:
-        bad = [name for name, value in record.items() if name.startswith(groups) and not np.isfinite(value)]
+        bad = [name for name, value in record.items() if name.startswith(groups) and not math.isfinite(value)]
         if bad:
             rate = history.config.agent.optimizer.learning_rate
             says = f"{bad[0]} is {record[bad[0]]} at step {record['step']:,}" + (", and more" if len(bad) > 1 else "")

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.agent import Agent
-from dreamer.batch import ActionSpec, Batch
-from dreamer.errors import UserError, first_line
+from dreamer.batch import Batch
+from dreamer.errors import first_line
 from dreamer.experiments.report.wording import listing
 from dreamer.runs.folder import open_run
+from dreamer.runs.saved import Spec, read_large, understood, unpacked
+from dreamer.training.load import agent_with_weights
 
 SHOWN = 8
 """Number of names that a line shows."""
@@ -25,19 +27,17 @@ def debug_batch(file: Path) -> list[str]:
     Raises `UserError` for a file that no run of this configuration has kept.
     """
     config = open_run(file.absolute().parent.parent).config
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        batch = Batch(**state["batch"])
+    with understood(file, "{} is not a batch that this run has kept"):
+        state = unpacked(read_large(file))
+        batch = _batch(state["batch"], (config.loop.batch_size, config.loop.batch_length))
         shapes = {key: tuple(value.shape[2:]) for key, value in batch.obs.items()}
-        discrete = state["discrete"]
-        agent = Agent(config.agent, shapes, ActionSpec(batch.prev_action.shape[-1], discrete))
-        agent.load_state_dict(state["modules"])
+        spec: Spec = {"obs_shapes": shapes, "action": [batch.prev_action.shape[-1], state["discrete"]]}
+        agent = agent_with_weights(config.agent, {"spec": spec, "agent": {"modules": state["modules"]}})
         torch.set_rng_state(state["rng"])
-    except Exception as error:  # whatever is wrong with the file, it cannot be used
-        raise UserError(f"{file} is not a batch that this run has kept: {first_line(error)}") from None
-    findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]
+        findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]
+        device = state["device"]
     lines = [f"batch       {batch.reward.shape[0]} sequences of {batch.reward.shape[1]} rows", *findings]
-    if state["device"] != "cpu":
+    if device != "cpu":
         lines.insert(
             1,
             "note        random numbers of a GPU are not reproduced here; the weights are those after the next update",
@@ -45,6 +45,18 @@ def debug_batch(file: Path) -> list[str]:
     if not findings:
         lines.append("all values are finite here: the fault was not reproduced")
     return lines
+
+
+def _batch(columns: Mapping[str, Any], rows: tuple[int, int]) -> Batch:
+    """The batch of `rows` sequences and steps; raises `ValueError` for another one."""
+    batch = Batch(**columns)
+    flags = dict.fromkeys(("is_first", "is_last", "is_terminal"), torch.bool)
+    for name, value in ({**columns, **columns["obs"]} | {"obs": batch.reward}).items():
+        size = rows[:1] if name == "context" else rows
+        kinds = [flags[name]] if name in flags else [torch.float32, *([torch.uint8] if value.ndim == 5 else [])]
+        if value.shape[: len(size)] != size or value.dtype not in kinds:
+            raise ValueError(f"{name} has type {value.dtype} and shape {tuple(value.shape)}, for {rows} rows")
+    return batch
 
 
 def _inputs(batch: Batch) -> Iterator[str]:

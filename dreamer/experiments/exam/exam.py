@@ -18,15 +18,16 @@ from annotated_types import Interval
 import envs
 from dreamer.config import SizeName, words
 from dreamer.dynamics import LATENTS
-from dreamer.errors import UserError
+from dreamer.errors import UserError, reason
 from dreamer.experiments.ablation.grid import variants
 from dreamer.experiments.exam import drift, recall, speed, uncertainty
 from dreamer.experiments.exam.learner import exam_config
 from dreamer.experiments.exam.plots import draw
 from dreamer.experiments.exam.verdict import document
 from dreamer.runs.provenance import command_line, commit
+from dreamer.runs.saved import understood
 from dreamer.runs.trust import check_folder
-from dreamer.system.files import write_atomically
+from dreamer.system.files import read_json, write_atomically
 from dreamer.system.redaction import warn
 from envs.ranges import Few, FewOrNone, NonNegative, checked, flag
 from envs.safe_path import safe_path
@@ -41,6 +42,7 @@ Key = tuple[str, int]
 """Variant of the core, and seed."""
 Work = Callable[[], dict[str, Any]]
 """Function that trains, examines and returns numbers."""
+UNREADABLE = "cannot read the results in {}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def exam(args: ExamArguments) -> str:
     envs.make(args.task).close()
     check_folder(args.folder)
     _open_folder(args)
+    _document(args, chosen)  # a damaged result shows before the work begins
     for part in args.parts:
         work = _speed(args, chosen) if part == "speed" else _trained(TRAINED[part], args, chosen)
         missing = {key: run for key, run in work.items() if not _path(args.folder, part, key).exists()}
@@ -89,12 +92,22 @@ def exam(args: ExamArguments) -> str:
         for key, result in _results(missing, jobs):
             write_atomically(_path(args.folder, part, key), (json.dumps(result) + "\n").encode())
             warn(f"{part}  {key[0]}  seed {key[1]}  done")
-    results = _gather(args, chosen)
-    text = document(results)
-    write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
-    write_atomically(args.folder / "report.md", text.encode())
-    draw(results, args.folder)
+    results, text = _document(args, chosen)
+    try:
+        write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
+        write_atomically(args.folder / "report.md", text.encode())
+        with understood(args.folder / "parts", UNREADABLE):
+            draw(results, args.folder)
+    except OSError as error:
+        raise UserError(f"cannot write to {args.folder}: {reason(error)}") from None
     return json.dumps(results) if args.json else text
+
+
+def _document(args: ExamArguments, variants: list[str]) -> tuple[dict[str, Any], str]:
+    """All results so far, and the report on them; raises `UserError` where one of them is damaged."""
+    results = _gather(args, variants)
+    with understood(args.folder / "parts", UNREADABLE):
+        return results, document(results) if any(part in results for part in get_args(Part)) else ""
 
 
 def _trained(part: ModuleType, args: ExamArguments, variants: Sequence[str]) -> dict[Key, Work]:
@@ -151,13 +164,11 @@ def _open_folder(args: ExamArguments) -> None:
         (args.folder / "parts").mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, (json.dumps(args.settings(), indent=1) + "\n").encode())
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
+        before = read_json(path, dict[str, Any])
+    except (OSError, UserError) as error:
         raise UserError(f"cannot use {args.folder} for an exam: {error}") from None
     now = args.settings()
-    differing = sorted(name for name in now if not isinstance(before, dict) or before.get(name) != now[name])
+    differing = sorted(name for name in now if before.get(name) != now[name])
     if differing:
         raise UserError(
             f"{args.folder} holds an exam with another {', '.join(differing)}; use the same value, or another --folder"
@@ -169,10 +180,7 @@ def _gather(args: ExamArguments, names: list[str]) -> dict[str, Any]:
     parts: dict[str, dict[str, list[Any]]] = {}
     for part in get_args(Part):
         paths = {name: [_path(args.folder, part, (name, seed)) for seed in range(args.seeds)] for name in names}
-        found = {
-            name: [json.loads(path.read_text(encoding="utf-8")) for path in paths[name] if path.exists()]
-            for name in names
-        }
+        found = {name: [read_json(path, dict[str, Any]) for path in paths[name] if path.exists()] for name in names}
         parts[part] = {name: runs for name, runs in found.items() if runs}
     return {
         "settings": args.settings() | {"seeds": args.seeds},

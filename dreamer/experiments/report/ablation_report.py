@@ -24,8 +24,8 @@ from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact_command
 
 
-def write_ablation_report(folder: Path) -> Path:
-    """Write report.html, report.md, report.json and figures/*.png into `folder` and return the path of the page.
+def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
+    """Write report.html, report.md, report.json and figures/*.png into `folder`; returns the page and the verdict.
 
     Raises `UserError` when there is no finished run below `folder`, or when it cannot be written to.
     """
@@ -61,7 +61,7 @@ def write_ablation_report(folder: Path) -> Path:
         write_atomically(folder / "report.html", html(document, svg))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {reason(error)}") from None
-    return folder / "report.html"
+    return folder / "report.html", verdict
 
 
 def _select(runs: list[Run], failures: list[Failure]) -> tuple[list[Run], list[Excluded]]:

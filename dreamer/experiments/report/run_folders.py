@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import textwrap
@@ -17,8 +16,9 @@ import numpy as np
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.ablation.grid import variant_name
+from dreamer.experiments.ablation.manifest import failures_in
 from dreamer.experiments.report.statistics import area_under_curve
-from dreamer.runs.folder import open_run
+from dreamer.runs.folder import RunInfo, open_run
 from dreamer.system.redaction import redact
 from dreamer.tracking import read
 from envs.returns import largest_return
@@ -41,7 +41,7 @@ class Run:
     """Seed."""
     config: Config
     """Full configuration."""
-    info: dict[str, Any]
+    info: RunInfo
     """Content of run.json."""
     steps: np.ndarray
     """Environment steps at the evaluations `[evaluation]`."""
@@ -79,9 +79,7 @@ class Run:
     @property
     def parameters(self) -> dict[str, int]:
         """Number of parameters of each part of the agent; empty when not recorded."""
-        counts = self.info.get("parameters")
-        items = counts.items() if isinstance(counts, dict) else ()
-        return {str(part): count for part, count in items if isinstance(count, int) and part != "total"}
+        return {part: count for part, count in self.info.get("parameters", {}).items() if part != "total"}
 
 
 @dataclass(frozen=True)
@@ -103,11 +101,14 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Failure]]:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}")
     runs: list[Run] = []
-    failures = _reported_failures(folder / "failures.json")
+    failures = [
+        Failure(f"{one['task']} {one['core']} seed {one['seed']}", textwrap.shorten(redact(one["error"]), 300))
+        for one in failures_in(folder / "failures.json")
+    ]
     for path in _candidates(folder):
         place = os.fsencode(path.relative_to(folder).as_posix()).decode(errors="replace")
         try:
-            run = read_run(path, place)
+            run, _ = read_run(path, place)
             if not np.isfinite(run.returns).all():
                 raise UserError("an evaluation return is not finite")
             runs.append(run)
@@ -124,8 +125,8 @@ def _candidates(folder: Path) -> Iterable[Path]:
             yield Path(name)
 
 
-def read_run(path: Path, place: str) -> Run:
-    """Return the values of one run folder, named `place` in the report; raises `UserError` for a damaged one."""
+def read_run(path: Path, place: str) -> tuple[Run, list[dict[str, Any]]]:
+    """Return values and records of a run folder, named `place` in the report; raises `UserError` for a damaged one."""
     folder = open_run(path)
     records = read(folder.metrics)
     config = folder.config
@@ -133,7 +134,7 @@ def read_run(path: Path, place: str) -> Run:
     default = dataclasses.replace(dynamics, latent="auto").family
     steps, returns = _columns(records, "step", "eval/return_mean")
     every, elapsed = _columns(records, "step", "time/elapsed")
-    return Run(
+    run = Run(
         path=place,
         task=config.task,
         core=variant_name(
@@ -150,15 +151,13 @@ def read_run(path: Path, place: str) -> Run:
         seconds_per_update=1 / _rate(*_columns(records, "loop/updates", "time/updates_per_second")),
         env_steps_per_second=_rate(*_columns(records, "step", "time/env_steps_per_second")),
     )
+    return run, records
 
 
 def _columns(records: list[dict[str, Any]], *names: str) -> np.ndarray:
     """Values `[name record]` of the records that have all of these names."""
     rows = [[record[name] for name in names] for record in records if all(name in record for name in names)]
-    try:
-        return np.array(rows, float).reshape(-1, len(names)).T
-    except (TypeError, ValueError):
-        raise UserError(f"metrics.jsonl holds something other than numbers in {' or '.join(names)}") from None
+    return np.array(rows, float).reshape(-1, len(names)).T
 
 
 def _total(elapsed: np.ndarray) -> float:
@@ -172,18 +171,3 @@ def _rate(counts: np.ndarray, rates: np.ndarray) -> float:
     grown = np.diff(counts, prepend=0.0)
     used = (grown > 0) & (rates > 0)
     return float(grown[used].sum() / (grown[used] / rates[used]).sum()) if used.any() else math.nan
-
-
-def _reported_failures(path: Path) -> list[Failure]:
-    if not path.exists():
-        return []
-    try:
-        return [
-            Failure(
-                f"{entry['task']} {entry['core']} seed {entry['seed']}",
-                textwrap.shorten(redact(str(entry["error"])), 300),
-            )
-            for entry in json.loads(path.read_text(encoding="utf-8"))
-        ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return [Failure(path.name, f"not a list of failures: {type(error).__name__}")]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, first_line
 from dreamer.experiments.report.document import Media, Section
 from dreamer.experiments.report.wording import number
 from dreamer.openloop import folder as openloop
+from dreamer.openloop.record import Record
 from dreamer.openloop.traces import figures
+from dreamer.system.files import MB, read_bytes, read_json
+from dreamer.system.redaction import warn
 from dreamer.tracking.plotting import STYLE, svg
 from dreamer.tracking.video import evaluation_videos
 
+RECORD_LIMIT = 20 * MB
 CARRIED = 4_000_000
 """Bytes of videos and pictures that a section carries. The page links to the rest."""
 VIDEOS = 4
@@ -33,7 +35,7 @@ class Imagination:
     place: str
     """Folder of the evaluation, relative to the run folder."""
     step: int
-    record: Mapping[str, Any]
+    record: Record
     """Content of imagination.json."""
     figures: dict[str, str]
     """Figures as SVG, by name."""
@@ -42,26 +44,21 @@ class Imagination:
 
 
 def read_imagination(folder: Path) -> Imagination | None:
-    """Return the newest open-loop evaluation of a run folder, or None; raises `UserError` for a damaged one."""
-    newest = openloop.newest(folder)
-    if newest is None:
+    """Return the newest open-loop evaluation of a run folder; None without one, or with a line for a damaged one."""
+    found = openloop.newest(folder)
+    if found is None:
         return None
+    step, place = found
     try:
-        record = json.loads((newest / openloop.RECORD).read_text(encoding="utf-8"))
+        record = read_json(place / openloop.RECORD, Record, RECORD_LIMIT)
         with matplotlib.rc_context(STYLE):
             drawn = {name: svg(figure) for name, figure in figures(record)}
-        return Imagination(
-            run=folder,
-            place=newest.relative_to(folder).as_posix(),
-            step=int(newest.name.removeprefix("step_")),
-            record=record,
-            figures=drawn,
-            media=sorted([*newest.glob("*_strip.png"), *newest.glob("*.mp4")]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise UserError(
-            f"{newest / openloop.RECORD} is damaged ({error}); `dreamer imagine {folder}` writes it again"
-        ) from None
+    except (ValueError, TypeError, LookupError) as error:  # entries or lengths may not fit
+        file = "" if isinstance(error, UserError) else f"{place / openloop.RECORD}: "
+        warn(f"dreamer: left out: {file}{first_line(error)}; `dreamer imagine {folder}` writes it again")
+        return None
+    media = sorted(path for path in place.iterdir() if path.name.endswith(("_strip.png", ".mp4")))
+    return Imagination(folder, place.relative_to(folder).as_posix(), step, record, drawn, media)
 
 
 def skills(found: Imagination | None) -> list[str]:
@@ -79,12 +76,12 @@ def skills(found: Imagination | None) -> list[str]:
 
 def videos(folder: Path) -> list[Section]:
     """Return a section with videos of evaluation episodes, the newest first."""
-    paths = evaluation_videos(folder)
-    if not paths:
+    found = evaluation_videos(folder)
+    if not found:
         return []
-    picked = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, VIDEOS).round().astype(int))][::-1]
-    captions = [f"step {int(path.stem.removeprefix('eval_')):,}" for path in picked]
-    return [Section("Videos", "Evaluation episodes with sampled actions.", media=_carried(folder, picked, captions))]
+    picked = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, VIDEOS).round().astype(int))][::-1]
+    media = _carried(folder, [path for _, path in picked], [f"step {step:,}" for step, _ in picked])
+    return [Section("Videos", "Evaluation episodes with sampled actions.", media=media)]
 
 
 def imagination(found: Imagination | None) -> list[Section]:
@@ -117,10 +114,13 @@ def _carried(root: Path, paths: Sequence[Path], captions: Sequence[str]) -> list
     """Files below `root` as media. The page carries them until `CARRIED` bytes are used up."""
     found, room = [], CARRIED
     for path, caption in zip(paths, captions, strict=True):
-        size = path.stat().st_size
-        carried = size <= room
-        room -= size if carried else 0
-        note = "" if carried else f" ({size / 1e6:.1f} MB, not in this page)"
-        link = path.relative_to(root).as_posix()
-        found.append(Media(link, caption + note, path.read_bytes() if carried else None))
+        try:
+            size = path.stat().st_size
+            data = read_bytes(path, room) if size <= room else None
+        except (OSError, UserError) as error:
+            warn(f"dreamer: left out: {error}")
+            continue
+        room -= len(data or b"")
+        note = "" if data is not None else f" ({size / 1e6:.1f} MB, not in this page)"
+        found.append(Media(path.relative_to(root).as_posix(), caption + note, data))
     return found

@@ -20,7 +20,8 @@ from dreamer.experiments.report.document import Document, Section, Table, html
 from dreamer.experiments.report.run_folders import MARKS, Run, read_run
 from dreamer.experiments.report.wording import UNKNOWN, duration, number
 from dreamer.system.files import write_atomically
-from dreamer.tracking import describe, is_registered, read
+from dreamer.system.redaction import warn
+from dreamer.tracking import describe, is_registered
 from dreamer.tracking.plotting import PALETTE, STYLE, WIDTH, learning_curve, points, svg
 
 PAGE = "report.html"
@@ -34,6 +35,8 @@ GROUPS = {
     "Optimizer, replay and time": ("optim/", "replay/", "time/"),
 }
 """Metrics of a section, by prefixes of their names. The longest prefix that fits counts."""
+PANELS = 60
+"""Largest number of metrics of a section."""
 OTHER = "Other metrics"
 """Section of the metrics that no prefix fits and that the registry does not know."""
 
@@ -48,7 +51,7 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
 
     Raises `UserError` when the folder is damaged or cannot be written to.
     """
-    run, records = read_run(folder, folder.resolve().name), read(folder / "metrics.jsonl")
+    run, records = read_run(folder, folder.resolve().name)
     groups = panels(sorted({name for record in records for name in record}))
     imagination = run_media.read_imagination(folder)
     summary = [*_results(run, records), *run_media.skills(imagination)]
@@ -106,13 +109,11 @@ def settings(config: Config) -> list[Section]:
 def _provenance(run: Run) -> list[Section]:
     """Commands, commit, versions and machine, and the parameters of each part of the agent."""
     info = run.info
-    resumed = info.get("resumed") or []
-    rows = [["command", str(info.get("command", UNKNOWN))]]
-    rows += [["resumed", str(command)] for command in (resumed if isinstance(resumed, list) else [resumed])]
+    rows = [["command", info.get("command", UNKNOWN)]]
+    rows += [["resumed", command] for command in info.get("resumed", [])]
     names = ("commit", "created", "device", "threads", "python", "platform")
     rows += [[name, str(info.get(name, UNKNOWN))] for name in names]
-    versions = info.get("versions")
-    rows += [[name, str(version)] for name, version in (versions.items() if isinstance(versions, dict) else ())]
+    rows += [[name, version] for name, version in info.get("versions", {}).items()]
     sections = [Section("Command and versions", table=Table(["", ""], rows, words=2))]
     if run.parameters:
         parameters = [[part, f"{number:,}"] for part, number in run.parameters.items()]
@@ -135,7 +136,10 @@ def panels(names: Sequence[str]) -> dict[str, list[str]]:
             found[max(fitting)[1]].append(name)
         elif name not in ("step", "updates") and not is_registered(name):
             found[OTHER].append(name)
-    return {group: members for group, members in found.items() if members}
+    for group, members in found.items():
+        if len(members) > PANELS:
+            warn(f"dreamer: left out: {len(members) - PANELS} of {len(members)} metrics of {group}")
+    return {group: members[:PANELS] for group, members in found.items() if members}
 
 
 def _curves(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[Section]:
