@@ -3,7 +3,7 @@
 The options, their types and their choices are those of the parsers, and the bounds those of the fields. A command runs
 up to where training or measuring begins. CI tries 200 command lines, always the same. More, which are others:
 
-    DREAMER_FUZZ_EXAMPLES=1000 python -m pytest tests/test_flags.py -k fuzz --hypothesis-show-statistics
+    DREAMER_FUZZ_EXAMPLES=1000 python -m pytest tests/test_flags.py -k fuzz --timeout 0 --hypothesis-show-statistics
 """
 
 from __future__ import annotations
