@@ -64,8 +64,9 @@ def parsed(kind: type[T], values: dict[str, Any], name: Callable[[str], str] = s
     """Return the settings with these nested values; raises `UserError` as `checked` does."""
     from pydantic import ValidationError
 
+    hashable: Any = kind
     try:
-        return _adapter(kind).validate_python(values)
+        return _adapter(hashable).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         path, message = ".".join(map(str, first["loc"])), first["msg"]

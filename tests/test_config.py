@@ -202,7 +202,6 @@ def test_impossible_values_in_json_are_refused():
         ("seed", -1),
         ("steps", 0),
         ("steps", 1.5),
-        ("device", "tpu"),
         ("env.repeat", 0),
         ("env.num_envs", 0),
         ("env.time_limit", -1),

@@ -115,8 +115,8 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
         """A filtered state with the most likely latent in place of the sample, in cores with a `latent` and its fields
         `stoch` and `params`; the others draw none.
         """
-        latent = getattr(self, "latent", None)
-        return state if latent is None else dataclasses.replace(state, stoch=latent.mode(state.params))
+        latent, fields = getattr(self, "latent", None), vars(state)
+        return state if latent is None else type(state)(**fields | {"stoch": latent.mode(fields["params"])})
 
     def pack(self, state: State) -> Float[Tensor, "*batch packed"]:
         """The stored fields concatenated into one float32 vector per state, as replay keeps them."""
