@@ -163,6 +163,10 @@ def inject(path: str, call: int, action: str, *arguments: Any, every: bool = Fal
             ACTIONS[action](given[0] if given else None, *arguments)
         return result
 
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("dreamer", "envs")]
+    for space in (owner, *ours):  # others may have imported a function by its name
+        for found in [found for found, value in vars(space).items() if value is original]:
+            setattr(space, found, injected)
     setattr(owner, name, injected)
 
 
