@@ -493,7 +493,7 @@ def test_a_number_of_updates_in_an_older_run_keeps_its_meaning(tmp_path, capsys)
     config = tiny_config("toy:copy", **PLAIN | DECAYING | {"agent.optimizer.decay": 30})
     path = dreamer.train(config, run_dir=tmp_path / "a").path
     step, state, _ = checkpoint.load(path / "checkpoints")
-    del state["agent"]["decays"], state["imagination_due"]
+    del state["decays"], state["imagination_due"]
     checkpoint.save(path / "checkpoints", step, state, 2)
     other, at = shutil.copytree(path, tmp_path / "b"), state["updates"]
     dreamer.resume(path, config=override(open_run(path).config, {"steps": 200}))
