@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
 from dreamer.experience.spaces import episode_starts, observation_tensors
 from dreamer.nn.distributions import multiplies_bfloat16
-from dreamer.nn.optim import Decay, LaProp, OptimizerConfig
+from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
 from envs.ranges import CountOrNone, Many
@@ -103,26 +102,6 @@ class Agent(nn.Module):
         return LaProp(rest, config, self), LaProp(vision, config, self) if vision else None
 
     @property
-    def decays(self) -> dict[str, tuple[Decay, LaProp]]:
-        """Each decay, and the optimizer whose updates it follows."""
-        main, vision = self._optimizers
-        found = {"learning rate": (main.decay, main), "entropy bonus": (self.actor_critic.decay, main)}
-        return found | ({"learning rate of vision": (vision.decay, vision)} if vision is not None else {})
-
-    def plan(self, updates: int) -> list[str]:
-        """Spread the decays over the planned updates of a run; returns the course of each from now on.
-
-        In staged training, vision has the first of these updates, and everything else those that follow. A decay whose
-        end is moved continues from its present value.
-        """
-        staged, courses = min(self.world_model.core.vision_updates, updates), []
-        for name, (decay, optimizer) in self.decays.items():
-            at = float(optimizer.updates)
-            decay.plan(staged if optimizer is self.vision_optimizer else updates - staged, at)
-            courses += [f"the {name} {course}"] if (course := decay.describe(at)) else []
-        return courses
-
-    @property
     def in_vision_stage(self) -> bool:
         """True while updates train vision alone (staged training)."""
         return self.vision_updates < self.world_model.core.vision_updates
@@ -177,14 +156,8 @@ class Agent(nn.Module):
         carry = checked_carry(state, self.initial_carry(num_envs), mode)
         rows = {key: value.to(self.device) for key, value in tensors.items()}
         carry = self.step(rows, first.to(self.device), carry, mode, deterministic)
-        action = self.env_action(carry.action)
+        action = self.action.to_env(carry.action)
         return (action[0] if single else action), carry
-
-    def env_action(self, action: Float[Tensor, "env action"]) -> np.ndarray:
-        """Action vectors in the environment's form: clipped to [-1, 1], or class indices."""
-        if self.action.discrete:
-            return action.argmax(-1).cpu().numpy()
-        return action.clamp(-1, 1).cpu().numpy()
 
     def pack_carry(self, carry: Carry) -> Float[Tensor, "env packed"]:
         """The core state of a carry as replay and checkpoints keep it."""
@@ -304,7 +277,6 @@ class Agent(nn.Module):
             "optimizer": self.optimizer.state_dict(),
             "vision_optimizer": vision.state_dict() if vision is not None else {},
             "vision_updates": self.vision_updates,
-            "decays": {name: [decay.start, decay.value, decay.end] for name, (decay, _) in self.decays.items()},
         }
 
     def load_learner_state(self, state: Mapping[str, Any]) -> None:
@@ -314,9 +286,6 @@ class Agent(nn.Module):
         if self.vision_optimizer is not None:
             self.vision_optimizer.load_state_dict(state["vision_optimizer"])
         self.vision_updates = state["vision_updates"]
-        for name, (decay, _) in self.decays.items():
-            if name in state.get("decays", {}):  # an older version wrote none
-                decay.start, decay.value, decay.end = map(float, state["decays"][name])
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters of each part."""

@@ -57,6 +57,10 @@ class ActionSpec:
     dim: int
     discrete: bool
 
+    def to_env(self, action: Float[Tensor, "env action"]) -> np.ndarray:
+        """Action vectors in the environment's form: clipped to [-1, 1], or class indices."""
+        return (action.argmax(-1) if self.discrete else action.clamp(-1, 1)).cpu().numpy()
+
 
 @dataclass(frozen=True)
 class Row:

@@ -58,9 +58,6 @@ class Scripted:
         seen = torch.where(is_first.unsqueeze(1), 0.0, carry.seen) + 1
         return Tally(seen, (seen / 10).expand(-1, self.action.dim))
 
-    def env_action(self, action):
-        return action.numpy()
-
     def pack_carry(self, carry):
         return carry.seen
 

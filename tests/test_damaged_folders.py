@@ -114,7 +114,7 @@ def here(recorded, tmp_path, monkeypatch, request):
     monkeypatch.setattr(run_media, "svg", lambda figure: "<svg/>")
     monkeypatch.setattr("dreamer.experiments.report.ablation_figures.draw", lambda *arguments: {})
     monkeypatch.setattr("dreamer.experiments.report.ablation_sections.core_colors", lambda names: dict.fromkeys(names))
-    monkeypatch.setattr("dreamer.experiments.ablation.ablate.do_all", lambda *arguments: True)
+    monkeypatch.setattr("dreamer.experiments.ablation.ablate.do_all", lambda *arguments: 0)
     monkeypatch.setattr(track, "WandbView", Shown)
     return tmp_path
 
@@ -125,7 +125,7 @@ class Shown(track.View):
     notice = "shown"
 
     def __init__(self, *arguments, run_id):
-        self.run_id = run_id
+        self.id = run_id
 
 
 # Damages: each takes the folder in which the run, the ablation and the exam lie

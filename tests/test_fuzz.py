@@ -144,7 +144,7 @@ def test_a_changed_run_folder_is_read_or_refused(config, info, metrics, seed, wh
         try:
             run = open_run(path)
             course = RunHistory(run.config, read(run.metrics))
-            assert all(check(course).says for check in CHECKS)
+            assert all(check(course).says for check in CHECKS.values())
         except UserError as error:
             assert one_line(error)
         runs, failures = find_runs(Path(folder))

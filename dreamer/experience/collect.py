@@ -90,7 +90,7 @@ class Collector(Generic[CarryT]):
         Raises `UserError` when an environment fails too often.
         """
         before = self.arrived
-        env_actions = self.policy.env_action(self.carry.action)
+        env_actions = self.policy.action.to_env(self.carry.action)
         for actions, action in zip(self.actions, env_actions, strict=True):
             actions.append(action)  # environments ignore one that follows a last row; the next episode clears the list
         obs, rewards, terminated, truncated, info = self.vector.step(env_actions)

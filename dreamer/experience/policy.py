@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -44,9 +43,6 @@ class ActingPolicy(Protocol[CarryT]):
 
     def step(self, obs: Mapping[str, Tensor], is_first: Bool[Tensor, " env"], carry: CarryT) -> CarryT:
         """The carry after one observation of every environment; its `action` is what the policy chooses."""
-
-    def env_action(self, action: Float[Tensor, "env action"]) -> np.ndarray:
-        """Action vectors as environments take them."""
 
     def pack_carry(self, carry: CarryT) -> Float[Tensor, "env packed"]:
         """The memory in a carry, without its action, as replay and checkpoints keep it."""

@@ -50,6 +50,7 @@ class State(TypedDict, total=False):
     meter: dict[str, dict[Text, Number]]
     spec: Spec
     agent: dict[str, Any]
+    decays: dict[Text, Annotated[list[Finite], MinLen(3), MaxLen(3)]]
     collector: dict[str, Any]
     replay: dict[str, Any]
     rng: dict[str, Any]

@@ -139,7 +139,7 @@ def resume(
         with understood(folder.checkpoints):
             agent = agent_of(config.agent, state, "meta")
             plan = make_plan(_compiled_as_before(folder, old), device, factory, agent, folder.path)
-            if "schedule" in changed.values() and "decays" not in state["agent"]:  # an older version wrote it
+            if "schedule" in changed.values() and "decays" not in state:  # an older version wrote it
                 _keep_decays(folder, old, step, state)
         return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
 
@@ -177,5 +177,5 @@ def _keep_decays(folder: RunFolder, old: Config, step: int, state: State) -> Non
     """Add to a checkpoint of an older version how its settings decayed, before config.json forgets it."""
     rate, entropy = old.agent.optimizer.decay, old.agent.behavior.entropy_decay
     lengths = {"learning rate": rate, "entropy bonus": entropy, "learning rate of vision": rate}
-    state["agent"]["decays"] = {name: [0.0, 1.0, length] for name, length in lengths.items()}
+    state["decays"] = {name: [0.0, 1.0, float(length)] for name, length in lengths.items()}
     checkpoint.save(folder.checkpoints, step, state, folder.config.loop.keep_checkpoints)

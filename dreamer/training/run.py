@@ -15,6 +15,7 @@ from dreamer.runs.folder import RunFolder
 from dreamer.runs.saved import State
 from dreamer.system.redaction import warn
 from dreamer.tracking import Tracker, open_tracker
+from dreamer.training.decays import plan_decays
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.loop import Result, Trainer
 from dreamer.training.media import show_curve
@@ -46,7 +47,7 @@ def run_plan(
                 run.begin()
             else:
                 run.load_state_dict(state)
-            if replanned and (courses := run.agent.plan(config.planned_updates)):
+            if replanned and (courses := plan_decays(run.agent, config.planned_updates)):
                 warn(f"of {config.planned_updates:,} planned updates: {'; '.join(courses)}")
             _describe(plan, folder, run, resumed=state is not None)
             tracker = _open_tracker(folder, state["metrics_offset"] if state is not None else None, foreign)

@@ -21,6 +21,7 @@ from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import Clock, Meter
 from dreamer.system.randomness import random_states, set_random_states
 from dreamer.system.redaction import warn
+from dreamer.training.decays import decays_state, load_decays, plan_decays
 from dreamer.training.guard import Guard
 from dreamer.training.learner import Learner
 from dreamer.training.plan import Plan
@@ -95,7 +96,7 @@ class RunState:
 
     def begin(self) -> None:
         """Start the first episode of every environment."""
-        self.agent.plan(self.planned_updates)
+        plan_decays(self.agent, self.planned_updates)
         self.collector.reset()
         self.clock.start(0, 0)
 
@@ -111,6 +112,7 @@ class RunState:
             "meter": self.meter.state_dict(),
             "spec": {"obs_shapes": agent.obs_shapes, "action": [agent.action.dim, agent.action.discrete]},
             "agent": agent.learner_state(),
+            "decays": decays_state(agent),
             "collector": self.collector.state_dict(),
             "replay": self.replay.state_dict(),
             "rng": random_states(agent.device),
@@ -128,7 +130,8 @@ class RunState:
             self.learner.ratio.load_state_dict(state["ratio"])
             self.meter.load_state_dict(state["meter"])
             self.agent.load_learner_state(state["agent"])
-            self.agent.plan(self.planned_updates)
+            load_decays(self.agent, state.get("decays", {}))
+            plan_decays(self.agent, self.planned_updates)
             self.replay.load_state_dict(state["replay"])
             self.collector.load_state_dict(state["collector"])
         lost = self.collector.reopen()
