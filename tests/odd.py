@@ -262,5 +262,5 @@ CASES: dict[str, Case] = {
         lambda: TimeLimit(Odd(), 3), one(1), truncated=3, settings={"time_limit": 4, "extend_limit": False}),
     "a limit in its code": Case(lambda: Own(3), refused="longer than the environment's own max_steps 3; give it",
                                 settings={"time_limit": 4}),
-    "a negative time limit": refused("time_limit must be at least 0", settings={"time_limit": -1}),
+    "a negative time limit": refused("time_limit", settings={"time_limit": -1}),
 }  # fmt: skip
