@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 
-from envs.errors import UserError
+from envs.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -66,11 +66,21 @@ def parsed(kind: type[T], values: dict[str, Any], name: Callable[[str], str] = s
 
     hashable: Any = kind
     try:
-        return _adapter(hashable).validate_python(values)
+        return adapter(hashable).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        path, message = ".".join(map(str, first["loc"])), first["msg"]
-        raise UserError(f"{name(path)}: {message[0].lower()}{message[1:]} (got {_short(first['input'])})") from None
+        raise UserError(violation(error, name)) from None
+
+
+def violation(error: Exception, name: Callable[[str], str] = str) -> str:
+    """Return the first violation of an error of pydantic, with its place and the value; of another, its first line."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    first = error.errors(include_url=False)[0]
+    place, message = name(".".join(map(str, first["loc"])))[:80], first["msg"].removeprefix("Value error, ")
+    value = "" if first["type"] in ("missing", "json_invalid") else f" (got {_short(first['input'])})"
+    return f"{place}{': ' if place else ''}{message[0].lower()}{message[1:]}{value}"
 
 
 def flag(path: str) -> str:
@@ -94,7 +104,8 @@ def _bounds(hint: Any) -> Iterator[Any]:
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return the validator of a type."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -27,7 +27,7 @@ from dreamer.errors import UserError
 from dreamer.experiments.ablation import ablate, grid, jobs
 from dreamer.experiments.ablation.grid import Trial, trials
 from dreamer.experiments.report.run_folders import find_runs
-from dreamer.runs.folder import RunFolder, create_run, open_run
+from dreamer.runs.folder import create_run, locked, open_run
 from dreamer.runs.provenance import command_line
 from dreamer.tracking import read
 
@@ -221,7 +221,7 @@ def test_a_folder_is_not_worked_on_twice_at_a_time(tmp_path, planned, capsys):
     words = flags(tmp_path / "f", "--tasks", "toy:copy", "--cores", "rssm")
     assert main(words) == 130
     capsys.readouterr()
-    with RunFolder(tmp_path / "f", tiny_config(), {}).locked():
+    with locked(tmp_path / "f"):
         assert refused(capsys, *words).endswith("f is in use by another process\n")
 
 
@@ -248,7 +248,7 @@ def test_a_folder_with_work_of_others_is_not_deleted(tmp_path):
 
 def test_a_run_that_another_process_has_begun_is_not_deleted(tmp_path):
     folder = create_run(tmp_path / "run", tiny_config(), "cpu")
-    with folder.locked(), pytest.raises(dreamer.UserError, match="in use by another process"):
+    with locked(folder.path), pytest.raises(dreamer.UserError, match="in use by another process"):
         jobs._start_or_resume(folder.path, tiny_config())
     assert (folder.path / "config.json").exists()
 

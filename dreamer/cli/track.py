@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 
 from dreamer.cli.parsing import parse
 from dreamer.errors import UserError, first_line
-from dreamer.runs.folder import RunFolder, open_run
+from dreamer.runs.folder import RunFolder, locked, open_run
 from dreamer.runs.trust import check_destination
 from dreamer.system.files import Counter, Text, read_bytes, read_json, write_atomically
 from dreamer.system.redaction import show, warn
@@ -76,7 +76,7 @@ def track(args: TrackArguments) -> list[str]:
         raise UserError("name the tracker: --wandb, --tensorboard or both")
     folder = open_run(args.run)
     lines = []
-    with folder.locked():
+    with locked(folder.path):
         if args.tensorboard:
             lines.append(_to_tensorboard(folder))
         if args.wandb:

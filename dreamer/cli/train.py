@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +41,7 @@ class TrainArguments:
     """Folder of a run to resume from its newest checkpoint. With --steps N, a finished run is extended."""
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Folder of a run whose newest checkpoint gives the new run its initial weights. With --resume, it names again
-    where
-    a run that never began takes them from."""
+    where a run that never began takes them from."""
     load: Load = "all"
     """Weights to take from --from: all, or those of the world model."""
     match_params: bool = False
@@ -88,7 +89,7 @@ def _resume(args: TrainArguments, argv: Sequence[str]) -> Result:
 
 
 def _print_result(result: Result, trusted: str, destination: str) -> None:
-    values, path = result.evaluation, result.path
+    values, path = defaultdict(lambda: math.nan, result.evaluation), result.path
     videos = evaluation_videos(path)
     quoted = shlex.quote(str(path))
     show(

@@ -60,7 +60,7 @@ def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any])
 def require_spec(own: Spec, env: Any) -> None:
     """Raise `UserError` unless an agent of the spec `own` fits a vector environment."""
     found = spec_of(env.single_observation_space, env.single_action_space)
-    if found.action != own.action or any(found.obs_shapes.get(key) != shape for key, shape in own.obs_shapes.items()):
+    if found != own:
         raise UserError(f"the agent was trained on {own}, but its environments now have {found}")
 
 

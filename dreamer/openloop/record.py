@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import MaxLen
-from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
 from dreamer.openloop.evaluation import SHOWN_SAMPLES, OpenLoopEvaluation
@@ -18,12 +17,6 @@ PERCENTILES = (5, 25, 50, 75, 95)
 """Percentiles of samples: the median, and the ends of the central 50 and 90 % intervals."""
 Curve = Annotated[list[Finite | None], MaxLen(2000)]
 """Values over time; None where they are unknown."""
-
-
-def _few(value: Any) -> Any:
-    if len(value) > 1000:
-        raise ValueError("more than 1,000 keys")
-    return value
 
 
 class Settings(TypedDict):
@@ -39,7 +32,7 @@ class Record(TypedDict):
 
     settings: Settings
     episodes_alive: Annotated[list[Counter], MaxLen(2000)]
-    errors: Annotated[dict[Text, dict[str, Text | Curve]], BeforeValidator(_few)]
+    errors: Annotated[dict[Text, dict[str, Text | Curve]], MaxLen(1000)]
     traces: Annotated[list[dict[str, Text | Counter | list[Curve] | list[list[Curve]]]], MaxLen(20_000)]
 
 

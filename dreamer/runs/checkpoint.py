@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from typing_extensions import TypedDict
 
-from dreamer.errors import UserError, first_line, reason
+from dreamer.errors import UserError, reason
 from dreamer.runs.saved import State, read_large, understood, unpacked
-from dreamer.system.files import Counter, adapter, sync_folder, violation, write_atomically
+from dreamer.system.files import Counter, sync_folder, write_atomically
 from dreamer.system.redaction import warn
+from envs.ranges import adapter, violation
 
 FORMAT = 1
 TRIED = 100
@@ -82,8 +82,7 @@ def load(folder: Path) -> tuple[int, State, list[str]]:
                 raise ValueError("its checksum does not match")
             state = unpacked(data) if manifest["format"] == FORMAT else None
         except ValueError as error:  # the next older one may be good
-            damage = violation(error) if isinstance(error, ValidationError) else first_line(error)
-            skipped.append(f"skipped damaged checkpoint {path}: {damage}")
+            skipped.append(f"skipped damaged checkpoint {path}: {violation(error)}")
         else:
             if skipped:
                 warn(*skipped)

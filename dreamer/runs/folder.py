@@ -9,7 +9,7 @@ import platform
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Required, cast
@@ -122,10 +122,6 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {reason(error)}") from None
 
-    def locked(self) -> AbstractContextManager[None]:
-        """As `locked`, of this folder."""
-        return locked(self.path)
-
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -167,7 +163,7 @@ def create_run(
         **(origin or {}),
     }
     run = RunFolder(path, config, cast(RunInfo, info))
-    with run.locked():
+    with locked(path):
         _refuse_content(path)  # another process may have been faster
         run.save()
     return run

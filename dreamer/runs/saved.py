@@ -16,15 +16,18 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from dreamer.errors import UserError, first_line
-from dreamer.system.files import Counter, Finite, Number, Text, read_bytes, violation
+from dreamer.system.files import Counter, Finite, Number, Text, read_bytes
 from dreamer.system.memory import available_memory
+from envs.ranges import violation
 
 DEPTH = 8
 """Largest depth of nested dicts and lists."""
+NEWER = {"decays", "imagination_due"}
+"""Entries of a state that older versions did not write."""
 Size = Annotated[int, Ge(1), Le(10**7)]
 
 
-class Spec(TypedDict):
+class SavedSpec(TypedDict):
     """Observations and actions."""
 
     obs_shapes: dict[Text, Annotated[tuple[Size, ...], MinLen(1), MaxLen(3)]]
@@ -48,7 +51,7 @@ class State(TypedDict, total=False):
     guard: dict[str, Counter]
     ratio: dict[str, Annotated[float, Ge(0), Lt(1)] | None]
     meter: dict[str, dict[Text, Number]]
-    spec: Spec
+    spec: SavedSpec
     agent: dict[str, Any]
     decays: dict[Text, Annotated[list[Finite], MinLen(3), MaxLen(3)]]
     collector: dict[str, Any]
@@ -91,7 +94,7 @@ def _check_dense(tree: Any, room: Iterator[int], depth: int = 0) -> None:
 
 def require_complete(state: State, folder: Path) -> None:
     """Raise `UserError` unless the state of the checkpoint in `folder` has what every version has written."""
-    missing = [name for name in State.__annotations__ if name not in state and name != "imagination_due"]
+    missing = [name for name in State.__annotations__ if name not in {*state, *NEWER}]
     if missing:
         raise UserError(f"the checkpoint in {folder} does not fit this run: it has no {', '.join(missing)}")
 
@@ -107,6 +110,5 @@ def understood(path: Path, trouble: str = "the checkpoint in {} does not fit thi
     except UserError:
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        known = violation(error) if isinstance(error, ValidationError) else ""
-        reason = known or f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{trouble.format(path)}: {reason}") from error
+        kind = "" if isinstance(error, ValidationError) else f"{type(error).__name__}: "
+        raise UserError(f"{trouble.format(path)}: {kind}{violation(error)}") from error

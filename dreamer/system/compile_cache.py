@@ -42,9 +42,15 @@ def remove_half_written() -> None:
 
 
 def is_complete(path: Path) -> bool:
-    """True for a whole ELF file. The table of its sections is its end, and its header is written last."""
-    with open(path, "rb") as file:
-        header, size = file.read(ELF_HEADER), os.fstat(file.fileno()).st_size
+    """True for a whole ELF file. The table of its sections is its end, and its header is written last.
+
+    So is a file that cannot be read, such as one that another process has just deleted.
+    """
+    try:
+        with open(path, "rb") as file:
+            header, size = file.read(ELF_HEADER), os.fstat(file.fileno()).st_size
+    except OSError:
+        return True
     if sys.platform != "linux":
         return size > 0
 

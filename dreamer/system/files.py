@@ -10,17 +10,16 @@ import contextlib
 import errno
 import math
 import os
-import reprlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from annotated_types import Ge, Le, MaxLen
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ValidationError
 from pydantic_core import from_json
 
 from dreamer.errors import UserError, reason
+from envs.ranges import adapter, violation
 
 T = TypeVar("T")
 MB = 10**6
@@ -64,21 +63,6 @@ def read_json(path: Path, kind: Callable[..., T], limit: int = MB) -> T:
         raise UserError(f"{path}: {violation(error)}") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
-
-
-@cache
-def adapter(kind: Any) -> Any:
-    """The validator of a type."""
-    return TypeAdapter(kind)
-
-
-def violation(error: ValidationError) -> str:
-    """The first violation in words: its place, what is wrong, and the value."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    value = "" if first["type"] in ("missing", "json_invalid") else f" (got {reprlib.repr(first['input'])})"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place[:80]}{': ' if place else ''}{message[0].lower()}{message[1:]}{value}"
 
 
 def write_atomically(path: Path, *parts: str | bytes | memoryview) -> None:

@@ -26,9 +26,7 @@ def use_utf8() -> None:
 def ignore_current_folder() -> None:
     """Import matplotlib from another folder if this one, which anybody may have made, holds settings for it.
 
-    Call it before threads are started.
-
-    Such settings name modules to import, and programs and LaTeX to run.
+    They name modules to import, and programs and LaTeX to run. Call it before threads are started.
     """
     if not os.path.lexists(MATPLOTLIBRC) or "matplotlib" in sys.modules:
         return

@@ -17,9 +17,10 @@ from annotated_types import MaxLen
 from pydantic import TypeAdapter, ValidationError
 
 from dreamer.errors import UserError, reason
-from dreamer.system.files import LARGEST, MB, read_bytes, require_same, violation, within_float32
+from dreamer.system.files import LARGEST, MB, read_bytes, require_same, within_float32
 from dreamer.system.redaction import warn
 from dreamer.tracking.metrics import is_registered
+from envs.ranges import violation
 
 Name = Annotated[str, MaxLen(200)]
 RECORD = TypeAdapter(dict[Name, float | Literal["NaN", "Infinity", "-Infinity"]])
@@ -55,7 +56,7 @@ class JsonlWriter:
     def write(self, step: int, updates: int, values: Mapping[str, SupportsFloat]) -> None:
         """Append one record; `step` counts environment steps, `updates` learning updates.
 
-        A metric that is not defined in `dreamer.tracking.metrics` is written too, with one warning.
+        A metric that is not defined in metrics.md is written too, with one warning.
 
         Raises:
             ValueError: a metric has the name of a counter, or is not defined while `STRICT` is set.
@@ -95,10 +96,11 @@ class JsonlWriter:
             raise ValueError(f"a metric cannot be called {name!r}, which is a counter of the record")
         if name in self._warned or is_registered(name):
             return
+        undefined = f"metric {name!r} is not defined in dreamer/tracking/metrics.md"
         if os.environ.get(STRICT):
-            raise ValueError(f"metric {name!r} is not defined in dreamer/tracking/metrics")
+            raise ValueError(undefined)
         self._warned.add(name)
-        warn(f"dreamer: metric {name!r} is not defined in dreamer/tracking/metrics; it is logged without a description")
+        warn(f"dreamer: {undefined}; it is logged without a description")
 
     def _append(self, data: bytes) -> None:
         written = 0

@@ -110,6 +110,4 @@ class BackgroundView:
             self._view.abandon()
 
     def _report(self, message: str) -> None:
-        # A closed or broken standard error must not stop the run.
-        with contextlib.suppress(OSError, ValueError):
-            warn(f"dreamer: {self._view.title} {message}")
+        warn(f"dreamer: {self._view.title} {message}")

@@ -14,7 +14,7 @@ from dreamer.config import Config, Effect, changes, override, validated
 from dreamer.errors import UserError
 from dreamer.experience.spaces import long_vectors
 from dreamer.runs import checkpoint
-from dreamer.runs.folder import RunFolder, create_run, default_path, open_run
+from dreamer.runs.folder import RunFolder, create_run, default_path, locked, open_run
 from dreamer.runs.provenance import command_line
 from dreamer.runs.saved import State, require_complete, understood
 from dreamer.runs.trust import check_imports
@@ -82,7 +82,7 @@ def train(
     if make_env is not None:
         origin["make_env"] = getattr(make_env, "__qualname__", repr(make_env))
     folder = create_run(path, config, device, origin, unique=run_dir is None)
-    with folder.locked():
+    with locked(folder.path):
         folder.info["parallel"] = choose_parallel(config, factory)
         return run_plan(plan, folder, weights=weights)
 
@@ -117,7 +117,7 @@ def resume(
     elsewhere = {name: value for name, value in foreign(tracking, trusted).items() if name not in own}
     device = choose_device(config.device if config.device != "auto" else folder.info["device"])
     factory = make_factory_of(folder, make_env, trusted)
-    with folder.locked():
+    with locked(folder.path):
         if "parallel" not in folder.info or "env.parallel" in changed:  # absent if it died before it was written
             folder.info["parallel"] = choose_parallel(config, factory)
         if folder.never_began:

@@ -39,10 +39,10 @@ from envs.process import INSISTENT, open_streams, stop_signals, stopped_status
 
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
-    *("config.json", "config.json.tmp", "run.json", "run.json.tmp", ".lock", "metrics.jsonl"),
-    *("checkpoints", "faults", "replay", "videos", "tensorboard", "wandb", "wandb_id", "wandb_id.new"),
+    *("config.json", "run.json", ".lock", "metrics.jsonl", "checkpoints", "faults", "replay", "videos", "tensorboard"),
+    *("wandb", "wandb_id", destination.PLACE),
 }
-"""Files that may be in the folder of a run without a checkpoint."""
+"""Files that may be in the folder of a run without a checkpoint, also with `.tmp` behind their names."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,12 @@ def work(run_dir: Path) -> int:
 def _start_or_resume(run_dir: Path, config: Config) -> Result:
     check_folder(run_dir)
     if any((run_dir / "checkpoints").glob("step_*.ckpt")):
-        agreed = [
-            f"{name}={value}" for name, value in destination.foreign(config.tracking).items()
-        ]  # the parent has checked them
+        # The parent has checked the destinations.
+        agreed = [f"{name}={value}" for name, value in destination.foreign(config.tracking).items()]
         return launch.resume(run_dir, config=config, trusted=[*modules_of(config), *agreed])
     if run_dir.is_dir():
         with locked(run_dir):
-            foreign = sorted({path.name for path in run_dir.iterdir()} - LEFT_BY_A_RUN)
+            foreign = sorted({path.name.removesuffix(".tmp") for path in run_dir.iterdir()} - LEFT_BY_A_RUN)
             if foreign:
                 names = ", ".join(foreign[:4])
                 raise UserError(f"{run_dir} holds {names} but no checkpoint; delete it to start this run again")

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from dreamer.config import Config, from_dict
 from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
-from dreamer.system.files import Counter, Text, adapter, read_json, violation
+from dreamer.system.files import Counter, Text, read_json
 from dreamer.system.redaction import warn
-from envs.ranges import Few
+from envs.ranges import Few, adapter, flag, violation
 
 FORMAT = 2
 MANIFEST = "ablation.json"
@@ -64,8 +63,7 @@ def arguments_of(folder: Path) -> AblateArguments:
         given = {name: written[name] for name in names} | {"folder": folder}
         return adapter(AblateArguments).validate_python(given | {"config": from_dict(dict(written["config"]))})
     except (LookupError, TypeError, ValueError) as error:
-        wrong = violation(error) if isinstance(error, ValidationError) else error
-        raise UserError(f"{path} does not describe an ablation: {wrong}") from None
+        raise UserError(f"{path} does not describe an ablation: {violation(error)}") from None
 
 
 class Failed(TypedDict):
@@ -128,8 +126,7 @@ def _differences(there: Any, here: Any, prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(old):
             yield from _differences(old, new, "" if field.name == "config" else f"{prefix}{field.name}.")
         elif old != new and field.name not in ("folder", "jobs"):
-            flag = f"--{prefix}{field.name}".replace("_", "-")
-            yield f"{flag} is {_typed(old)} there and {_typed(new)} here"
+            yield f"{flag(prefix + field.name)} is {_typed(old)} there and {_typed(new)} here"
 
 
 def _typed(value: Any) -> str:

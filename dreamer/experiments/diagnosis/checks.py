@@ -44,7 +44,7 @@ def entropy(history: RunHistory) -> Finding:
         return Finding(False, f"{name} is {late[-1]:.3g}, at most {all_of_them.max():.3g} before")
     if len(returns) > 1 and returns[-1] > returns[:-1].max():
         return Finding(False, f"{name} is down to {late[-1]:.3g}, but evaluation returns still rise")
-    largest = largest_return(history.config.task, history.config.env.time_limit)
+    largest = largest_return(history.config.task, history.config.env)
     if largest and len(returns) and returns[-1] >= SOLVED * largest:
         says = f"{name} is down to {late[-1]:.3g}, with a return of {returns[-1]:,.0f} of {largest:,.0f}"
         return Finding(False, says)

@@ -14,7 +14,7 @@ from dreamer.batch import Batch
 from dreamer.errors import first_line
 from dreamer.experiments.report.wording import listing
 from dreamer.runs.folder import open_run
-from dreamer.runs.saved import Spec, read_large, understood, unpacked
+from dreamer.runs.saved import SavedSpec, read_large, understood, unpacked
 from dreamer.training.load import agent_with_weights
 
 SHOWN = 8
@@ -31,7 +31,7 @@ def debug_batch(file: Path) -> list[str]:
         state = unpacked(read_large(file))
         batch = _batch(state["batch"], (config.loop.batch_size, config.loop.batch_length))
         shapes = {key: tuple(value.shape[2:]) for key, value in batch.obs.items()}
-        spec: Spec = {"obs_shapes": shapes, "action": [batch.prev_action.shape[-1], state["discrete"]]}
+        spec: SavedSpec = {"obs_shapes": shapes, "action": [batch.prev_action.shape[-1], state["discrete"]]}
         agent = agent_with_weights(config.agent, {"spec": spec, "agent": {"modules": state["modules"]}})
         torch.set_rng_state(state["rng"])
         findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]

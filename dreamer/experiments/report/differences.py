@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from dreamer.config import leaves
+from dreamer.config import Config, EnvironmentConfig, leaves
 from dreamer.experiments.report.run_folders import Run
 
-ARRANGEMENT = {"num_envs", "train_time_limit", "parallel", "imports", "time_limit"}
+ARRANGEMENT = {"num_envs", "train_time_limit", "time_limit", *EnvironmentConfig.on_resume}
 """Settings of environments that do not make another task. Of these, the length of episodes is in the core's name."""
 EXPECTED = {"task", "seed", "agent.dynamics.core", "agent.world_model.representation.objective"}
 """Settings that an ablation varies."""
@@ -26,7 +26,7 @@ def with_distinct_names(runs: list[Run]) -> list[Run]:
     def renamed(run: Run) -> Run:
         siblings = [other for other in runs if (other.core, other.config.size) == (run.core, run.config.size)]
         settings = [other.config.agent.dynamics.settings for other in siblings]
-        environments = [other.config.env for other in runs]
+        environments = [_effective(other.config) for other in runs]
         lengths = {other.config.env.time_limit for other in runs if other.task == run.task}
         limit = run.config.env.time_limit
         core = [f"{run.core}@{run.config.size}" if sized else run.core]
@@ -34,10 +34,16 @@ def with_distinct_names(runs: list[Run]) -> list[Run]:
         return dataclasses.replace(
             run,
             core=" ".join(core + _changes(run.config.agent.dynamics.settings, settings)),
-            task=" ".join([run.task, *_changes(run.config.env, environments, ARRANGEMENT)]),
+            task=" ".join([run.task, *_changes(_effective(run.config), environments, ARRANGEMENT)]),
         )
 
     return [renamed(run) for run in runs]
+
+
+def _effective(config: Config) -> EnvironmentConfig:
+    """Settings of the environment. Those without an effect on its task do not tell runs of older versions apart."""
+    env = config.env if config.env.time_limit else dataclasses.replace(config.env, extend_limit=True)
+    return dataclasses.replace(env, encoding="bounds") if config.task.startswith("dmc:") else env
 
 
 def _changes(own: Any, everyone: list[Any], ignored: Iterable[str] = ()) -> list[str]:

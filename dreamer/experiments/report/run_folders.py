@@ -64,7 +64,7 @@ class Run:
     @property
     def largest_return(self) -> float | None:
         """Largest return that an episode can have; None if it is not known."""
-        return largest_return(self.config.task, self.config.env.time_limit)
+        return largest_return(self.config.task, self.config.env)
 
     @property
     def final(self) -> float:
