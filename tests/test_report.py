@@ -271,5 +271,5 @@ def test_settings_that_differ_are_shown_and_warned_of(tmp_path):
 
 def test_a_report_of_a_report_is_the_same(tmp_path):
     make_run(tmp_path / "deep" / "er" / "a")
-    first, second = (json.loads(write_ablation_report(tmp_path).with_suffix(".json").read_text()) for _ in range(2))
+    first, second = (json.loads(write_ablation_report(tmp_path)[0].with_suffix(".json").read_text()) for _ in range(2))
     assert first | {"written": ""} == second | {"written": ""} and len(first["runs"]) == 1

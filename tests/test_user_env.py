@@ -179,7 +179,7 @@ def test_the_environment_of_the_document_fits_and_is_trained_in(run_dir):
     exec(definition, names)
     exec(check, names)
     result = dreamer.train(
-        tiny_config("thermostat", steps=40, **{"loop.eval_every": 100}),
+        tiny_config("thermostat", steps=40, **{"loop.eval_every": 100, "env.time_limit": 0}),
         run_dir=run_dir,
         make_env=lambda: gymnasium.wrappers.TimeLimit(names["Thermostat"](), 20),
     )

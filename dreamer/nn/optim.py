@@ -10,7 +10,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from envs.ranges import CountOrNone, Positive, Probability, Rate, Schedule
+from envs.ranges import CountOrNone, Positive, Probability, Schedule
 
 FINAL_FRACTION = 0.05  # of the learning rate, after its decay
 
@@ -60,7 +60,7 @@ class OptimizerConfig:
 
     on_resume: ClassVar = {"decay": "schedule"}
 
-    learning_rate: Rate = 4e-5
+    learning_rate: Annotated[float, Interval(gt=0, le=1000)] = 4e-5
     """Learning rate after warm-up."""
     warmup: CountOrNone = 1000
     """Updates over which the learning rate rises linearly from 0; the first update changes nothing."""

@@ -70,7 +70,7 @@ class HeldOut:
         ended = running & (terminated | truncated)
         if ended.any():
             with own_randomness(self._agent.device):
-                _, carry = self._agent.act(obs, False, carry)
+                _, carry = self._agent.act({key: obs[key] for key in self._agent.obs_shapes}, False, carry)
             after = np.where(terminated, 0.0, self._value(carry))
             for i in np.flatnonzero(ended):
                 self._finish(self._values[i], self._rewards[i], float(after[i]), bool(terminated[i]))

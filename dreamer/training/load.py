@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,9 +40,9 @@ def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
 def agent_with_weights(config: AgentConfig, state: State) -> Agent:
     """The agent of a checkpoint on the CPU; raises `ValueError` for other weights before it takes memory for them."""
     modules = state["agent"]["modules"]
-    own = {name: list(value.shape) for name, value in agent_of(config, state, "meta").state_dict().items()}
-    misfits = [name for name, value in modules.items() if own.get(name) != list(value.shape)]
-    if misfits or not modules:
+    theirs, own = _shapes(modules), _shapes(agent_of(config, state, "meta").state_dict())
+    misfits = [name for name in theirs | own if theirs.get(name) != own.get(name)]
+    if misfits:
         raise ValueError(f"its weights are others: {misfits[:1]}")
     agent = agent_of(config, state)
     agent.load_state_dict(modules)
@@ -61,14 +62,18 @@ def read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
     prefix = "world_model." if load == "world_model" else ""
     with understood(path):
         weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
-        theirs = {name: list(value.shape) for name, value in weights.items()}
-    ours = {name: list(value.shape) for name, value in agent.state_dict().items() if name.startswith(prefix)}
-    misfits = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+        theirs = _shapes(weights)
+    ours = {name: shape for name, shape in _shapes(agent.state_dict()).items() if name.startswith(prefix)}
+    misfits = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
     if misfits:
         name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
         shapes = f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
         raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
     return weights
+
+
+def _shapes(modules: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in modules.items()}
 
 
 def initial_weights(folder: RunFolder, named: Path | str | None, agent: Agent) -> dict[str, Any] | None:
