@@ -144,7 +144,7 @@ def test_a_cut_at_any_byte_costs_only_the_cut_record(tmp_path):
 def test_resume_forgets_what_followed_the_checkpoint(tmp_path):
     tracker = open_tracker(QUIET, tmp_path, {}, {}, 100, None)
     tracker.log(10, {"loop/updates": 3, "train/return": 1.0})
-    offset = tracker.offset()
+    offset = tracker.writer.size
     tracker.log(20, {"loop/updates": 7, "train/return": 2.0})
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 30, "upda')
@@ -385,7 +385,7 @@ def test_tensorboard_is_read_back_and_drops_what_a_resume_repeats(tmp_path):
     first = open_tracker(config, tmp_path, {}, {}, 100, None)
     first.log(0, {"train/return": 0.0})
     first.log(10, {"train/return": 1.0, "loss/dyn": math.nan})
-    offset = first.offset()
+    offset = first.writer.size
     first.log(20, {"train/return": -1.0})
     first.log(30, {"train/return": -1.0})
     first.close("failed")
@@ -457,7 +457,7 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, home, capfd):
     picture = run_dir / "errors.png"
     imageio.imwrite(picture, np.zeros((7, 9, 3), np.uint8))
     tracker.image(10, "imagination/errors", picture)
-    offset = tracker.offset()
+    offset = tracker.writer.size
     tracker.log(20, {"train/return": 3.5})
     tracker.summary({"eval/return_mean": 7.0})
     tracker.close("finished")
@@ -602,7 +602,7 @@ def service_processes():
     return found
 
 
-def test_the_wandb_run_of_a_sweep_is_kept_and_resumed(tmp_path, wandb_home, monkeypatch, capfd):
+def test_the_wandb_run_of_a_sweep_is_kept_and_resumed(tmp_path, home, monkeypatch, capfd):
     """In a sweep W&B takes id, project and entity from its variables and not from the call."""
     sweep = {"SWEEP_ID": "s1", "RUN_ID": "chosen", "PROJECT": "theirs", "ENTITY": "team"}
     with monkeypatch.context() as patched:

@@ -130,12 +130,7 @@ def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
         view.summary({name: value for record in new for name, value in record.items() if name.startswith("eval/")})
         view.close("finished")
         names = [path.name for _, path in videos]
-        shown: Tracked = {
-            "id": view.id,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "films": names,
-        }
+        shown: Tracked = {"id": view.id, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "films": names}
         write_atomically(run.path / STATE, json.dumps(shown).encode())
     return f"W&B run {view.id}: {len(new)} new records, videos: {len(unseen)}; {view.notice}"
 

@@ -16,8 +16,10 @@ was never interrupted; or another course of the decaying settings."""
 
 
 def changeable(section: Any = None, prefix: str = "") -> dict[str, Effect]:
-    """Return the effect of each setting that a resumed run may change, by dotted path; a section stands for all of
-    its settings."""
+    """Return the effect of each setting that a resumed run may change, by dotted path.
+
+    A section stands for all of its settings.
+    """
     section = Config() if section is None else section
     found = {f"{prefix}{name}": effect for name, effect in getattr(section, "on_resume", {}).items()}
     for field in dataclasses.fields(section):

@@ -60,8 +60,9 @@ def from_dict(written: dict[str, Any]) -> Config:
     if missing:
         raise UserError(f"the configuration has no {', '.join(missing)}, which every version writes")
     config = parsed(Config, complete, flag)
-    if absent:
-        _say_once(_filled(absent))
+    if absent and (line := _filled(absent)) not in _said:
+        _said.add(line)
+        warn(line)
     return config
 
 
@@ -115,9 +116,3 @@ def _filled(absent: dict[str, Any]) -> str:
         names, values = [*names[:-1], f"{names[-1]} and {more} more"], [*values, "..."]
     existed = "it existed" if len(absent) == 1 else "they existed"
     return f"the run's configuration has no {', '.join(names)}: using {', '.join(values)}, as before {existed}"
-
-
-def _say_once(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
-        warn(line)

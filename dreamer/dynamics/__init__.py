@@ -39,13 +39,7 @@ LATENTS: dict[str, tuple[LatentName, ...]] = {
 }
 """Latent families of each core, its default first."""
 
-WIDTHS = {
-    "rssm": "deter",
-    "ssm": "hidden",
-    "rnn": "deter",
-    "gru": "deter",
-    "mdn_rnn": "deter",
-}
+WIDTHS = {"rssm": "deter", "ssm": "hidden", "rnn": "deter", "gru": "deter", "mdn_rnn": "deter"}
 """The setting of each core that `--match-params` changes: it determines most of the core's parameters."""
 
 

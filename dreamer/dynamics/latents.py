@@ -145,10 +145,7 @@ def make_latent(name: LatentName, stoch: int, classes: int, unimix: float, min_s
 
 
 def balanced_kl(
-    latent: Latent,
-    posterior: Float[Tensor, "*batch param"],
-    prior: Float[Tensor, "*batch param"],
-    free_nats: float,
+    latent: Latent, posterior: Float[Tensor, "*batch param"], prior: Float[Tensor, "*batch param"], free_nats: float
 ) -> tuple[dict[str, Float[Tensor, "*batch"]], dict[str, Float[Tensor, ""]]]:
     """Balanced KL with free nats, and scalars to log. `dyn` trains the prior, `rep` the posterior.
 

@@ -59,11 +59,6 @@ class GaussianMixture:
         mean, std = (mean * chosen).sum(-2), (std * chosen).sum(-2)
         return mean + temperature**0.5 * std * torch.randn_like(std)
 
-    def mode(self, params: Float[Tensor, "*batch param"], temperature: float = 1.0) -> Float[Tensor, "*batch stoch"]:
-        """The mean of the component with the largest weight, which is close to the mode where components are apart."""
-        log_weights, mean, _ = self.split(params)
-        return (mean * one_hot_argmax(log_weights.transpose(-1, -2)).transpose(-1, -2)).sum(-2)
-
     def weight_entropy(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch"]:
         """Entropy of the weights in nats (mean over dimensions where each has its own): near 0 uses one component."""
         log_weights = self.split(params)[0]

@@ -35,14 +35,12 @@ class Spec(NamedTuple):
 
 def long_vectors(spec: Spec) -> list[str]:
     """A line about each observation that is not an image and has more than `LONG` values."""
-    lines = []
-    for key, shape in spec.obs_shapes.items():
-        if len(shape) < 3 and math.prod(shape) > LONG:
-            kind = (
-                f"a vector of {shape[0]:,} values" if len(shape) == 1 else f"{shape[0]:,} values of {shape[1]} classes"
-            )
-            lines.append(f"observation '{key}' is taken as {kind}; --env.images {key} takes it as an image")
-    return lines
+    kinds = {1: "a vector of {:,} values", 2: "{:,} values of {} classes"}
+    long = {key: shape for key, shape in spec.obs_shapes.items() if len(shape) in kinds and math.prod(shape) > LONG}
+    return [
+        f"observation '{key}' is taken as {kinds[len(shape)].format(*shape)}; --env.images {key} takes it as an image"
+        for key, shape in long.items()
+    ]
 
 
 def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> Spec:
@@ -60,7 +58,7 @@ def spec_of(obs_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any])
 def require_spec(own: Spec, env: Any) -> None:
     """Raise `UserError` unless an agent of the spec `own` fits a vector environment."""
     found = spec_of(env.single_observation_space, env.single_action_space)
-    if found != own:
+    if found.action != own.action or any(found.obs_shapes.get(key) != shape for key, shape in own.obs_shapes.items()):
         raise UserError(f"the agent was trained on {own}, but its environments now have {found}")
 
 

@@ -33,10 +33,6 @@ class Struct:
         """Stop gradients."""
         return self.map(torch.Tensor.detach)
 
-    def to(self: S, device: torch.device | str) -> S:
-        """Move every field to a device."""
-        return self.map(lambda tensor: tensor.to(device))
-
     def flatten(self: S) -> S:
         """Merge the two leading axes, `[batch, time, size]` to `[batch * time, size]`."""
         return self.map(lambda tensor: tensor.flatten(0, 1))

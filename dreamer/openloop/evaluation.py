@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -18,6 +16,7 @@ from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
 from dreamer.openloop.rollouts import ErrorCurves, HeldOut, held_out, imagine, predict
 from dreamer.system.randomness import own_randomness
+from envs import MakeEnv
 from envs.ranges import Few, Many, ManyOrNone, Seed, checked, flag
 
 SHOWN_SAMPLES = 4
@@ -92,9 +91,7 @@ class OpenLoopEvaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    agent: Agent, make_env: Callable[[int], gymnasium.Env], settings: OpenLoopSettings, timeout: float = 0.0
-) -> OpenLoopEvaluation:
+def evaluate(agent: Agent, make_env: MakeEnv, settings: OpenLoopSettings, timeout: float = 0.0) -> OpenLoopEvaluation:
     """Evaluate the predictions of a model on held-out episodes. The global random state stays as it is.
 
     An environment without an answer within `timeout` seconds has failed; 0 waits for ever. Raises `UserError` for a

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from PIL import Image
+
 from dreamer.openloop import videos
 from dreamer.openloop.evaluation import OpenLoopEvaluation
 from dreamer.openloop.record import record
@@ -44,7 +46,7 @@ def write(evaluation: OpenLoopEvaluation, folder: Path) -> dict[str, Path]:
         if signal.is_image:
             place = key.replace("/", "_")
             written[f"{place}_strip"] = folder / f"{place}_strip.png"
-            videos.save_picture(written[f"{place}_strip"], videos.strip(signal, context))
+            Image.fromarray(videos.strip(signal, context)).save(written[f"{place}_strip"])
             for kind, frames in (("predictions", videos.comparison), ("dreams", videos.rollouts)):
                 written[f"{place}_{kind}"] = folder / f"{place}_{kind}.mp4"
                 write_mp4(written[f"{place}_{kind}"], frames(signal, context), FPS, QUALITY)

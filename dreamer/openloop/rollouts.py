@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -21,7 +20,7 @@ from dreamer.dynamics.core import DynamicsCore
 from dreamer.experience.collect import Collector
 from dreamer.experience.spaces import Spec, require_spec
 from dreamer.nn.struct import Struct
-from envs import EVAL_INDEX
+from envs import EVAL_INDEX, MakeEnv
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,7 @@ class HeldOut:
     """True for rows of the episode, False behind its last row."""
 
 
-def held_out(
-    agent: Agent,
-    make_env: Callable[[int], gymnasium.Env],
-    episodes: int,
-    steps: int,
-    skip: int,
-    timeout: float = 0.0,
-) -> HeldOut:
+def held_out(agent: Agent, make_env: MakeEnv, episodes: int, steps: int, skip: int, timeout: float = 0.0) -> HeldOut:
     """Let the policy act in evaluation environments and return steps `skip` to `skip + steps` of their first episodes.
 
     The result is shorter when no episode lasts that long. `timeout` is as in `envs.make_vector`.
@@ -67,7 +59,7 @@ def held_out(
     scalars = {name: stacked([getattr(row, name) for row in arrived[skip:]])[:, :length] for name in ROW_SCALARS}
     core = agent.world_model.core
     batch = Batch(
-        obs={key: stacked([row.obs[key] for row in arrived[skip:]])[:, :length] for key in arrived[0].obs},
+        obs={key: stacked([row.obs[key] for row in arrived[skip:]])[:, :length] for key in agent.obs_shapes},
         prev_action=stacked([row.prev_action for row in arrived[skip:]])[:, :length],
         context=core.pack(core.initial_state(episodes)),
         **scalars,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -53,11 +52,6 @@ def strip(signal: Signal, context: int) -> np.ndarray:
     heads = [f"{t - context + 1:+d}" if t >= context else "observed" for t in steps]
     rows = {label: [images[0, t] for t in steps] for label, images in _rows(signal).items()}
     return _frame(rows, "", IMAGINED, heads)
-
-
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture `[height, width, 3]` as PNG."""
-    Image.fromarray(picture).save(path)
 
 
 def _rows(signal: Signal) -> dict[str, np.ndarray]:

@@ -43,16 +43,9 @@ def ignore_current_folder() -> None:
 def print_warnings() -> Iterator[None]:
     """Context in which warnings of libraries are printed like every other line; they may quote text from folders."""
     with warnings.catch_warnings():
-        warnings.showwarning = _print_warning
+        warnings.showwarning = _print_warning  # type: ignore[assignment]
         yield
 
 
-def _print_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
-) -> None:
+def _print_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     warn(f"{filename}:{lineno}: {category.__name__}: {message}")

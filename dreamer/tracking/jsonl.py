@@ -48,6 +48,8 @@ class JsonlWriter:
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise self._failure(error) from error
+        self.size = 0
+        """Length in bytes of everything written so far; a checkpoint keeps it, to resume from there."""
         self.last: dict[str, Any] = {}
         """The newest record in the file; empty when there is none."""
         self._warned: set[str] = set()
@@ -69,21 +71,17 @@ class JsonlWriter:
         self._append(line.encode())
         self.last = counts | numbers
 
-    def offset(self) -> int:
-        """Return the length in bytes of everything written so far."""
-        return self._size
-
     def sync(self) -> None:
-        """Flush everything written so far to the disk itself, so that a power loss does not lose it."""
+        """Flush everything written so far to the disk itself, so that a power loss does not lose it; in any thread."""
         try:
             os.fsync(self._file.fileno())
-            require_same(self._path, os.fstat(self._file.fileno()), self._size)
+            require_same(self._path, os.fstat(self._file.fileno()), self.size)
         except OSError as error:
             raise self._failure(error) from error
 
     def truncate(self, offset: int) -> int:
         """Remove every record that ends after `offset` bytes; returns the number of bytes missing before `offset`."""
-        missing = max(0, offset - self._size)
+        missing = max(0, offset - self.size)
         self._cut(offset)
         return missing
 
@@ -109,9 +107,9 @@ class JsonlWriter:
                 written += self._file.write(data[written:])
         except OSError as error:
             # A full disk may take a part of the record. Remove it, or the next record would continue its line.
-            self._cut(self._size)
+            self._cut(self.size)
             raise self._failure(error) from error
-        self._size += written
+        self.size += written
 
     def _cut(self, size: int) -> None:
         """Shorten the file to its last complete line within `size` bytes and keep that line as `last`."""
@@ -120,7 +118,7 @@ class JsonlWriter:
             self._file.truncate(size)
         except OSError as error:
             raise self._failure(error) from error
-        self._size = size
+        self.size = size
         self.last = _parse(line, str(self._path)) if line else {}
 
     def _failure(self, error: OSError) -> UserError:

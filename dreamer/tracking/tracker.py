@@ -25,7 +25,8 @@ class Tracker:
         self, config: TrackingConfig, writer: JsonlWriter, views: Sequence[View], console: ConsoleView | None = None
     ) -> None:
         self._config = config
-        self._writer = writer
+        self.writer = writer
+        """Writer of metrics.jsonl, whose records a checkpoint keeps; views keep what they have shown."""
         self._views = [BackgroundView(view) for view in views]
         self._media_views = self._views if config.video else []
         # The console has no thread: it only formats a line, in order with the other output of the caller.
@@ -38,8 +39,8 @@ class Tracker:
         Raises `ValueError` for a name that is not allowed, as in `JsonlWriter.write`.
         """
         numbers = {name: float(value) for name, value in values.items()}
-        updates = int(numbers.get("loop/updates", self._writer.last.get("updates", 0)))
-        self._writer.write(step, updates, numbers)
+        updates = int(numbers.get("loop/updates", self.writer.last.get("updates", 0)))
+        self.writer.write(step, updates, numbers)
         if self._console:
             self._console.log(step, numbers)
         for view in self._views:
@@ -61,18 +62,6 @@ class Tracker:
         for view in self._views:
             view.show("summary", numbers)
 
-    def offset(self) -> int:
-        """Return the length of metrics.jsonl in bytes, for a checkpoint to resume from; call `sync` before that."""
-        return self._writer.offset()
-
-    def rewind(self, offset: int) -> None:
-        """Remove the records after `offset` bytes of metrics.jsonl; views keep what they have shown."""
-        self._writer.truncate(offset)
-
-    def sync(self) -> None:
-        """Flush metrics.jsonl to the disk itself; may be called from any thread."""
-        self._writer.sync()
-
     def close(self, status: Status) -> None:
         """Finish every view within the configured seconds. A second call does nothing."""
         if self._closed:
@@ -85,7 +74,7 @@ class Tracker:
             view.request_close(status)
         for view in self._views:
             view.join(deadline)
-        self._writer.close()
+        self.writer.close()
 
 
 def open_tracker(
@@ -100,7 +89,7 @@ def open_tracker(
     """Open the tracker of the run in `run_dir`, an existing folder.
 
     `run_info` is the content of run.json, `run_config` the content of config.json. `resume_offset` is None for a new
-    run; a resumed run loses the records after that many bytes, a number from `Tracker.offset`. `foreign` is as in
+    run; a resumed run loses the records after that many bytes, the `size` of its writer. `foreign` is as in
     `WandbView`. Raises `UserError` when metrics.jsonl cannot be written, or would continue another run's file.
     """
     path = run_dir / "metrics.jsonl"

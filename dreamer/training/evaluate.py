@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import gymnasium
 import numpy as np
 
 import envs
@@ -16,13 +15,10 @@ from dreamer.experience.spaces import Spec, require_spec
 from dreamer.system.randomness import own_randomness
 from dreamer.system.redaction import warn
 from dreamer.training.heldout import HeldOut
-from envs import EVAL_INDEX
+from envs import EVAL_INDEX, MakeEnv
 
 LIMIT = 50_000
 """Agent steps after which an evaluation episode is cut."""
-
-EnvByIndex = Callable[[int], gymnasium.Env]
-"""Constructor of an environment by its index, such as `envs.EnvFactory`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Evaluator:
     fails (see `envs.guarded`; `timeout` in seconds, 0 waits for ever) does not count. A line reports either.
     """
 
-    def __init__(self, make_env: EnvByIndex, episodes: int, seed: int, limit: int = LIMIT, timeout: float = 0.0):
+    def __init__(self, make_env: MakeEnv, episodes: int, seed: int, limit: int = LIMIT, timeout: float = 0.0):
         self.indices = [EVAL_INDEX + i for i in range(episodes)]
         self.seed, self.limit = seed, limit
         self.vector = envs.make_vector(make_env, self.indices, parallel=False, timeout=timeout)
@@ -66,12 +62,10 @@ class Evaluator:
         `stop` returns True, and `UserError` when every environment fails twice.
         """
         try:
-            return self._once(agent, mode, stop, deterministic)
+            with own_randomness(agent.device, self.seed):
+                return self._run(agent, mode, stop, deterministic)
         except AllFailed as error:  # perhaps by something shared, such as the renderer, which a restart makes again
             warn(f"{error}; trying once more")
-            return self._once(agent, mode, stop, deterministic)
-
-    def _once(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool], deterministic: bool) -> Evaluation:
         with own_randomness(agent.device, self.seed):
             return self._run(agent, mode, stop, deterministic)
 
@@ -85,7 +79,8 @@ class Evaluator:
         while running.any() and steps < self.limit:
             if stop():
                 raise Stopped
-            actions, carry = agent.act(obs, np.full(count, carry is None), carry, mode, deterministic)
+            seen = {key: obs[key] for key in agent.obs_shapes}  # the environments may have more
+            actions, carry = agent.act(seen, np.full(count, carry is None), carry, mode, deterministic)
             if mode == "sample":
                 held_out.chosen(carry, running)
             obs, rewards, terminated, truncated, info = self.vector.step(actions)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import gymnasium
 
 import envs
 from dreamer.config import Config, Effect, changes, override, validated
@@ -31,15 +29,12 @@ from dreamer.training.state import Progress
 from envs.ranges import flag
 from envs.worker import end_unguarded_import
 
-MakeEnv = Callable[[], gymnasium.Env]
-"""Constructor of a user's environment."""
-
 
 def train(
     config: Config,
     *,
     run_dir: Path | str | None = None,
-    make_env: MakeEnv | None = None,
+    make_env: envs.BuildEnv | None = None,
     start_from: Path | str | None = None,
     load: Load = "all",
     match: bool = False,
@@ -91,7 +86,7 @@ def resume(
     path: Path | str,
     *,
     config: Config | None = None,
-    make_env: MakeEnv | None = None,
+    make_env: envs.BuildEnv | None = None,
     trusted: Collection[str] = (),
     start_from: Path | str | None = None,
 ) -> Result:
@@ -144,13 +139,13 @@ def resume(
         return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
 
 
-def make_factory(config: Config, make_env: MakeEnv | None = None) -> envs.EnvFactory:
+def make_factory(config: Config, make_env: envs.BuildEnv | None = None) -> envs.EnvFactory:
     """The recipe for this run's environments."""
     return envs.EnvFactory(config.task, config.seed, envs.EnvSettings.of(config.env), config.env.imports, make_env)
 
 
 def make_factory_of(
-    folder: RunFolder, make_env: MakeEnv | None = None, trusted: Collection[str] = ()
+    folder: RunFolder, make_env: envs.BuildEnv | None = None, trusted: Collection[str] = ()
 ) -> envs.EnvFactory:
     """The constructor of an existing run's environments; raises `UserError` when only its user can make them.
 

@@ -55,7 +55,8 @@ class Learner:
         self.updates = 0
         self._update = accelerated(agent, config.compile, planned_updates, config.graph)
         self.compiled = self._update.compiled
-        self._late = LateResults[PendingUpdate]()
+        self.late = LateResults[PendingUpdate]()
+        """Results on their way from the device."""
 
     def updates_due(self, rows: int) -> int:
         """Updates to do after `rows` more rows were collected."""
@@ -75,7 +76,7 @@ class Learner:
         self.updates += 1
         with self.clock("replay"):
             pending = PendingUpdate(positions, batch, metrics, self.updates, rng)
-            self._late.send(pending, packed, metrics["optim/skipped"])
+            self.late.send(pending, packed, metrics["optim/skipped"])
 
     def take_in_late_results(self, wait: bool = False) -> None:
         """Apply the updates whose results have arrived, or with `wait` all of them.
@@ -83,7 +84,7 @@ class Learner:
         Raises `NotFinite` when too many updates in a row were skipped.
         """
         with self.clock("replay"):
-            for pending, states, skipped in self._late.arrived(wait):
+            for pending, states, skipped in self.late.arrived(wait):
                 self.apply_update(pending, states, skipped)
 
     def apply_update(self, update: PendingUpdate, states: np.ndarray, skipped: bool) -> None:
@@ -99,10 +100,6 @@ class Learner:
             self.replay.write_states(update.positions, states)
             self.meter.add(update.metrics)
             self.guard.succeed()
-
-    def drop_late_results(self) -> None:
-        """Forget results on their way, as a return to a checkpoint needs it."""
-        self._late.drop()
 
     def _evidence(self, update: PendingUpdate) -> dict[str, Any]:
         """Content of a kept batch: everything needed to repeat the update."""

@@ -54,8 +54,7 @@ class Trainer:
         self.agent, self.collector, self.replay, self.learner = run.agent, run.collector, run.replay, run.learner
         self.progress, self.meter, self.clock = run.progress, run.meter, run.clock
         self.evaluator, self.tracker = evaluator, tracker
-        keep = self.config.loop.keep_checkpoints
-        self.saver = Saver(run, tracker, folder.checkpoints, keep, self.config.seed)
+        self.saver = Saver(run, tracker)
         self.reported: set[str] = set()
         """Standard streams that cannot be written, and whose loss is reported."""
         self.received = received
@@ -80,7 +79,7 @@ class Trainer:
                 except NotFinite as reason:
                     self.saver.go_back(str(reason))
         finally:
-            self.saver.join()
+            self.saver.writer.join()
 
     def _advance(self) -> None:
         """One step of every environment, and everything that is due after it."""
@@ -132,12 +131,11 @@ class Trainer:
         self.learner.take_in_late_results(wait=True)
         progress, learner = self.progress, self.learner
         values = self.meter.take()
-        values |= {"replay/rows": float(self.replay.rows)}
-        values |= {"replay/bytes_per_row": float(sum(self.replay.layout.row_bytes))}
+        values |= {"replay/rows": self.replay.rows, "replay/bytes_per_row": sum(self.replay.layout.row_bytes)}
         if self.config.env.obs != "state":
             values |= {"env/shadows": float(self.config.env.shadows)}
-        values |= {"loop/updates": float(learner.updates), "loop/episodes": float(progress.episodes)}
-        values |= {"loop/env_failures": float(progress.env_failures)}
+        values |= {"loop/updates": learner.updates, "loop/episodes": progress.episodes}
+        values |= {"loop/env_failures": progress.env_failures}
         rows = progress.step / self.config.env.repeat
         values["replay/ratio"] = learner.updates * learner.ratio.rows_per_update / rows
         values |= self.clock.take(progress.step, learner.updates) | {"time/peak_rss_mb": peak_rss_mb()}

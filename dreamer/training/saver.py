@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -17,9 +15,9 @@ from dreamer.training.state import RunState
 class Saver:
     """Checkpoints of a run: begin to write one, commit one that is safe, go back to the newest one."""
 
-    def __init__(self, run: RunState, tracker: Tracker, folder: Path, keep: int, seed: int):
-        self.run, self.tracker, self.folder, self.seed = run, tracker, folder, seed
-        self.writer = checkpoint.CheckpointWriter(folder, keep)
+    def __init__(self, run: RunState, tracker: Tracker):
+        self.run, self.tracker, self.folder = run, tracker, run.folder.checkpoints
+        self.writer = checkpoint.CheckpointWriter(self.folder, run.folder.config.loop.keep_checkpoints)
         self._uncommitted = False
 
     def save(self) -> None:
@@ -32,7 +30,7 @@ class Saver:
         run.learner.take_in_late_results(wait=True)
         self.require_finite()
         with run.clock("saving"):
-            state = run.state_dict() | {"metrics_offset": self.tracker.offset()}
+            state = run.state_dict() | {"metrics_offset": self.tracker.writer.size}
             self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync)
             self._uncommitted = True
 
@@ -63,23 +61,19 @@ class Saver:
         """Restore the newest checkpoint and continue from there with other random numbers."""
         run = self.run
         self.finish()
-        run.learner.drop_late_results()
+        run.learner.late.drop()
         elapsed = run.clock.elapsed
         step, state, _ = checkpoint.load(self.folder)
         times = run.guard.go_back(step, reason)
         run.load_state_dict(state)
-        self.tracker.rewind(state["metrics_offset"])
+        self.tracker.writer.truncate(state["metrics_offset"])
         run.guard.succeed()
         run.clock.resume(elapsed)
-        fresh = np.random.SeedSequence([self.seed, step, times])
+        fresh = np.random.SeedSequence([run.folder.config.seed, step, times])
         torch.manual_seed(int(fresh.generate_state(1, np.uint64)[0] >> 1))
         run.replay.rng = np.random.default_rng(fresh)
-
-    def join(self) -> None:
-        """Wait until nothing is being written, whether or not that succeeds."""
-        self.writer.join()
 
     def _sync(self) -> None:
         """Make everything durable that a checkpoint refers to; called by the thread that writes it."""
         self.run.replay.sync()
-        self.tracker.sync()
+        self.tracker.writer.sync()

@@ -14,8 +14,7 @@ from dreamer.agent import Agent
 from dreamer.errors import UserError, first_line
 from dreamer.system.randomness import own_randomness
 from dreamer.tracking.video import write_mp4
-from dreamer.training.evaluate import EnvByIndex
-from envs import EVAL_INDEX
+from envs import EVAL_INDEX, MakeEnv
 from envs.guarded import Guarded
 from envs.rendering import select_backend
 
@@ -24,7 +23,7 @@ VIDEO_FPS = 25
 
 
 def record_video(
-    agent: Agent, make_env: EnvByIndex, path: Path, seed: int, max_seconds: float = 40.0, timeout: float = 0.0
+    agent: Agent, make_env: MakeEnv, path: Path, seed: int, max_seconds: float = 40.0, timeout: float = 0.0
 ) -> Path:
     """Write an MP4 of one evaluation episode with sampled actions, at real speed and at most 25 frames per second.
 
@@ -43,7 +42,7 @@ def record_video(
                 raise UserError(f"the environment failed: {first_line(info['failure'])}")
             if step % every == 0:
                 frames.append(_frame(env))
-            action, carry = agent.act(obs, carry is None, carry)
+            action, carry = agent.act({key: obs[key] for key in agent.obs_shapes}, carry is None, carry)
             obs, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
             step += 1

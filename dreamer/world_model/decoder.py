@@ -74,13 +74,7 @@ class VectorDecoder(nn.Module):
     keys share one output matrix, which is the same map as one linear layer per key.
     """
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        feature_dim: int,
-        sizes: Mapping[str, int],
-        choices: Shapes = NONE,
-    ):
+    def __init__(self, config: DecoderConfig, feature_dim: int, sizes: Mapping[str, int], choices: Shapes = NONE):
         super().__init__()
         self.config = config
         self.shapes: Shapes = dict(sorted({**{key: (size,) for key, size in sizes.items()}, **choices}.items()))

@@ -36,15 +36,13 @@ def debug_batch(file: Path) -> list[str]:
         torch.set_rng_state(state["rng"])
         findings = [*_inputs(batch), *_parameters(agent), *_update(agent, batch)]
         device = state["device"]
-    lines = [f"batch       {batch.reward.shape[0]} sequences of {batch.reward.shape[1]} rows", *findings]
-    if device != "cpu":
-        lines.insert(
-            1,
-            "note        random numbers of a GPU are not reproduced here; the weights are those after the next update",
-        )
-    if not findings:
-        lines.append("all values are finite here: the fault was not reproduced")
-    return lines
+    note = "note        random numbers of a GPU are not reproduced here; the weights are those after the next update"
+    head = f"batch       {batch.reward.shape[0]} sequences of {batch.reward.shape[1]} rows"
+    return [
+        head,
+        *[note] * (device != "cpu"),
+        *(findings or ["all values are finite here: the fault was not reproduced"]),
+    ]
 
 
 def _batch(columns: Mapping[str, Any], rows: tuple[int, int]) -> Batch:

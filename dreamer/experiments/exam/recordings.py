@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import gymnasium
 import numpy as np
 import scipy.signal
 import torch
 
 from dreamer.batch import Batch
 from dreamer.experience.spaces import Spec, spec_of
+from envs import MakeEnv
 
 TEST_INDEX = 1_000_000
 """Index of the first environment of a recording for tests."""
@@ -65,13 +65,7 @@ class Recording:
         )
 
 
-def record(
-    make_env: Callable[[int], gymnasium.Env],
-    episodes: int,
-    steps: int,
-    sampler: ActionSampler,
-    first_index: int = 0,
-) -> Recording:
+def record(make_env: MakeEnv, episodes: int, steps: int, sampler: ActionSampler, first_index: int = 0) -> Recording:
     """Return one episode of `steps` actions in each of `episodes` environments; no episode may end before.
 
     Environment `first_index + i` determines episode i with its actions, so recordings are reproducible.
@@ -102,7 +96,7 @@ def record(
 
 
 def train_and_test(
-    make_env: Callable[[int], gymnasium.Env], steps: int, sampler: ActionSampler, train: int, test: int
+    make_env: MakeEnv, steps: int, sampler: ActionSampler, train: int, test: int
 ) -> tuple[Recording, Recording]:
     """Return recordings of `train` and of `test` episodes; no environment is in both."""
     return record(make_env, train, steps, sampler), record(make_env, test, steps, sampler, first_index=TEST_INDEX)
