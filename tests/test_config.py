@@ -25,8 +25,8 @@ from dreamer.config import (
     to_json,
     validated,
 )
-from dreamer.config.validation import flag
 from dreamer.errors import UserError
+from envs.ranges import flag
 
 
 @pytest.fixture(autouse=True)

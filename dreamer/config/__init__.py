@@ -1,16 +1,15 @@
 """The full configuration of a run, as a package.
 
 settings      the settings that belong to no lower package, and `Config`, which composes all of them
-composition   configurations from a preset, a size and changes by dotted path
-validation    types and ranges, with one clear line for what is out of them
+composition   configurations from a preset, a size and changes by dotted path, and their validation
 serialization JSON in the run folder, and what older versions wrote
 renamed       old names of settings
 resuming      settings that a resumed run may change
 """
 
-from dreamer.config.composition import compose, override, resized
+from dreamer.config.composition import compose, override, resized, validated
 from dreamer.config.renamed import RENAMED, current_name
-from dreamer.config.resuming import Effect, changeable, changes
+from dreamer.config.resuming import Effect, changeable, changes, leaves
 from dreamer.config.serialization import from_dict, from_json, to_json
 from dreamer.config.settings import (
     Config,
@@ -22,7 +21,6 @@ from dreamer.config.settings import (
     SizeName,
     words,
 )
-from dreamer.config.validation import leaves, validated
 from dreamer.presets import PRESETS, SIZES
 
 __all__ = [

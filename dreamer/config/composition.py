@@ -1,4 +1,4 @@
-"""Configurations from a preset, a size and changes by dotted path."""
+"""Configurations from a preset, a size and changes by dotted path, and their validation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, TypeVar, get_args
 
 from dreamer.config.renamed import current_name
 from dreamer.config.settings import Config, PresetName, SizeName
-from dreamer.config.validation import validated
 from dreamer.dynamics import CoreName
 from dreamer.errors import UserError
 from dreamer.presets import PRESETS, SIZES
+from envs.ranges import checked, flag
 
 T = TypeVar("T")
 
@@ -42,6 +42,19 @@ def override(config: T, changes: dict[str, Any]) -> T:
     """Return a copy with fields replaced by dotted path; raises `UserError` for a path that does not exist."""
     for path, value in changes.items():
         config = _replace(config, current_name(path).split("."), value, path)
+    return config
+
+
+def validated(config: Config) -> Config:
+    """Return the same configuration; raises `UserError` for a value of a wrong type or out of its range."""
+    config = checked(config, flag)
+    streams = config.env.num_envs
+    starts = streams * max(config.replay.capacity // streams - config.loop.batch_length, 0)
+    if starts < config.loop.learning_starts:
+        raise UserError(
+            f"--replay.capacity {config.replay.capacity} leaves room for {starts} sequences, "
+            f"but learning begins at --loop.learning-starts {config.loop.learning_starts}"
+        )
     return config
 
 

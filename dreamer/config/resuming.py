@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, Literal
 
 from dreamer.config.settings import Config
-from dreamer.config.validation import leaves
 from dreamer.errors import UserError
 from envs.ranges import flag
 
@@ -26,6 +25,13 @@ def changeable(section: Any = None, prefix: str = "") -> dict[str, Effect]:
         if dataclasses.is_dataclass(inner := getattr(section, field.name)):
             found |= changeable(inner, f"{prefix}{field.name}.")
     return found
+
+
+def leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return dotted path and value of every setting in nested dicts."""
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in leaves(value, f"{prefix}.{key}" if prefix else key)]
 
 
 def changes(old: Config, new: Config) -> dict[str, Effect]:

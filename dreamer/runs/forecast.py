@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamer.batch import Shapes, images
+from dreamer.batch import images
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
@@ -44,18 +44,14 @@ def forecast(config: Config, layout: RowLayout) -> Forecast:
     slack = rows_between_checkpoints(config)
     ring = ring_size(config.replay, streams, loop.batch_length, slack, loop.keep_checkpoints)
     rows = min(ring, math.ceil(collected / GROWTH) * GROWTH)
-    return Forecast(sum(layout.row_bytes), image_bytes(layout.obs_shapes), rows * streams)
+    image_bytes = sum(math.prod(shape) for shape in images(layout.obs_shapes).values())
+    return Forecast(sum(layout.row_bytes), image_bytes, rows * streams)
 
 
 def rows_between_checkpoints(config: Config) -> int:
     """Rows of an environment that may be appended before a checkpoint must be saved."""
     loop, env = config.loop, config.env
     return math.ceil(loop.checkpoint_every / (env.repeat * env.num_envs)) + loop.batch_length
-
-
-def image_bytes(shapes: Shapes) -> int:
-    """Bytes of the images in an observation."""
-    return sum(math.prod(shape) for shape in images(shapes).values())
 
 
 def require_room(expected: Forecast, folder: Path) -> None:

@@ -43,10 +43,9 @@ class ConsoleView(View):
     ) -> None:
         self._total = max(1, total_steps)
         self._stream: Any = stream or sys.stdout
-        self._clock = clock
+        self._clock, self._last_shown = clock, -math.inf
         self._latest: dict[str, float] = {}
         self._pace: deque[tuple[float, int]] = deque()
-        self._last_shown = -math.inf
         self._broken = self._stream is None
         self._bar: _Bar | None = None
         if not self._broken and _is_live(self._stream):

@@ -25,8 +25,7 @@ class TensorBoardView(View):
     title = "TensorBoard"
 
     def __init__(self, folder: Path, first_step: int = 0, began: float | None = None) -> None:
-        self._folder = folder
-        self._first_step = first_step
+        self._folder, self._first_step = folder, first_step
         self._began, self._elapsed = began, 0.0
 
     def start(self) -> None:

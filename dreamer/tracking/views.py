@@ -54,12 +54,10 @@ class BackgroundView:
     """
 
     def __init__(self, view: View, capacity: int = 1000) -> None:
-        self._view = view
-        self._capacity = capacity
+        self._view, self._capacity = view, capacity
         # A bounded Queue could refuse the message that closes it. Here only the messages of the caller are bounded.
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._enabled = True
-        self._reported_drop = False
+        self._enabled, self._reported_drop = True, False
         self._thread = threading.Thread(target=self._work, name=f"dreamer {view.title}", daemon=True)
         self._thread.start()
 

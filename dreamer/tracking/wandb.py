@@ -41,12 +41,8 @@ class WandbView(View):
         run_id: str | None = None,
         foreign: Mapping[str, str] | None = None,
     ) -> None:
-        self._config = config
-        self._run_dir = run_dir
-        self._run_info = run_info
-        self._run_config = run_config
-        self._init_seconds = init_seconds
-        self._run_id = run_id
+        self._config, self._run_dir, self._run_info, self._run_config = config, run_dir, run_info, run_config
+        self._init_seconds, self._run_id = init_seconds, run_id
         self.id = run_id or ""
         """Id of the W&B run, once it is started; W&B's variables may choose another one than was asked for."""
         self._foreign = dict(foreign or {})

@@ -34,11 +34,9 @@ class Run:
     path: str
     """Folder, relative to the folder of the report."""
     task: str
-    """Task."""
     core: str
     """Dynamics core, with its latent family and its objective where they are not the default."""
     seed: int
-    """Seed."""
     config: Config
     """Full configuration."""
     info: RunInfo
