@@ -165,7 +165,7 @@ def make_factory_of(
 
 
 def _compiled_as_before(folder: RunFolder, old: Config) -> Config:
-    """The configuration, which compiles if the run did: its `auto` must not decide anew because `steps` changed."""
+    """The configuration, which compiles if the run did: `auto` must not choose again because `steps` changed."""
     config, choice = folder.config, folder.config.loop.compile
     compiled = folder.numerics.setdefault("compiled", wanted(old.loop.compile, old.planned_updates))
     if choice == old.loop.compile and compiled != wanted(choice, config.planned_updates):
