@@ -99,7 +99,7 @@ def resume(
 
     A run that died before its first checkpoint is restarted. If it took its initial weights from another run, that run
     must be named again by `start_from`, because anybody may have written a path into the folder.
-    Of a finished run, only what is missing after its last checkpoint is made. `config` may differ from the run's in the
+    A finished run only completes what is missing after its last checkpoint. `config` may differ from the run's in the
     settings that `dreamer.config.changeable` names. Raises `UserError` for other differences and for damaged folders.
     Modules that the run's environments import, and that are not imported yet, must be among those `trusted`. W&B gets
     no data for an entity or a project that only the folder names, unless `wandb-entity=NAME` or `wandb-project=NAME` is
