@@ -9,7 +9,7 @@ FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
 
-# EGL with OpenGL, or OSMesa, draws the films without a screen. The agent tries both and takes the one that works.
+# EGL with OpenGL, or OSMesa, draws videos without a screen. The agent tries both and takes the one that works.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libegl1 libgl1 libosmesa6 \
     && rm -rf /var/lib/apt/lists/*

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 LABMAZE = "; locomotion tasks of dm_control need labmaze, which has no wheel for Python 3.13 and later"
-"""What follows the message where an import fails for want of labmaze."""
+"""Addition to the message of an import that fails because labmaze is missing."""
 
 LONGEST = 2000
-"""Characters of a message."""
+"""Largest number of characters of a message."""
 
 
 class UserError(ValueError):
     """A mistake of the user, reported in one line that says what to do, without a traceback.
 
-    The line may quote a file or a name from outside, so line breaks and control characters in it are replaced, and what
-    is longer than any message is cut off.
+    The line may quote a file or a name from outside. So it is cut to `LONGEST` characters, and line breaks and control
+    characters are replaced.
     """
 
     def __init__(self, message: str) -> None:
@@ -32,7 +32,7 @@ def first_line(error: BaseException | str) -> str:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Context in which any error of somebody else's code becomes a UserError: `what`, the error's kind and message."""
+    """Context that turns any error of foreign code into a UserError of `what`, the error's type and its message."""
     try:
         yield
     except UserError:

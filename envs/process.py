@@ -16,7 +16,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGPWR
 STOP_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 """Signals by which a user, a scheduler or a lost terminal asks a process to end."""
 INSISTENT = (signal.SIGINT, signal.SIGTERM)
-"""Those that end a process at once when they are sent again."""
+"""Signals that end a process at once when they are sent a second time."""
 INTERRUPTED = 130
 """Exit status of a command that was interrupted from the keyboard."""
 STREAMS = {"stdout": "standard output", "stderr": "standard error"}
@@ -58,9 +58,9 @@ def open_streams() -> None:
 
 @contextmanager
 def stop_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Context in which `handler` receives `STOP_SIGNALS`; outside the main thread, the caller keeps them.
+    """Context in which `handler` receives `STOP_SIGNALS`; outside the main thread, it changes nothing.
 
-    A signal that is ignored (`nohup`) or that the caller handles is left alone, but for SIGINT and SIGTERM.
+    A signal that is ignored (`nohup`) or that the caller handles is left alone, except SIGINT and SIGTERM.
     """
     previous: dict[int, Any] = {}
     try:
@@ -83,7 +83,7 @@ def stopped_status(number: int) -> int:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Context in which new processes do not receive `STOP_SIGNALS`, which they inherit as blocked."""
+    """Context in which new processes inherit `STOP_SIGNALS` as blocked, and so do not receive them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -92,7 +92,7 @@ def shielded() -> Iterator[None]:
 
 
 def leave_signals_to_parent() -> None:
-    """Receive `STOP_SIGNALS` without effect, since the parent decides what they do; programs started later get them."""
+    """Ignore `STOP_SIGNALS` here, since the parent decides what they do; programs started from here receive them."""
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

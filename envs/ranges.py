@@ -1,7 +1,7 @@
-"""Ranges of settings: the bounds that stand on the fields of a dataclass, checked and put into words.
+"""Ranges of settings: the bounds on the fields of a dataclass, their check and their wording.
 
-Every number of every setting has a lower and an upper bound, as `annotated_types` on its field. The bounds lie far
-outside of what makes sense, so that no product of two settings overflows.
+Every number of every setting has a lower and an upper bound, as `annotated_types` on its field. The bounds are far
+outside useful values, and no product of two settings within them overflows.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Deviation = Annotated[float, Interval(ge=1e-6, le=100)]
 Positive = Annotated[float, Interval(gt=0, le=1_000_000)]
 NonNegative = Annotated[float, Interval(ge=0, le=1_000_000)]
 LONGEST = 60
-"""Characters of a wrong value that a message quotes."""
+"""Largest number of characters of a wrong value that a message quotes."""
 
 
 def checked(settings: T, name: Callable[[str], str] = str) -> T:

@@ -105,7 +105,7 @@ def before_building(drawn: bool) -> None:
 
 
 def _adopt(gl: str) -> None:
-    """Make a `mujoco` that was imported before the selection use the selected backend; it has read MUJOCO_GL."""
+    """Make a `mujoco` that has read MUJOCO_GL before the selection use the selected backend."""
     loaded = [module for name, module in sys.modules.items() if name.partition(".")[0] == "mujoco"]
     readers = [module for module in loaded if module.__name__ not in BACKEND_MODULES and hasattr(module, "GLContext")]
     if readers:

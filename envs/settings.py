@@ -29,7 +29,7 @@ class TaskSettings:
     time_limit: CountOrNone = 0
     """Environment steps after which an episode is truncated; 0 keeps the task's own limit."""
     extend_limit: bool = field(default=True, metadata={"before": False})
-    """Let a longer time_limit replace a shorter limit of the task, which would otherwise remain."""
+    """Let a longer time_limit replace a shorter limit of the task."""
     kwargs: tuple[str, ...] = ()
     """Arguments of the environment's constructor, as key=value; values are Python literals, and otherwise text."""
     obs: Observations = "state"
@@ -37,9 +37,9 @@ class TaskSettings:
     image_size: Size = (64, 64)
     """Height and width of observed images; other sizes are resized."""
     encoding: Literal["bounds", "dtype"] = field(default="bounds", metadata={"before": "dtype"})
-    """Recognition of observations: bounds, where bytes from 0 to 255 with two axes or more are images and discrete
-    values and integers of few values are classes; or dtype, as in older versions, where only bytes with three axes are
-    images and all others are vectors."""
+    """Kinds of observations. bounds: uint8 from 0 to 255 with two axes or more are images, discrete values and integers
+    of few values are one-hot vectors, all others are vectors. dtype (older versions): uint8 with three axes are images,
+    all others are vectors."""
     images: tuple[str, ...] = ()
     """Observations to take as images, whatever their dtype; their bounds become 0 and 255."""
     vectors: tuple[str, ...] = ()

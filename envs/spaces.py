@@ -204,7 +204,7 @@ def _image(path: tuple[str, ...], space: Any, settings: EnvSettings) -> Leaf:
         if not bytes_already:
             scaled = np.rint((value - low) * scale)
             if not ((scaled >= 0) & (scaled <= 255)).all():  # nor NaN
-                raise ValueError(f"{_called(path)} has a value outside of its space {space}: an image would be wrong")
+                raise ValueError(f"{_called(path)} has a value outside of its space {space}")
             value = scaled.astype(np.uint8)
         return resize(_arranged(value), settings.image_size)
 

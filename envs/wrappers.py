@@ -40,7 +40,7 @@ def prepare(
 
 
 def wrapped(env: gymnasium.Env, settings: EnvSettings, *, seed: int, index: int) -> gymnasium.Env:
-    """An environment in all the wrappers that its settings ask for, in the one right order."""
+    """An environment in all the wrappers that its settings require, in the right order."""
     env = Interface(env)
     if settings.extend_limit and settings.time_limit:
         _extend(env, settings.time_limit)
@@ -71,8 +71,8 @@ def _extend(env: Any, limit: int) -> None:
         own = vars(env).get(name)
         if isinstance(own, int) and 0 < own < limit:
             raise UserError(
-                f"time_limit {limit} is longer than the environment's own {name} {own}; give it another (for tasks by "
-                f"name --env.kwargs {name}={limit}), or a shorter time_limit (0 for none)"
+                f"time_limit {limit} is longer than the environment's own {name} {own}; raise that (tasks by name: "
+                f"--env.kwargs {name}={limit}), or lower time_limit (0 keeps the environment's limit)"
             )
 
 

@@ -260,7 +260,7 @@ CASES: dict[str, Case] = {
     "a shorter time limit": Case(lambda: TimeLimit(Odd(), 9), one(1), truncated=4, settings={"time_limit": 4}),
     "a longer time limit, as before": Case(
         lambda: TimeLimit(Odd(), 3), one(1), truncated=3, settings={"time_limit": 4, "extend_limit": False}),
-    "a limit in its code": Case(lambda: Own(3), refused="longer than the environment's own max_steps 3; give it",
+    "a limit in its code": Case(lambda: Own(3), refused="longer than the environment's own max_steps 3; raise",
                                 settings={"time_limit": 4}),
     "a negative time limit": refused("time_limit", settings={"time_limit": -1}),
 }  # fmt: skip

@@ -178,7 +178,7 @@ DAMAGES = {
     "metrics a link": (
         link("metrics.jsonl", "../outside"),
         RESUME,
-        r"metrics\.jsonl is a link to .*outside; run must hold what is its own",
+        r"metrics\.jsonl is a link to .*outside; links out of run are refused",
     ),
     "replay a link": (link("replay", ".."), RESUME, r"run/replay is a link to"),
     "stream a link": (link("replay/stream_000.rows", "../../outside"), RESUME, r"stream_000\.rows is a link to"),
@@ -257,7 +257,7 @@ DAMAGES = {
     "a weight of another shape": (
         forged(lambda state: state["agent"]["modules"].update({"world_model.reward.output.bias": torch.zeros(3)})),
         "evaluate run",
-        MISFIT + r"ValueError: its weights are others: \['world_model\.reward\.output\.bias'\]",
+        MISFIT + r"ValueError: its weights have other names or shapes: \['world_model\.reward\.output\.bias'\]",
     ),
     "a weight missing": (without("agent", "modules", "world_model.reward.output.bias"), "evaluate run", MISFIT),
     "observations without end": (having({"cue": (10**15,)}, "spec", "obs_shapes"), "evaluate run", MISFIT),
@@ -330,7 +330,7 @@ def test_no_memory_is_taken_for_weights_that_do_not_fit(small_run, tmp_path, mon
         return Agent(*arguments)
 
     monkeypatch.setattr(loading, "Agent", build)
-    assert "its weights are others" in refused(capsys, "evaluate", run) and devices == ["meta"]
+    assert "its weights have other names or shapes" in refused(capsys, "evaluate", run) and devices == ["meta"]
 
 
 def test_the_user_may_trust_a_module(small_run, tmp_path, monkeypatch, capsys):

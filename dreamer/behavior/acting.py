@@ -25,7 +25,7 @@ class Carry:
 
 
 def checked_carry(state: Any, initial: Carry, mode: Any) -> Carry:
-    """The state to act from, `initial` for None; raises `ValueError` for other shapes than its, and another mode."""
+    """The state to act from, `initial` for None. Raises `ValueError` for other shapes, and for an unknown mode."""
     if mode not in get_args(ActionMode):
         raise ValueError(f"mode must be one of {', '.join(get_args(ActionMode))}, got {mode!r}")
     if state is None:

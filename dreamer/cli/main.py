@@ -33,14 +33,14 @@ COMMANDS = {
 }
 """Subcommands and their descriptions; each is a function of `commands`, or `run` of the module of its name."""
 WRITING = ("train", "ablate")
-"""Commands whose result is a folder, so that one whose output cannot be written has done its work."""
+"""Commands whose result is a folder. They have done their work even if their output cannot be written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    A mistake of the user, and whatever the machine refuses, is one line on standard error and status 2. So is an output
-    that cannot be written, unless its reader left (`| head`).
+    A mistake of the user and a failure of the system give one line on standard error and status 2. So does an output
+    that cannot be written, unless its reader has left (`| head`).
     """
     if argv is None:
         use_utf8()

@@ -52,6 +52,6 @@ def changes(old: Config, new: Config) -> dict[str, Effect]:
     if refused:
         raise UserError(
             f"a resumed run cannot change {', '.join(refused)}, which changes what is learned; "
-            "start a new run, with --from if it shall begin with these weights"
+            "start a new run; --from gives it the weights of this one"
         )
     return found

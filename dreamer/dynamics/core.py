@@ -112,8 +112,8 @@ class DynamicsCore(nn.Module, ABC, Generic[State]):
         return type(initial).stack(states, dim=1)
 
     def at_mode(self, state: State) -> State:
-        """A filtered state with the most likely latent in place of the sample, in cores with a `latent` and its fields
-        `stoch` and `params`; the others draw none.
+        """The filtered state with the mode of its latent in place of the sample, in cores with a `latent` and fields
+        `stoch` and `params`. The other cores sample nothing.
         """
         latent, fields = getattr(self, "latent", None), vars(state)
         return state if latent is None else type(state)(**fields | {"stoch": latent.mode(fields["params"])})

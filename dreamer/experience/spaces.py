@@ -65,8 +65,8 @@ def require_spec(own: Spec, env: Any) -> None:
 def observation_tensors(obs: Any, shapes: Shapes) -> tuple[dict[str, Tensor], bool]:
     """Observations of an environment as tensors `[env, ...]` by key, and True where they had no environment axis.
 
-    A bare array is taken for the only key. Raises `ValueError` where a key is missing or unknown, where values have
-    another shape or kind or are not finite, and where keys differ in their number of environments.
+    A bare array belongs to the only key. Raises `ValueError` for missing and unknown keys, for values that are not
+    finite or of another shape or kind, and for keys that differ in their number of environments.
     """
     if not isinstance(obs, Mapping):
         obs = {next(iter(shapes)): obs}

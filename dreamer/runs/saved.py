@@ -67,7 +67,7 @@ def read_large(path: Path) -> bytes:
 def unpacked(data: bytes) -> Any:
     """Return what `torch.save` wrote, on the CPU, without unpickling any object.
 
-    Raises `ValueError` for damaged bytes, and for bytes that stand for more than they are.
+    Raises `ValueError` for damaged, compressed or deeply nested content, and for tensors larger than their bytes.
     """
     try:
         if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist()) > len(data):
@@ -80,7 +80,7 @@ def unpacked(data: bytes) -> Any:
 
 
 def _check_dense(tree: Any, room: Iterator[int], depth: int = 0) -> None:
-    """Raise `ValueError` for tensors with less memory than their shapes say, and for deep or endless nesting."""
+    """Raise `ValueError` for tensors with fewer bytes than their shapes need, and for deep or endless nesting."""
     if depth > DEPTH or next(room, None) is None:
         raise ValueError("it is nested too deeply")
     if isinstance(tree, Tensor):
@@ -103,7 +103,7 @@ def require_complete(state: State, folder: Path) -> None:
 def understood(path: Path, trouble: str = "the checkpoint in {} does not fit this run") -> Iterator[None]:
     """Context that turns errors from unexpected content of an undamaged file into one `UserError`.
 
-    Nothing but the file may be at fault in it: no environment is built or stepped there. `trouble` names it.
+    It encloses only code whose errors the file causes: no environment is built or stepped. `trouble` is the message.
     """
     try:
         yield

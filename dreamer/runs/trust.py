@@ -45,7 +45,7 @@ def check_folder(path: Path) -> None:
             if entry.is_symlink():
                 target = _resolved(place)
                 if not target.is_relative_to(inside) and not LEFT_BY_WANDB.search(place.as_posix()):
-                    raise UserError(f"{place} is a link to {target}; {path} must hold what is its own")
+                    raise UserError(f"{place} is a link to {target}; links out of {path} are refused")
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append((place, depth + 1))
             elif not entry.is_file(follow_symlinks=False) and os.path.lexists(place):

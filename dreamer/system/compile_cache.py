@@ -1,7 +1,7 @@
 """Repair of the cache of torch.compile, which all processes of a user share.
 
-A compiler that is killed leaves a part of its output, and torch.compile loads or links whatever exists: the library of
-a step fails to load in every later run, and that of a test for vector instructions makes later runs go without them.
+A compiler that is killed leaves a part of its output, and torch.compile uses whatever exists. In every later run, a cut
+library of a step fails to load, and a cut library of the test for vector instructions turns these off.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from dreamer.tracking.wandb_session import (
 
 
 class WandbView(View):
-    """Logs metrics over the x axis `step`, films, the configuration, the command and the commit.
+    """Logs metrics over the x axis `step`, videos, the configuration, the command and the commit.
 
     W&B is imported in `start`, because that takes a second. A server that cannot be reached within `init_seconds` is
     replaced by an offline run. Nothing is printed but the notice. `run_id` is another W&B run than the folder's own.
@@ -66,7 +66,7 @@ class WandbView(View):
             if mode == "offline" or self._abandoned:
                 raise
             mode, reason = "offline", f"no connection: {first_line(error)}"
-            # The service would go on trying, and keep the id for itself.
+            # The service would keep trying, and keep the id for itself.
             kill_session(None)
             open_session()
             self._run = self._init(mode)
@@ -87,7 +87,7 @@ class WandbView(View):
             self._run.log({"step": step, **values})
 
     def video(self, step: int, name: str, path: Path) -> None:
-        """Log a film, of which W&B keeps a copy; the file itself says how fast it plays."""
+        """Log a video, of which W&B keeps a copy; the file holds its frame rate."""
         import wandb
 
         if self._run is not None:

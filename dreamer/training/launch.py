@@ -94,7 +94,7 @@ def resume(
 
     A run that died before its first checkpoint is restarted. If it took its initial weights from another run, that run
     must be named again by `start_from`, because anybody may have written a path into the folder.
-    Of a finished run, only what is missing after its last checkpoint is made. `config` may differ from the run's in the
+    A finished run only completes what is missing after its last checkpoint. `config` may differ from the run's in the
     settings that `dreamer.config.changeable` names. Raises `UserError` for other differences and for damaged folders.
     Modules that the run's environments import, and that are not imported yet, must be among those `trusted`. W&B gets
     no data for an entity or a project that only the folder names, unless `wandb-entity=NAME` or `wandb-project=NAME` is
@@ -160,7 +160,7 @@ def make_factory_of(
 
 
 def _compiled_as_before(folder: RunFolder, old: Config) -> Config:
-    """The configuration, which compiles if the run did: its `auto` must not decide anew because `steps` changed."""
+    """The configuration, which compiles if the run did: `auto` must not choose again because `steps` changed."""
     config, choice = folder.config, folder.config.loop.compile
     compiled = folder.numerics.setdefault("compiled", wanted(old.loop.compile, old.planned_updates))
     if choice == old.loop.compile and compiled != wanted(choice, config.planned_updates):

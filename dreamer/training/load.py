@@ -38,12 +38,12 @@ def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
 
 
 def agent_with_weights(config: AgentConfig, state: State) -> Agent:
-    """The agent of a checkpoint on the CPU; raises `ValueError` for other weights before it takes memory for them."""
+    """The agent of a checkpoint on the CPU; raises `ValueError` before it takes memory if the weights do not fit."""
     modules = state["agent"]["modules"]
     theirs, own = _shapes(modules), _shapes(agent_of(config, state, "meta").state_dict())
     misfits = [name for name in theirs | own if theirs.get(name) != own.get(name)]
     if misfits:
-        raise ValueError(f"its weights are others: {misfits[:1]}")
+        raise ValueError(f"its weights have other names or shapes: {misfits[:1]}")
     agent = agent_of(config, state)
     agent.load_state_dict(modules)
     return agent

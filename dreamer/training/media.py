@@ -1,4 +1,4 @@
-"""Videos and pictures of a run in training; what goes wrong with them costs one line, never the run."""
+"""Videos and pictures of a run in training. If one fails, one line says so, and training continues."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def weight_uses(module: nn.Module) -> int:
 
 
 def outputs_of(module: nn.Module) -> int:
-    """Numbers that the linear maps and convolutions in a module return for one step, not more than they do."""
+    """Number of values that the linear maps and convolutions in a module return for one step; a lower bound."""
     layers = sum(layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
     networks = [network for network in module.modules() if isinstance(network, (ImageEncoder, ImageDecoder))]
     return layers + sum(places * conv.bias.numel() for network in networks for conv, places in network.convolutions())
