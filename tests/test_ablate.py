@@ -234,6 +234,8 @@ def test_a_run_without_a_checkpoint_is_started_over(tmp_path):
     create_run(path, config, "cpu")
     (path / "metrics.jsonl").write_text('{"step": 2}\n')
     (path / "replay").mkdir()
+    for name in ("wandb_id", "wandb_run.json", "wandb_run.json.tmp"):
+        (path / name).write_text("{}")
     assert jobs._start_or_resume(path, config).status == "finished"
     assert [record["step"] for record in read(path / "metrics.jsonl")] == [4]
 

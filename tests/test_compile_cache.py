@@ -24,6 +24,7 @@ def test_the_beginning_of_a_library_is_not_a_library(tmp_path, kept):
     data = LIBRARY.read_bytes()
     (tmp_path / "cut.so").write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
     assert is_complete(LIBRARY) and not is_complete(tmp_path / "cut.so")
+    assert is_complete(tmp_path / "gone.so"), "another process has deleted it"
 
 
 @pytest.mark.skipif(LIBRARY.suffix != ".so", reason="libraries of Linux")

@@ -29,7 +29,7 @@ from dreamer.cli import track
 from dreamer.cli.main import main
 from dreamer.experiments.report import run_media, run_report
 from dreamer.runs.folder import open_run
-from dreamer.runs.saved import State
+from dreamer.runs.saved import NEWER, State
 from dreamer.system.redaction import warn
 from dreamer.training.load import load
 
@@ -564,9 +564,7 @@ CASES = {
     **one_line({"another task": changed("run/config.json", "toy:counting", "task")}, EVALUATE, "imagine run", RESTORE),
     **completes({"checkpoint: damaged, with another": sparse(f"run/{CKPT}")}, EVALUATE),
     **one_line({f"state: {k}": of_run(having(*v)) for k, v in STATES.items()}, RESTORE),
-    **one_line(
-        {f"state: no {k}": of_run(without(k)) for k in State.__annotations__ if k != "imagination_due"}, RESTORE
-    ),
+    **one_line({f"state: no {k}": of_run(without(k)) for k in State.__annotations__ if k not in NEWER}, RESTORE),
     **one_line({"state: late, ablated": in_cell(having("late", "evaluated_at"))}, "ablate --folder ablation"),
     **one_line({f"kept: {k}": kept(at(*v)) for k, v in KEPT.items()}, f"debug-batch run/{BATCH}"),
     **one_line({"kept: compressed": content(f"run/{BATCH}", bomb())}, f"debug-batch run/{BATCH}"),

@@ -251,6 +251,22 @@ def test_shortened_episodes_count_by_the_return_that_they_can_have(tmp_path):
     assert {name: core.final.value for name, core in result.cores.items()} == {"rssm": 0.5, "rnn time_limit=250": 0.8}
 
 
+def test_longer_episodes_count_by_the_return_that_they_can_have(tmp_path):
+    make_run(tmp_path / "long", task="dmc:cartpole_balance", final=1500.0, **{"env.time_limit": 2000})
+    kept = {"env.time_limit": 2000, "env.extend_limit": False}  # the task's own limit of 1,000 steps
+    make_run(tmp_path / "kept", "rnn", task="dmc:cartpole_balance", final=500.0, **kept)
+    _, runs = compared(tmp_path)
+    assert {run.path: run.final / run.largest_return for run in runs} == {"kept": 0.5, "long": 0.75}
+
+
+@pytest.mark.parametrize(("task", "shown"), [("dmc:cartpole_balance", ""), ("toy:copy", " encoding=dtype")])
+def test_settings_of_older_runs_make_another_task_only_where_they_change_it(tmp_path, task, shown):
+    make_run(tmp_path / "a", task=task, seed=0, **{"env.extend_limit": False, "env.encoding": "dtype"})
+    make_run(tmp_path / "b", task=task, seed=1, **{"env.timeout": 90.0, "env.restarts": 7})
+    _, runs = compared(tmp_path)
+    assert [run.task for run in runs] == [task + shown, task]
+
+
 def test_the_newest_of_repeated_runs_counts(tmp_path):
     for name, created in (("a", "2026-02-01"), ("b", "2026-03-01"), ("c", "2026-01-01")):
         make_run(tmp_path / name, final=1.0 + ord(name), info={"created": created})

@@ -15,6 +15,7 @@ from dreamer.batch import ActionSpec, Batch, Shapes, images
 from dreamer.config import override
 from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent
 from dreamer.dynamics.mixtures import GaussianMixture
+from dreamer.nn.distributions import one_hot_argmax
 
 OBS: Shapes = {"position": (2,), "velocity": (1,)}
 CONTINUOUS = ActionSpec(2, discrete=False)
@@ -83,13 +84,19 @@ def awaken(module: nn.Module) -> None:
                 param.normal_(0, 0.3)
 
 
+def likeliest_mean(mixture: GaussianMixture, params: Tensor, temperature: float = 1.0) -> Tensor:
+    """The mean of the component with the largest weight."""
+    log_weights, mean, _ = mixture.split(params)
+    return (mean * one_hot_argmax(log_weights.transpose(-1, -2)).transpose(-1, -2)).sum(-2)
+
+
 @contextlib.contextmanager
 def mode_latents() -> Iterator[None]:
     """Latents take their most likely value instead of a sample, so that states can be compared."""
     classes = (CategoricalLatent, GaussianLatent, GaussianMixture)
     samples = [latent.sample for latent in classes]
     for latent in classes:
-        latent.sample = latent.mode  # type: ignore[method-assign]
+        latent.sample = getattr(latent, "mode", likeliest_mean)  # type: ignore[method-assign]
     try:
         yield
     finally:
