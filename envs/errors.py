@@ -38,7 +38,7 @@ def one_line(what: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, ImportError | OSError) else f"{type(error).__name__}: "
         why = LABMAZE if getattr(error, "name", None) == "labmaze" else ""
         raise UserError(f"{what}: {kind}{first_line(error)}{why}") from error
 

@@ -75,16 +75,24 @@ class _Random(gymnasium.ObservationWrapper):
 
 
 class ObservationNoise(_Random):
-    """Add Gaussian noise of standard deviation `sigma` to every value; for images `sigma` is in units of 255."""
+    """Add Gaussian noise of standard deviation `sigma` to vectors and, in units of 255, to images.
+
+    Discrete values have no noise: their one-hot vectors are targets of a cross-entropy. Raises UserError where all
+    observations are discrete.
+    """
 
     STREAM = 1
 
     def __init__(self, env: gymnasium.Env, sigma: float) -> None:
         super().__init__(env)
+        if all(len(box.shape) == 2 for box in _boxes(env).values()):
+            raise UserError(
+                "obs_noise adds nothing to discrete values, and this task observes nothing else; use flicker"
+            )
         self._sigma = sigma
         self.observation_space = spaces.Dict(
             {
-                key: box if box.dtype == np.uint8 else spaces.Box(-np.inf, np.inf, box.shape, np.float32)
+                key: box if len(box.shape) > 1 else spaces.Box(-np.inf, np.inf, box.shape, np.float32)
                 for key, box in _boxes(env).items()
             }
         )
@@ -93,6 +101,8 @@ class ObservationNoise(_Random):
         return {key: self._noisy(value) for key, value in observation.items()}
 
     def _noisy(self, value: np.ndarray) -> np.ndarray:
+        if value.ndim == 2:
+            return value
         noise = self._random.normal(0.0, self._sigma, value.shape)
         if value.dtype == np.uint8:
             return np.clip(np.rint(value + 255 * noise), 0, 255).astype(np.uint8)

@@ -53,7 +53,8 @@ class TaskSettings:
     flicker: Probability = 0.0
     """Probability that a whole observation is replaced by zeros, the first of an episode included."""
     obs_noise: NonNegative = 0.0
-    """Standard deviation of the Gaussian noise added to every observed value; images are in units of 255."""
+    """Standard deviation of the Gaussian noise added to vectors and, in units of 255, to images. Discrete values have
+    none."""
 
 
 @dataclass(frozen=True)

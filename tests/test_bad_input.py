@@ -48,6 +48,7 @@ LINES = {
     "track file --tensorboard": r"no run folder at file: it is a file",
     "track empty --tensorbord": r"unrecognized options: --tensorbord; did you mean --tensorboard\?",
     "evaluate missing --video x.mp4": r"no run folder at missing",
+    "evaluate empty --device gpu": "--device gpu is not available here; available: ",
     "evaluate empty --flicker much": r"error parsing --flicker: .*'much'",
     "evaluate empty --seed -1.5": r"error parsing --seed: .*'-1\.5'",
     "evaluate empty --episodes": r"missing value for argument '--episodes'",

@@ -18,7 +18,7 @@ from dreamer.training import accelerate
 LIBRARY = next(Path(torch.__file__).parent.glob("lib/libtorch_global_deps.*"))
 
 
-@pytest.mark.skipif(LIBRARY.suffix != ".so", reason="libraries of Linux")
+@pytest.mark.skipif(LIBRARY.suffix != ".so", reason="the check reads ELF files, which only Linux has")
 @pytest.mark.parametrize("kept", [0, 3, 63, 64, 0.3, 0.9, -1])
 def test_the_beginning_of_a_library_is_not_a_library(tmp_path, kept):
     data = LIBRARY.read_bytes()
@@ -27,7 +27,7 @@ def test_the_beginning_of_a_library_is_not_a_library(tmp_path, kept):
     assert is_complete(tmp_path / "gone.so"), "another process has deleted it"
 
 
-@pytest.mark.skipif(LIBRARY.suffix != ".so", reason="libraries of Linux")
+@pytest.mark.skipif(LIBRARY.suffix != ".so", reason="the check reads ELF files, which only Linux has")
 def test_only_what_a_dead_compiler_left_is_removed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for folder in ("aa", "locks", "precompiled_headers/locks", "precompiled_headers/x.h_CxxBuild"):

@@ -210,7 +210,7 @@ def saved(tree):
 
 
 def bomb():
-    """What `torch.save` writes, compressed a thousandfold."""
+    """Content of `torch.save`, compressed a thousandfold."""
     source = zipfile.ZipFile(io.BytesIO(saved({"x": torch.zeros(10**7)})))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:

@@ -16,7 +16,7 @@ from dreamer.dynamics.rssm import RSSM
 from dreamer.dynamics.ssm import SSM
 from dreamer.fast import filter as fast_filter
 from dreamer.fast import kernels, originals
-from dreamer.nn.layers import NormSiLU
+from dreamer.nn.layers import ExactLinear, NormSiLU
 from dreamer.training import accelerate
 from dreamer.training.equivalence import replaced
 from dreamer.world_model.heads import HeadConfig, ScalarHead
@@ -179,6 +179,7 @@ EDITS = {
     "mdn_rnn recurrent": ("mdn_rnn", MDNRNN, "recurrent"),
     "latent": ("rssm", CategoricalLatent, "kl"),
     "norm": ("rssm", NormSiLU, "forward"),
+    "gaussian output": ("rssm:gaussian", ExactLinear, "forward"),
 }
 """Core, class and equation that is edited."""
 
@@ -197,7 +198,7 @@ SLOW = [pytest.mark.compiled, pytest.mark.slow]
 CASES = [
     *(("eager", "before", edit) for edit in EDITS),
     *(("fast", moment, edit) for moment in ("before", "while training") for edit in EDITS),
-    *(("captured", "while training", edit) for edit in ("rssm posterior", "gru recurrent", "norm")),
+    *(("captured", "while training", edit) for edit in ("rssm posterior", "gru recurrent", "norm", "gaussian output")),
     *(pytest.param("compiled", "while training", edit, marks=SLOW) for edit in EDITS),
 ]
 """Way in which updates are run, moment of the edit, and the edit."""
@@ -206,8 +207,9 @@ CASES = [
 @pytest.mark.parametrize(("way", "moment", "edit"), CASES)
 def test_an_edited_equation_changes_training(way, moment, edit, monkeypatch, capsys):
     """Section 8 of the design: what a reader edits is what trains, whichever way the update is run."""
-    core, owner, name = EDITS[edit]
-    agent = make_agent({"dynamics.core": core})
+    variant, owner, name = EDITS[edit]
+    core, _, latent = variant.partition(":")
+    agent = make_agent({"dynamics.core": core, "dynamics.latent": latent or "auto"})
     awaken(agent)
     update = {
         "eager": lambda: agent.update,
@@ -241,7 +243,8 @@ def test_an_edited_equation_changes_training(way, moment, edit, monkeypatch, cap
     if edit != "latent":
         assert not torch.allclose(after[2], before[2]), "and so is the imagined rollout"
     said = capsys.readouterr().err.splitlines()
-    expected = ["RSSM.observe"] if edit in ("rssm recurrent", "rssm posterior") and way != "eager" else []
+    in_filter = edit in ("rssm recurrent", "rssm posterior", "gaussian output")
+    expected = ["RSSM.observe"] if in_filter and way != "eager" else []
     expected = ["NormSiLU.forward", "RSSM.observe"] if edit == "norm" and way != "eager" else expected
     assert [line.partition(":")[0] for line in said] == expected
 

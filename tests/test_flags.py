@@ -285,7 +285,7 @@ WORDS = {
     "against": ["--size 300k", "--loop.batch-size 9", "--x", "'", ""],
 }
 STARTED = ["--task", "toy:copy", "--size", "100k"]
-"""What comes first, so that most command lines are about something small."""
+"""Options in front of the drawn ones, which keep most command lines small."""
 FIRST = {"train": STARTED, "bench": STARTED, "ablate": ["--tasks", "toy:copy", "--cores", "rssm", "--size", "100k"]}
 VERBS = [*["train"] * 12, *["ablate"] * 3, *["bench", "exam", "evaluate", "imagine"] * 2, "diagnose", "track", "report"]
 VERBS += ["debug-batch", "tasks", "doctor"]
@@ -374,7 +374,7 @@ def test_fuzz_of_all_flags(place, stopped, capsys, words):
 
 
 def trouble_with(words: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """What a command line did that none may do, "" for nothing, and how it ended."""
+    """Forbidden effect of a command line ("" for none), and its end."""
     before, began = everything_below(place), time.process_time()
     ended: int | str = "started"
     try:

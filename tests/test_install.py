@@ -1,4 +1,4 @@
-"""What is installed: the wheel works outside the checkout, the control suite without labmaze, and the site is whole."""
+"""Installation: the wheel outside the checkout, the control suite without labmaze, and the documentation site."""
 
 from __future__ import annotations
 

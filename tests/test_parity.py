@@ -85,7 +85,7 @@ def sample_choice(policy: OneHot) -> Tensor:
 
 @dataclass
 class Case:
-    """What danijar's code computed (arrays by the names of the file), and what this one does (by the same names)."""
+    """Results of danijar's code (arrays by the names of the file), and of this one (by the same names)."""
 
     kind: str
     theirs: dict[str, np.ndarray]
@@ -179,7 +179,7 @@ def case(request, theirs):
 
 
 def methods_of(agent: Agent, compiled: bool) -> Methods:
-    """What training replaces; every equivalent is in use."""
+    """Methods that training replaces; every equivalent is in use."""
     update = AcceleratedUpdate(agent, compiled)
     update.prepare()
     names = {name for _, name, _ in update.methods}

@@ -198,6 +198,25 @@ def test_mistakes_are_one_line(settings, message):
 # Randomness
 
 
+def test_discrete_values_have_no_noise():
+    """A noisy target could make the cross-entropy of the decoder negative."""
+
+    class Choosing(Constant):
+        def __init__(self):
+            super().__init__()
+            self.observation_space["choice"] = spaces.Discrete(16)
+
+        def shown(self):
+            return super().shown() | {"choice": 3}
+
+    env = envs.prepare(Choosing(), obs_noise=0.5)
+    obs, _ = env.reset()
+    assert np.array_equal(obs["choice"], np.eye(16, dtype=np.float32)[[3]]) and obs["second"] != -3
+    assert env.observation_space["choice"] == spaces.Box(0, 1, (1, 16), np.float32)
+    with pytest.raises(envs.UserError, match="obs_noise adds nothing to discrete values"):
+        envs.make("gym:FrozenLake-v1", obs_noise=0.5)
+
+
 def test_noise_is_normal_and_new_in_every_number():
     noise = rows(constant(obs_noise=0.5), 4000) - [1, 2, -3]
     np.testing.assert_allclose(noise.mean(0), 0, atol=3 * 0.5 / np.sqrt(4000))

@@ -58,7 +58,7 @@ CRIMES = {
     "mv run moved && cp -r moved run": f"cannot write replay in run/replay: {REPLACED}",
     "mv run moved": f"cannot write replay in run/replay: {REPLACED}",
 }
-"""What somebody does in the middle of a training, and the line that it gets."""
+"""Interference of another process in the middle of a training, and the line that it gets."""
 LOG = "dreamer.training.loop:Trainer.log"
 
 

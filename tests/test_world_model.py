@@ -31,20 +31,20 @@ def losses(world_model, batch):
 
 def test_encoder_reads_keys_in_alphabetical_order_through_symlog():
     torch.manual_seed(0)
-    encoder = VectorEncoder(EncoderConfig(units=8), {"b": 1, "a": 2})
+    encoder = VectorEncoder(EncoderConfig(units=8), {"b": (1,), "a": (2,)})
     obs = {"b": torch.randn(4, 1) * 100, "a": torch.randn(4, 2) * 100}
     x = symlog(torch.cat([obs["a"], obs["b"]], -1))
     torch.testing.assert_close(encoder(obs), encoder.mlp(x))
     assert torch.equal(encoder(dict(reversed(obs.items()))), encoder(obs))
     assert encoder.embed_dim == 8
-    plain = VectorEncoder(EncoderConfig(units=8, symlog=False), {"a": 2})
+    plain = VectorEncoder(EncoderConfig(units=8, symlog=False), {"a": (2,)})
     torch.testing.assert_close(plain({"a": obs["a"]}), plain.mlp(obs["a"]))
 
 
 def test_reconstruction_error_is_summed_without_a_half():
     """Pitfall 45: an error of 0.1 in each of 24 numbers is a loss of 0.24."""
     sizes = {"height": 1, "orientations": 14, "velocity": 9}
-    decoder = VectorDecoder(DecoderConfig(units=8), 5, sizes)
+    decoder = VectorDecoder(DecoderConfig(units=8), 5, {key: (size,) for key, size in sizes.items()})
     torch.nn.init.zeros_(decoder.output.weight)
     torch.nn.init.constant_(decoder.output.bias, 0.1)
     obs = {key: torch.zeros(2, 3, size) for key, size in sizes.items()}
@@ -70,10 +70,10 @@ def test_discrete_values_are_encoded_as_they_are_and_decoded_by_cross_entropy():
         "cell": one_hot(3, classes=5)[None],
         "cards": one_hot(0, 2, classes=3)[None],
     }
-    encoder = VectorEncoder(EncoderConfig(units=8), {"x": 1}, CHOICES)
+    encoder = VectorEncoder(EncoderConfig(units=8), {"x": (1,), **CHOICES})
     x = torch.cat([symlog(obs["x"]), obs["cards"].flatten(-2), obs["cell"].flatten(-2)], -1)
     torch.testing.assert_close(encoder(obs), encoder.mlp(x))
-    decoder = VectorDecoder(DecoderConfig(units=8), 4, {"x": 1}, CHOICES)
+    decoder = VectorDecoder(DecoderConfig(units=8), 4, {"x": (1,), **CHOICES})
     torch.nn.init.zeros_(decoder.output.weight)
     losses = decoder.loss(torch.randn(1, 4), obs)
     expected = {"cards": 2 * math.log(3), "cell": math.log(5), "x": symlog(obs["x"]).item() ** 2}
@@ -89,7 +89,7 @@ def test_discrete_values_are_encoded_as_they_are_and_decoded_by_cross_entropy():
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_decoder_predicts_in_the_units_of_the_observations(compress):
-    decoder = VectorDecoder(DecoderConfig(units=8, symlog=compress), 5, {"b": 2, "a": 1})
+    decoder = VectorDecoder(DecoderConfig(units=8, symlog=compress), 5, {"b": (2,), "a": (1,)})
     awaken(decoder)
     torch.nn.init.constant_(decoder.output.bias, 3.0)
     features = torch.randn(4, 5)

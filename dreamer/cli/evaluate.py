@@ -53,7 +53,7 @@ class EvaluateArguments:
     flicker: Probability | None = None
     """Probability that an observation is replaced by zeros; the default is the run's own."""
     obs_noise: NonNegative | None = None
-    """Standard deviation of Gaussian noise added to every observed value; the default is the run's own."""
+    """Standard deviation of Gaussian noise added to vectors and images; the default is the run's own."""
     env_import: tuple[str, ...] = ()
     """Modules, trusted by you, that the run imports to register its environments."""
     json: bool = False

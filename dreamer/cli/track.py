@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -11,7 +10,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +31,7 @@ from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.video import evaluation_videos
 from dreamer.tracking.wandb import WandbView
 from dreamer.tracking.wandb_session import RUN_ID
+from envs.errors import one_line
 
 STATE = "wandb_track.json"
 """File of what W&B has: run id, length and SHA-256 of that part of metrics.jsonl, and names of the videos."""
@@ -88,7 +88,7 @@ def _to_tensorboard(run: RunFolder) -> str:
     """Write events to a temporary folder; when they are complete, they replace the old ones."""
     records, videos = read(run.metrics), evaluation_videos(run.path)
     folder, aside = run.path / "tensorboard", run.path / "tensorboard.new"
-    with _one_line_errors("TensorBoard"):
+    with one_line("TensorBoard"):
         if aside.exists():
             shutil.rmtree(aside)
         view = TensorBoardView(aside, began=_began(run))
@@ -120,7 +120,7 @@ def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
     unseen = [video for video in videos if video[1].name not in state["films"]]
     if not new and not unseen:
         return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; videos: {len(videos)}"
-    with _one_line_errors("W&B"):
+    with one_line("W&B"):
         (run.path / STATE).unlink(missing_ok=True)
         view = WandbView(tracking, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
         view.start()
@@ -173,14 +173,3 @@ def _state(path: Path, data: bytes) -> Tracked:
         return new
     same = state["bytes"] <= len(data) and hashlib.sha256(data[: state["bytes"]]).hexdigest() == state["sha256"]
     return state if same else new
-
-
-@contextlib.contextmanager
-def _one_line_errors(tracker: str) -> Iterator[None]:
-    """Turn whatever a tracker's library raises into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{tracker}: {first_line(error)}") from error

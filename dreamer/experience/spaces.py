@@ -93,8 +93,10 @@ def _checked(key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not fits or (array.dtype != np.uint8 if image else array.dtype.kind not in "fiub"):
         wanted = f"{('vector', 'one-hot array', 'uint8 image')[len(shape) - 1]} {list(shape)}"
         raise ValueError(f"observation {key!r} is {array.dtype} {list(array.shape)}; the agent learned from a {wanted}")
+    if image:
+        return array
     with np.errstate(over="ignore"):
-        array = array if image else array.astype(np.float32)
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"observation {key!r} has values that are not finite in float32")
     return array

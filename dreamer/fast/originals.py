@@ -17,7 +17,7 @@ from typing import Any
 from dreamer.dynamics.core import bound_action
 from dreamer.dynamics.rssm import RSSM
 from dreamer.nn import distributions
-from dreamer.nn.layers import NormSiLU, RMSNorm
+from dreamer.nn.layers import ExactLinear, NormSiLU, RMSNorm
 from dreamer.world_model.heads import ScalarHead
 
 Function = Callable[..., Any]
@@ -41,6 +41,7 @@ FINGERPRINTS = {
     "dreamer.nn.distributions.two_hot_loss": "3e38e653e976f732",
     "dreamer.nn.distributions.two_hot_mean": "143ebf853749efce",
     "dreamer.nn.layers.BlockLinear.forward": "2f578d76a0341f55",
+    "dreamer.nn.layers.ExactLinear.forward": "c62dbbc48f89dc92",
     "dreamer.nn.layers.NormSiLU.forward": "8ad58dd2aa78751d",
     "dreamer.nn.layers.RMSNorm.forward": "19b5e3a9c443a54e",
     "dreamer.world_model.heads.ScalarHead.forward": "02769dc7187e9dd3",
@@ -65,8 +66,9 @@ def of_filter(core: RSSM) -> list[Function]:
     cell, latent = core.cell, core.latent
     steps: list[Function] = [core.observe, core.observe_step, core.recurrent, core.posterior, core.initial_state]
     parameters = getattr(latent, "probs", None) or latent.mean_std  # type: ignore[attr-defined]
+    output: list[Function] = [ExactLinear.forward] if latent.exact else []
     layers: list[Function] = [cell.forward, cell.gates.forward, NormSiLU.forward, RMSNorm.forward]  # type: ignore[union-attr]
-    return [*steps, *layers, latent.sample, parameters, bound_action]
+    return [*steps, *layers, *output, latent.sample, parameters, bound_action]
 
 
 def edited(functions: list[Function]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.behavior.actor_critic import Metrics
+from dreamer.errors import first_line
 from dreamer.system.redaction import warn
 
 if TYPE_CHECKING:
@@ -30,10 +31,15 @@ class GraphedUpdate:
     """
 
     def __init__(self, agent: Agent, update: AcceleratedUpdate):
-        self.agent, self.update, self.compiled = agent, update, update.compiled
+        self.agent, self.update = agent, update
         self.stream = torch.cuda.Stream(agent.device)
         self.done, self.possible = 0, True
         self.graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """True while steps are compiled."""
+        return self.update.compiled
 
     def __call__(self, batch: Batch) -> tuple[Metrics, Tensor]:
         """One update; the caller owns the results."""
@@ -78,7 +84,7 @@ class GraphedUpdate:
         except RuntimeError as error:  # nothing has run: a capture only records
             torch.cuda.synchronize(self.agent.device)
             torch.cuda.set_rng_state(random_state, self.agent.device)
-            self._give_up(str(error).partition("\n")[0])
+            self._give_up(first_line(error))
         else:
             self.graph = graph
 

@@ -54,9 +54,13 @@ class Learner:
         self.ratio = ReplayRatio(config.replay_ratio, config.batch_size * config.batch_length)
         self.updates = 0
         self._update = accelerated(agent, config.compile, planned_updates, config.graph)
-        self.compiled = self._update.compiled
         self.late = LateResults[PendingUpdate]()
         """Results on their way from the device."""
+
+    @property
+    def compiled(self) -> bool:
+        """True while updates run compiled steps."""
+        return self._update.compiled
 
     def updates_due(self, rows: int) -> int:
         """Updates to do after `rows` more rows were collected."""

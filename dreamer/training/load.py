@@ -30,11 +30,12 @@ def load(path: Path | str, device: str = "cpu") -> Agent:
 
 def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
     """As `load`, and the environment step of the checkpoint."""
+    device = choose_device(device)
     folder = open_run(Path(path))
     step, state, _ = checkpoint.load(folder.checkpoints)
     with understood(folder.checkpoints):
         agent = agent_with_weights(folder.config.agent, state)
-    return agent.to(choose_device(device)).eval(), step
+    return agent.to(device).eval(), step
 
 
 def agent_with_weights(config: AgentConfig, state: State) -> Agent:

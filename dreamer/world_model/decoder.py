@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dreamer.batch import Shapes, discrete, images, vectors
+from dreamer.batch import Shapes, images
 from dreamer.nn.distributions import symexp, symlog
 from dreamer.nn.layers import MLP, Linear
-from dreamer.world_model.encoder import NONE, stacked_shape
+from dreamer.world_model.encoder import stacked_shape
 from dreamer.world_model.images import ImageConfig, ImageDecoder, to_unit
 from envs.ranges import LayersOrNone, Many
 
@@ -34,10 +34,11 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, image: ImageConfig, feature_dim: int, deter: int, shapes: Shapes):
         super().__init__()
-        sizes, choices, pictures = vectors(shapes), discrete(shapes), images(shapes)
+        pictures = images(shapes)
+        flat = {key: shape for key, shape in shapes.items() if key not in pictures}
         self.image_keys = list(pictures)
         self.channels = [shape[2] for shape in pictures.values()]
-        self.vector = VectorDecoder(config, feature_dim, sizes, choices) if sizes or choices else None
+        self.vector = VectorDecoder(config, feature_dim, flat) if flat else None
         self.image = (
             ImageDecoder(image, config.units, deter, feature_dim - deter, *stacked_shape(pictures))
             if pictures
@@ -74,10 +75,9 @@ class VectorDecoder(nn.Module):
     keys share one output matrix, which is the same map as one linear layer per key.
     """
 
-    def __init__(self, config: DecoderConfig, feature_dim: int, sizes: Mapping[str, int], choices: Shapes = NONE):
+    def __init__(self, config: DecoderConfig, feature_dim: int, shapes: Shapes):
         super().__init__()
-        self.config = config
-        self.shapes: Shapes = dict(sorted({**{key: (size,) for key, size in sizes.items()}, **choices}.items()))
+        self.config, self.shapes = config, dict(sorted(shapes.items()))
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.mlp = MLP(feature_dim, config.units, config.layers)
         self.output = Linear(self.mlp.out_features, sum(self.sizes))

@@ -16,8 +16,6 @@ from dreamer.nn.layers import MLP
 from dreamer.world_model.images import ImageConfig, ImageEncoder
 from envs.ranges import LayersOrNone, Many
 
-NONE: Shapes = {}
-
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -36,9 +34,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, image: ImageConfig, shapes: Shapes):
         super().__init__()
-        sizes, choices, pictures = vectors(shapes), discrete(shapes), images(shapes)
+        pictures = images(shapes)
+        flat = {key: shape for key, shape in shapes.items() if key not in pictures}
         self.image_keys = list(pictures)
-        self.vector = VectorEncoder(config, sizes, choices) if sizes or choices else None
+        self.vector = VectorEncoder(config, flat) if flat else None
         self.image = ImageEncoder(image, *stacked_shape(pictures)) if pictures else None
         self.embed_dim = sum(part.embed_dim for part in (self.vector, self.image) if part is not None)
 
@@ -58,12 +57,11 @@ class VectorEncoder(nn.Module):
     Keys are in alphabetical order within both.
     """
 
-    def __init__(self, config: EncoderConfig, sizes: Mapping[str, int], choices: Shapes = NONE):
+    def __init__(self, config: EncoderConfig, shapes: Shapes):
         super().__init__()
         self.config = config
-        self.vectors, self.discrete = sorted(sizes), sorted(choices)
-        size = sum(sizes.values()) + sum(map(math.prod, choices.values()))
-        self.mlp = MLP(size, config.units, config.layers)
+        self.vectors, self.discrete = list(vectors(shapes)), list(discrete(shapes))
+        self.mlp = MLP(sum(map(math.prod, shapes.values())), config.units, config.layers)
         self.embed_dim = self.mlp.out_features
 
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "*batch embed"]:

@@ -227,7 +227,7 @@ def _spied(places: dict[str, tuple[Any, str]], device: torch.device) -> Iterator
 
 
 def _taken(spent: dict[str, float]) -> dict[str, float]:
-    """What has been spent, which is then forgotten."""
+    """Return the seconds spent so far, and start again at none."""
     taken = dict(spent)
     spent.clear()
     return taken
