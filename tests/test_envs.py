@@ -431,9 +431,9 @@ def test_unknown_settings_get_the_closest_names(name, hint):
 
 
 def test_settings_may_be_given_at_once_by_name_and_through_a_factory():
-    settings = envs.EnvSettings(repeat=3, time_limit=8, flicker=0.5)
+    settings = envs.EnvSettings(repeat=3, time_limit=8, flicker=0.8)
     actions = [0, 1] * 2
-    by_name = rollout(envs.make("toy:chain", seed=2, index=1, repeat=3, time_limit=8, flicker=0.5), actions)
+    by_name = rollout(envs.make("toy:chain", seed=2, index=1, repeat=3, time_limit=8, flicker=0.8), actions)
     assert equal(by_name, rollout(envs.make("toy:chain", settings, seed=2, index=1), actions))
     assert equal(by_name, rollout(envs.prepare(Chain(), settings, seed=2, index=1), actions))
     assert equal(by_name, rollout(envs.EnvFactory("toy:chain", 2, settings)(1), actions))

@@ -209,7 +209,7 @@ def test_discrete_values_have_no_noise():
         def shown(self):
             return super().shown() | {"choice": 3}
 
-    env = envs.prepare(Choosing(), obs_noise=0.5)
+    env = envs.prepare(Choosing(), seed=0, index=0, obs_noise=0.5)
     obs, _ = env.reset()
     assert np.array_equal(obs["choice"], np.eye(16, dtype=np.float32)[[3]]) and obs["second"] != -3
     assert env.observation_space["choice"] == spaces.Box(0, 1, (1, 16), np.float32)
