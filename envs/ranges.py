@@ -64,11 +64,34 @@ def parsed(kind: type[T], values: dict[str, Any], name: Callable[[str], str] = s
     """Return the settings with these nested values; raises `UserError` as `checked` does."""
     from pydantic import ValidationError
 
+    for path, text in _texts(values):
+        if not _writable(text):
+            raise UserError(f"{name(path)}: must be UTF-8 text (got {_short(text)})")
     hashable: Any = kind
     try:
         return adapter(hashable).validate_python(values)
     except ValidationError as error:
         raise UserError(violation(error, name)) from None
+
+
+def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all text in nested values with its dotted path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _texts(inner, path)
+
+
+def _writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps bytes of the command line that are not UTF-8 as lone surrogates
+        return False
+    return True
 
 
 def violation(error: Exception, name: Callable[[str], str] = str) -> str:

@@ -250,6 +250,11 @@ def test_configurations_made_by_hand_are_checked_too():
     refused(lambda: validated(config), "--steps", "-5")
 
 
+def test_text_must_be_utf8():
+    """Bytes of the command line that are not UTF-8 are lone surrogates; JSON with those cannot be read again."""
+    refused(lambda: compose("debug", **{"tracking.wandb_entity": "a\udcff"}), "--tracking.wandb-entity", "UTF-8")
+
+
 # Overrides
 
 

@@ -21,7 +21,7 @@ import dreamer
 import envs
 from dreamer.cli.main import main
 from dreamer.experiments.ablation import jobs
-from dreamer.runs.folder import create_run
+from dreamer.runs.folder import create_run, open_run
 from dreamer.system.files import write_atomically
 from dreamer.tracking import read
 from envs.process import LOST, STOP_SIGNALS, stop_signals, stopped_status
@@ -374,3 +374,10 @@ def test_a_file_of_a_run_is_answered_with_the_name_of_its_folder(tmp_path, capsy
         assert main(words) == 2
         message = capsys.readouterr().err
         assert message.endswith(f"; name the run folder that it belongs to: {run}\n") and message.count("\n") == 1
+
+
+def test_a_run_folder_may_have_a_name_that_is_not_utf8(tmp_path, monkeypatch):
+    path = tmp_path / os.fsdecode(b"run\xff")
+    monkeypatch.setattr("sys.argv", ["dreamer", "train", "--run-dir", str(path)])
+    create_run(path, tiny_config(), "cpu")
+    assert open_run(path).info["command"] == f"dreamer train --run-dir '{tmp_path}/run?'"

@@ -118,7 +118,8 @@ class RunFolder:
         """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
         try:
             write_atomically(self.path / "config.json", to_json(self.config).encode())
-            write_atomically(self.path / "run.json", (json.dumps(self.info, indent=2) + "\n").encode())
+            info = json.dumps(self.info, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(self.path / "run.json", info.encode(errors="replace"))  # paths need not be UTF-8
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {reason(error)}") from None
 
