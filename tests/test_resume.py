@@ -392,6 +392,21 @@ def test_an_extended_run_compiles_if_it_did_before(copied, monkeypatch):
     assert json.loads((copied / "run.json").read_text())["numerics"]["compiled"] is False
 
 
+def test_a_run_whose_steps_cannot_be_compiled_says_so_in_run_json(copied, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(accelerate, "_compile", lambda *_: fail)
+    config = override(open_run(copied).config, {"loop.compile": "on", "steps": 164})
+    (copied / "config.json").write_text(to_json(config))
+    info = json.loads((copied / "run.json").read_text())
+    info["numerics"]["compiled"] = True
+    (copied / "run.json").write_text(json.dumps(info))
+    dreamer.resume(copied, config=override(config, {"steps": 170}))
+    assert "torch.compile fails, so the plain code runs: no compiler" in capsys.readouterr().err
+    assert json.loads((copied / "run.json").read_text())["numerics"]["compiled"] is False
+
+
 # Evaluations that are due
 
 
