@@ -30,8 +30,8 @@ class Saver:
         run.learner.take_in_late_results(wait=True)
         self.require_finite()
         with run.clock("saving"):
-            if run.folder.numerics.get("compiled", False) and not run.learner.compiled:  # a first update failed to compile
-                run.folder.numerics["compiled"] = False
+            if run.folder.numerics.get("compiled", False) and not run.learner.compiled:
+                run.folder.numerics["compiled"] = False  # torch.compile failed in the first update
                 run.folder.save()
             state = run.state_dict() | {"metrics_offset": self.tracker.writer.size}
             self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync)
