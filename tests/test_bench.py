@@ -8,16 +8,19 @@ import time
 import pytest
 import torch
 from running import tiny_config, tiny_flags
+from tiny import make_agent
 
 from dreamer.cli.main import main
 from dreamer.experiments.bench import bench, costs
+from dreamer.system.meters import peak_gpu_mb
+from dreamer.training.graph import WARM_UP, GraphedUpdate
 from dreamer.world_model.encoder import Encoder
 
 KEYS = {
     "params",
     "seconds_per_update",
     "gflop_per_update",
-    "sgemm_gflops",
+    "product_gflops",
     "fraction_of_peak",
     "env_steps_per_second",
     "peak_rss_mb",
@@ -27,7 +30,7 @@ KEYS = {
 @pytest.fixture
 def quick_peak(monkeypatch):
     """A smaller matrix product, where its rate is not what is tested."""
-    monkeypatch.setattr(costs, "SGEMM_SIZE", 128)
+    monkeypatch.setitem(costs.PRODUCT_SIZES, "cpu", 128)
 
 
 def measured(capsys, *words):
@@ -42,9 +45,10 @@ def test_one_json_object_says_it_all(quick_peak, capsys):
     assert result.keys() >= KEYS | {"task", "core", "size", "device", "threads", "torch", "batch"}
     assert result["params"]["total"] == sum(count for name, count in result["params"].items() if name != "total")
     assert result["task"] == "toy:copy" and result["batch"] == [2, 4]
+    assert result["product_type"] == "float32" and result["peak_gpu_mb"] is None
     least, most = result["seconds_per_update_min_max"]
     assert 0 < least <= result["seconds_per_update"] <= most
-    expected = result["reference_gflop"] / (result["seconds_per_update"] * result["sgemm_gflops"])
+    expected = result["reference_gflop"] / (result["seconds_per_update"] * result["product_gflops"])
     assert result["fraction_of_peak"] == pytest.approx(expected)
     assert result["env_steps_per_second"] == pytest.approx(2 / result["seconds_per_agent_step"])
     parts, loop = result["parts_of_update"], result["parts_of_loop"]
@@ -111,10 +115,52 @@ def test_a_reader_gets_lines(quick_peak, capsys):
 
 
 def test_the_peak_is_the_best_of_several_products(monkeypatch):
-    monkeypatch.setattr(costs, "SGEMM_SIZE", 64)
+    monkeypatch.setitem(costs.PRODUCT_SIZES, "cpu", 64)
     seconds = iter([9.0, 3.0, 2.0, 5.0, 4.0])
     monkeypatch.setattr(costs, "timed", lambda function, device: next(seconds))
-    assert costs.sgemm_gflops(torch.device("cpu")) == 2 * 64**3 / 2.0 / 1e9
+    assert costs.product_gflops(torch.device("cpu"), torch.float32) == 2 * 64**3 / 2.0 / 1e9
+
+
+def test_the_product_has_the_type_of_the_update():
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        assert costs.product_dtype(make_agent({"precision": precision})) == dtype
+
+
+def test_a_gpu_is_timed_by_its_events(monkeypatch):
+    """The host's own time, which includes the wait before and after, does not count."""
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            done.append("event")
+
+        def elapsed_time(self, end):
+            return 1500.0  # ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(costs, "synchronize", lambda device: done.append("wait"))
+    assert costs.timed(lambda: done.append("call"), torch.device("cuda")) == 1.5
+    assert done == ["wait", "event", "call", "event", "wait"]
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3 * 2**20)
+    assert peak_gpu_mb(torch.device("cuda")) == 3 and peak_gpu_mb(torch.device("cpu")) is None
+
+
+def test_a_graph_is_captured_before_anything_is_timed():
+    class Graphed(GraphedUpdate):
+        def __init__(self):
+            self.done = 0
+
+        def __call__(self, batch):
+            self.done += 1
+
+    subject = costs.Subject(tiny_config("toy:copy"), "cpu")
+    subject.vector.close()
+    subject.accelerated = graphed = Graphed()
+    subject.warm_up()
+    assert graphed.done == WARM_UP + 1, "the last one is captured"
 
 
 @pytest.mark.slow

@@ -229,6 +229,15 @@ def test_a_clock_gives_shares_and_rates_of_the_time_since_the_last_record():
     assert again["time/fraction_update"] == 0 and again["time/env_steps_per_second"] == 0
 
 
+def test_waiting_for_a_gpu_is_counted_apart(tmp_path, monkeypatch):
+    """With a device that makes the host wait 50 ms before each step, and a CPU's results, which are there at once."""
+    monkeypatch.setattr("dreamer.training.loop.synchronize", lambda device: time.sleep(0.05))
+    result = dreamer.train(tiny_config(steps=12, **{"loop.log_every": 12, "env.num_envs": 2}), run_dir=tmp_path / "run")
+    last = [record for record in read(result.path / "metrics.jsonl") if "replay/rows" in record][-1]
+    waited = last["time/fraction_waiting"] * last["time/elapsed"]
+    assert 0.3 <= waited < 0.6, "six steps"
+
+
 def test_a_clock_counts_a_part_that_fails():
     clock = Clock()
     with pytest.raises(RuntimeError), clock("saving"):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -46,7 +47,7 @@ class Meter:
 class Clock:
     """Shares of wall-clock time by part of the loop, and rates per second, between two calls of `take`."""
 
-    PARTS = ("acting", "environment", "replay", "update", "tracking", "evaluation", "imagination", "saving")
+    PARTS = ("acting", "environment", "replay", "update", "waiting", "tracking", "evaluation", "imagination", "saving")
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -94,3 +95,8 @@ def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def peak_gpu_mb(device: torch.device) -> float | None:
+    """Largest memory of a CUDA device that PyTorch has held so far, that of CUDA graphs included, in MB; else None."""
+    return torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else None

@@ -87,8 +87,10 @@ class Learner:
 
         Raises `NotFinite` when too many updates in a row were skipped.
         """
+        with self.clock("waiting"):
+            arrived = list(self.late.arrived(wait))
         with self.clock("replay"):
-            for pending, states, skipped in self.late.arrived(wait):
+            for pending, states, skipped in arrived:
                 self.apply_update(pending, states, skipped)
 
     def apply_update(self, update: PendingUpdate, states: np.ndarray, skipped: bool) -> None:

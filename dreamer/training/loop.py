@@ -12,6 +12,7 @@ from typing import Literal
 
 from dreamer.errors import NotFinite
 from dreamer.runs.folder import RunFolder
+from dreamer.system.device import synchronize
 from dreamer.system.meters import peak_rss_mb
 from dreamer.tracking import Tracker
 from dreamer.training.evaluate import Evaluator, Stopped, summarize
@@ -112,6 +113,8 @@ class Trainer:
 
     def collect(self) -> None:
         """Take one step in every environment: act, store, advance; raises `NotFinite` if a state is not finite."""
+        with self.clock("waiting"):  # acting would wait: it sends observations to the device and fetches actions
+            synchronize(self.agent.device)
         with self.clock("acting"):
             packed = self.collector.act()
         with self.clock("replay"):

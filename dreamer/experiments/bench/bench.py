@@ -18,10 +18,10 @@ import tyro
 from dreamer.config import Config, SizeName, override, resized, validated, words
 from dreamer.errors import UserError, reason
 from dreamer.experiments.ablation import grid
-from dreamer.experiments.bench.costs import Subject, in_turn, sgemm_gflops, shares_of_loop, timed
+from dreamer.experiments.bench.costs import Subject, in_turn, product_dtype, product_gflops, shares_of_loop, timed
 from dreamer.system.device import choose_device
 from dreamer.system.machine import keep_freed_memory
-from dreamer.system.meters import peak_rss_mb
+from dreamer.system.meters import peak_gpu_mb, peak_rss_mb
 from dreamer.training.plan import layout_of
 from envs.ranges import Many, checked, flag
 
@@ -36,7 +36,7 @@ class BenchArguments:
     config: Annotated[Config, tyro.conf.arg(name="")]
     """Configuration. The default preset is dmc_proprio, the default task dmc:walker_walk."""
     updates: Many = 10
-    """Number of timed updates, after three for warm-up."""
+    """Number of timed updates, after three for warm-up, or more until a CUDA graph is captured."""
     agent_steps: Many = 200
     """Number of timed agent steps, after some for warm-up."""
     against: str = ""
@@ -71,18 +71,19 @@ def bench(args: BenchArguments, other: Config | None = None) -> str:
 def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict[str, Any]:
     """Return times of updates, of their parts, and of the parts of the loop.
 
-    `fraction_of_peak` is `reference_gflop` / (median seconds x sgemm peak), so saved work counts like speed.
+    `fraction_of_peak` is `reference_gflop` / (median seconds x `product_gflops`), so saved work counts like speed.
     """
     subject = Subject(config, device)
     try:
         loop = subject.loop(agent_steps)
     finally:
         subject.vector.close()
-    for _ in range(3):
-        subject.update()
-    peak_before = sgemm_gflops(subject.agent.device)
+    subject.warm_up(3)
+    gpu_mb = peak_gpu_mb(subject.agent.device)  # before the matrix products
+    dtype = product_dtype(subject.agent)
+    peak_before = product_gflops(subject.agent.device, dtype)
     times = [timed(subject.update, subject.agent.device) for _ in range(updates)]
-    peak = max(peak_before, sgemm_gflops(subject.agent.device))
+    peak = max(peak_before, product_gflops(subject.agent.device, dtype))
     seconds, reference = median(times), subject.reference_gflop()
     counts = subject.agent.parameter_counts()
     step_seconds = loop["acting"] + loop["environment"]
@@ -99,7 +100,8 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
         "seconds_per_update_min_max": [min(times), max(times)],
         "gflop_per_update": subject.gflop(),
         "reference_gflop": reference,
-        "sgemm_gflops": peak,
+        "product_type": str(dtype).removeprefix("torch."),
+        "product_gflops": peak,
         "fraction_of_peak": reference / (seconds * peak),
         "parts_of_update": subject.parts_of_update(min(updates, 5)),
         "seconds_per_agent_step": step_seconds,
@@ -109,6 +111,7 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
         "frames_per_second": subject.frames_per_second(50) if config.env.obs != "state" else None,
         "replay_bytes_per_row": sum(layout_of(subject.agent).row_bytes),
         "peak_rss_mb": peak_rss_mb(),
+        "peak_gpu_mb": gpu_mb,
     }
 
 
@@ -116,16 +119,18 @@ def compare(configs: dict[str, Config], device: str, rounds: int) -> dict[str, d
     """Return median seconds per update of several settings, and the median over rounds of the ratio to the first."""
     subjects = {name: Subject(config, device) for name, config in configs.items()}
     try:
+        for subject in subjects.values():
+            subject.warm_up(2)
         updates = {name: subject.update for name, subject in subjects.items()}
-        times = in_turn(updates, torch.device(device), 2 + rounds)
+        times = in_turn(updates, torch.device(device), rounds)
     finally:
         for subject in subjects.values():
             subject.vector.close()
     first = times[next(iter(configs))]
     return {
         name: {
-            "seconds_per_update": median(times[name][2:]),
-            "ratio": median(taken / other for taken, other in zip(times[name][2:], first[2:], strict=True)),
+            "seconds_per_update": median(times[name]),
+            "ratio": median(taken / other for taken, other in zip(times[name], first, strict=True)),
             "parameters": sum(subject.agent.parameter_counts().values()),
         }
         for name, subject in subjects.items()
@@ -156,9 +161,9 @@ def measure_scaling(config: Config, device: str, updates: int, folder: Path) -> 
 def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
     subject = Subject(config, device)
     subject.vector.close()
-    subject.update()
+    subject.warm_up()
     seconds = median(timed(subject.update, subject.agent.device) for _ in range(updates))
-    reference, peak = subject.reference_gflop(), sgemm_gflops(subject.agent.device)
+    reference, peak = subject.reference_gflop(), product_gflops(subject.agent.device, product_dtype(subject.agent))
     return {
         "parameters": sum(subject.agent.parameter_counts().values()),
         "seconds_per_update": seconds,

@@ -24,12 +24,13 @@ from dreamer.experience.spaces import spec_of
 from dreamer.system.device import synchronize
 from dreamer.training.accelerate import accelerated
 from dreamer.training.equivalence import replaced
-from dreamer.training.graph import GraphedUpdate
+from dreamer.training.graph import WARM_UP, GraphedUpdate
 from dreamer.training.launch import make_factory
 from dreamer.training.plan import check_memory, choose_parallel, dry_run, layout_of, spec_of_factory
 from dreamer.world_model.images import weight_uses
 
-SGEMM_SIZE = 2048
+PRODUCT_SIZES = {"cpu": 2048, "mps": 2048, "cuda": 8192}
+"""Rows and columns of the matrices whose product gives the best rate of a type of device."""
 
 
 class Subject:
@@ -51,6 +52,11 @@ class Subject:
     def update(self) -> None:
         """One update on the random batch."""
         self.accelerated(self.batch)
+
+    def warm_up(self, updates: int = 1) -> None:
+        """Take untimed updates: at least this many, and as many as it takes until a CUDA graph is replayed."""
+        for _ in range(max(updates, WARM_UP + 1) if isinstance(self.accelerated, GraphedUpdate) else updates):
+            self.update()
 
     def gflop(self) -> float:
         """Counted FLOPs of an update, 2 for each multiply-add of a matrix product, in billions."""
@@ -79,7 +85,7 @@ class Subject:
         return 2 * rows * per_row / 1e9
 
     def parts_of_update(self, updates: int) -> dict[str, float]:
-        """Median seconds of each part of an update; `backward` is what is left."""
+        """Median seconds of each part of an update without a CUDA graph; `backward` is what is left."""
         agent = self.agent
         places = {
             "encoder": (agent.world_model.encoder, "forward"),
@@ -179,11 +185,19 @@ def random_batch(agent: Agent, batch_size: int, length: int) -> Batch:
     ).to(agent.device)
 
 
-def sgemm_gflops(device: torch.device, repeats: int = 5) -> float:
-    """Best rate of a 2048 x 2048 x 2048 float32 matrix product, in GFLOP/s."""
-    left, right = (torch.randn(SGEMM_SIZE, SGEMM_SIZE, device=device) for _ in range(2))
+def product_dtype(agent: Agent) -> torch.dtype:
+    """Type in which an update of this agent multiplies matrices."""
+    one = torch.ones(1, 1, device=agent.device)
+    with agent.autocast():
+        return torch.mm(one, one).dtype
+
+
+def product_gflops(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Best rate of a product of two square matrices of this type, in GFLOP/s."""
+    size = PRODUCT_SIZES[device.type]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     torch.mm(left, right)
-    return 2 * SGEMM_SIZE**3 / min(timed(lambda: torch.mm(left, right), device) for _ in range(repeats)) / 1e9
+    return 2 * size**3 / min(timed(lambda: torch.mm(left, right), device) for _ in range(repeats)) / 1e9
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
@@ -205,12 +219,21 @@ def in_turn(calls: Mapping[str, Callable[[], Any]], device: torch.device, rounds
 
 @contextmanager
 def _clock(spent: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
-    """Add the seconds of the block, the device's work included, to those spent under a name."""
+    """Add the seconds of the block, the device's work included, to those spent under a name.
+
+    On a GPU they are the seconds between two events on its stream.
+    """
     synchronize(device)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
     begin = time.perf_counter()
+    for event in events[:1]:
+        event.record()
     yield
+    for event in events[1:]:
+        event.record()
     synchronize(device)
-    spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+    seconds = events[0].elapsed_time(events[1]) / 1000 if events else time.perf_counter() - begin
+    spent[name] = spent.get(name, 0.0) + seconds
 
 
 @contextmanager
