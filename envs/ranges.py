@@ -65,7 +65,7 @@ def parsed(kind: type[T], values: dict[str, Any], name: Callable[[str], str] = s
     from pydantic import ValidationError
 
     for path, text in _texts(values):
-        if not _writable(text):
+        if any("\ud800" <= character <= "\udfff" for character in text):  # a byte that is not UTF-8
             raise UserError(f"{name(path)}: must be UTF-8 text (got {_short(text)})")
     hashable: Any = kind
     try:
@@ -84,14 +84,6 @@ def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, tuple | list):
         for inner in value:
             yield from _texts(inner, path)
-
-
-def _writable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # Python keeps bytes of the command line that are not UTF-8 as lone surrogates
-        return False
-    return True
 
 
 def violation(error: Exception, name: Callable[[str], str] = str) -> str:

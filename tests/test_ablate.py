@@ -161,6 +161,11 @@ def test_a_run_differs_from_the_shared_settings_in_its_trial_and_its_names_in_wa
     assert planned[3].config.tracking.wandb_tags == ("mine", "rnn", "toy:copy")
 
 
+def test_the_group_of_a_folder_whose_name_is_no_text_is_text(tmp_path, planned):
+    assert main(flags(tmp_path / os.fsdecode(b"mine\xff"), "--tasks", "toy:copy", "--seeds", "1")) == 130
+    assert {job.config.tracking.wandb_group for job in planned} == {"mine\\udcff"}
+
+
 def test_matched_agents_are_tabled_and_planned(tmp_path, planned, capsys):
     words = ["--tasks", "toy:copy,toy:chain", "--cores", "gru,rssm", "--seeds", "1", "--match-params"]
     assert main(flags(tmp_path / "f", *words, **{"agent.dynamics.rssm.deter": 64})) == 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import envs
 from dreamer.cli.main import main
 from dreamer.experiments.ablation import jobs
 from dreamer.runs.folder import create_run, open_run
-from dreamer.system.files import write_atomically
+from dreamer.system.files import read_json, write_atomically
 from dreamer.tracking import read
 from envs.process import LOST, STOP_SIGNALS, stop_signals, stopped_status
 from envs.toy import Counting
@@ -216,8 +217,9 @@ def test_a_report_under_an_ascii_locale(tmp_path):
 
 
 def test_a_name_that_is_no_text_can_be_written(tmp_path):
-    write_atomically(tmp_path / "file", os.fsdecode(b"caf\xe9"))
-    assert (tmp_path / "file").read_bytes() == b"caf\\udce9"
+    """JSON that quotes it can be read again, which an escaped lone surrogate would prevent."""
+    write_atomically(tmp_path / "file", json.dumps(os.fsdecode(b"caf\xe9"), ensure_ascii=False))
+    assert read_json(tmp_path / "file", str) == "caf?"
 
 
 # Signals

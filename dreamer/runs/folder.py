@@ -118,8 +118,7 @@ class RunFolder:
         """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
         try:
             write_atomically(self.path / "config.json", to_json(self.config).encode())
-            info = json.dumps(self.info, indent=2, ensure_ascii=False) + "\n"
-            write_atomically(self.path / "run.json", info.encode(errors="replace"))  # paths need not be UTF-8
+            write_atomically(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False), "\n")
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {reason(error)}") from None
 

@@ -68,12 +68,12 @@ def read_json(path: Path, kind: Callable[..., T], limit: int = MB) -> T:
 def write_atomically(path: Path, *parts: str | bytes | memoryview) -> None:
     """Replace the content of `path` by the joined parts; a crash leaves either the old or the new content.
 
-    Text is written as UTF-8. It may quote the name of a file in another encoding.
+    Text is written as UTF-8. A byte of a file name that is not UTF-8 becomes a question mark.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb", opener=_no_link) as file:
-            file.writelines(part.encode(errors="backslashreplace") if isinstance(part, str) else part for part in parts)
+            file.writelines(part.encode(errors="replace") if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -28,7 +28,7 @@ from dreamer.runs.saved import require_complete
 from dreamer.runs.trust import agreement
 from dreamer.system.device import choose_device
 from dreamer.system.files import write_atomically
-from dreamer.system.redaction import redact, show
+from dreamer.system.redaction import redact, show, visible
 from dreamer.tracking import read
 from dreamer.tracking.destination import flags, foreign
 from dreamer.training.state import Progress as RunProgress
@@ -47,7 +47,7 @@ def ablate(args: AblateArguments) -> int:
     device = choose_device(args.config.device)
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
-    configs = grid.configurations(args.config, pending, folder.resolve().name, args.match_params, device)
+    configs = grid.configurations(args.config, pending, visible(folder.resolve().name), args.match_params, device)
     if args.folder is None:
         folder = create_unique(folder)
     logs = {trial: folder / "logs" / f"{'_'.join(trial.place.parts)}.log" for trial in pending}

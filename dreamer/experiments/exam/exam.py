@@ -95,7 +95,7 @@ def exam(args: ExamArguments) -> str:
     results, text = _document(args, chosen)
     try:
         write_atomically(args.folder / "results.json", (json.dumps(results) + "\n").encode())
-        write_atomically(args.folder / "report.md", text.encode())
+        write_atomically(args.folder / "report.md", text)
         with understood(args.folder / "parts", UNREADABLE):
             draw(results, args.folder)
     except OSError as error:
