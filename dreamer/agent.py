@@ -7,16 +7,14 @@ agent owns the optimizers and everything else that learning changes.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamer.batch import ActionSpec, Batch, Shapes, Trajectory
 from dreamer.behavior.acting import ActionMode, Carry, checked_carry
@@ -25,9 +23,9 @@ from dreamer.behavior.imagination import frozen, imagine
 from dreamer.dynamics import DynamicsConfig
 from dreamer.errors import UserError
 from dreamer.experience.spaces import episode_starts, observation_tensors
-from dreamer.nn.distributions import multiplies_bfloat16
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
+from dreamer.queries import Queries
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
 from envs.ranges import CountOrNone, Many
 
@@ -53,8 +51,8 @@ class AgentConfig:
     divergences and returns are always float32."""
 
 
-class Agent(nn.Module):
-    """A Dreamer agent for fixed observation shapes and one action space."""
+class Agent(Queries):
+    """A Dreamer agent for fixed observation shapes and one action space. `Queries` has the methods for research."""
 
     def __init__(self, config: AgentConfig, obs_shapes: Shapes, action: ActionSpec):
         super().__init__()
@@ -70,17 +68,6 @@ class Agent(nn.Module):
             raise UserError(f"{flag} {config.dynamics.gradient_hint}; or use reinforce")
         self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
         self.vision_updates = 0
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context in which matrix products have the configured precision."""
-        auto = self.config.precision == "auto" and self.device.type == "cuda"
-        short = self.config.precision == "bfloat16" or (auto and multiplies_bfloat16())
-        return torch.autocast(self.device.type, torch.bfloat16) if short else contextlib.nullcontext()
 
     @property
     def optimizer(self) -> LaProp:
@@ -148,16 +135,16 @@ class Agent(nn.Module):
         returned state to the next call; at the start of an episode pass `is_first=True`, or no state. `mode` is
         "sample" or "mode": a sample of the policy or its mode, both on a sampled latent. With `deterministic` policy
         and latent take their mode, and the same observations always give the same actions. Returns the action (a float
-        array `[action]` clipped to [-1, 1], or an integer) and the new state. Raises `ValueError` for a wrong argument.
+        array `[action]` clipped to [-1, 1], or an integer) and the new state. Raises `UserError` for a wrong argument.
         """
-        tensors, single = observation_tensors(obs, self.obs_shapes)
-        num_envs = next(iter(tensors.values())).shape[0]
-        first = episode_starts(is_first, num_envs) | (state is None)
+        tensors, leading = observation_tensors(obs, self.obs_shapes)
+        (num_envs,) = leading or (1,)
+        first = episode_starts(is_first, (num_envs,)) | (state is None)
         carry = checked_carry(state, self.initial_carry(num_envs), mode)
-        rows = {key: value.to(self.device) for key, value in tensors.items()}
+        rows = {key: (value if leading else value[None]).to(self.device) for key, value in tensors.items()}
         carry = self.step(rows, first.to(self.device), carry, mode, deterministic)
         action = self.action.to_env(carry.action)
-        return (action[0] if single else action), carry
+        return (action if leading else action[0]), carry
 
     def pack_carry(self, carry: Carry) -> Float[Tensor, "env packed"]:
         """The core state of a carry as replay and checkpoints keep it."""
@@ -223,7 +210,7 @@ class Agent(nn.Module):
         # Imagine, from the last `rows` steps of every sequence
         length = features.shape[1]
         rows = min(self.config.imagination_starts or length, length)
-        trajectory = self.imagine(states[:, -rows:].detach().flatten())
+        trajectory = self.imagine_trajectory(states[:, -rows:].detach().flatten())
 
         # Actor and critic
         behavior_terms, returns, behavior_metrics = actor_critic.losses(trajectory, updates)
@@ -244,7 +231,7 @@ class Agent(nn.Module):
         metrics = {f"loss/{names.get(name, name)}": mean.detach() for name, mean in means.items()}
         return total, metrics | {"loss/total": total.detach()}
 
-    def imagine(self, start: Struct) -> Trajectory:
+    def imagine_trajectory(self, start: Struct) -> Trajectory:
         """Imagined rollouts of the policy from states `[start]`, with gradients only if the actor needs them."""
         policy, horizon = self.actor_critic.policy(sample=True), self.config.imagination_horizon
         if self.config.behavior.reinforce_share == 1:

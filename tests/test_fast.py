@@ -225,7 +225,7 @@ def test_an_edited_equation_changes_training(way, moment, edit, monkeypatch, cap
         torch.manual_seed(3)
         metrics, packed = run(make_batch(agent))
         torch.manual_seed(3)
-        rollout = agent.imagine(agent.world_model.core.unpack(packed.flatten(0, 1)))
+        rollout = agent.imagine_trajectory(agent.world_model.core.unpack(packed.flatten(0, 1)))
         return metrics["loss/total"].item(), packed, rollout.features
 
     try:

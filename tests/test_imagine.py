@@ -23,6 +23,7 @@ import dreamer
 import envs
 from dreamer.agent import Agent
 from dreamer.batch import Batch
+from dreamer.behavior.imagination import rollout
 from dreamer.cli.main import main
 from dreamer.errors import UserError
 from dreamer.experience.spaces import spec_of
@@ -225,8 +226,8 @@ def test_given_actions_and_chosen_actions_reach_the_core():
     with unchecked():
         given = rollouts.predict(core, start, torch.tensor([[[1.0], [2.0]]]), samples=2)  # type: ignore[arg-type]
         assert [state.value.squeeze(1).tolist() for state in given] == [[1, 11], [3, 13]]
-        dreamed = rollouts.imagine(core, start, lambda features: features, 3)  # type: ignore[arg-type]
-        assert [state.value.squeeze(1).tolist() for state in dreamed] == [[0, 20], [0, 40], [0, 80]]
+        dreamed = rollout(core, lambda features: features, start, 3)  # type: ignore[arg-type]
+        assert [state.value.squeeze(1).tolist() for state, _, _ in dreamed] == [[0, 10], [0, 20], [0, 40], [0, 80]]
 
 
 # Errors

@@ -138,8 +138,8 @@ def case(request, theirs):
         patch.setattr(OneHot, "sample", sample_choice)
         methods = [] if request.param == "eager" else methods_of(agent, compiled=request.param == "compiled")
         kept: list[Any] = []
-        imagine = agent.imagine
-        patch.setitem(vars(agent), "imagine", lambda start: kept.append(imagine(start)) or kept[0])
+        imagine = agent.imagine_trajectory
+        patch.setitem(vars(agent), "imagine_trajectory", lambda start: kept.append(imagine(start)) or kept[0])
         with replaced(methods):
             terms, _, packed = agent.loss_terms(batch)
             [trajectory] = kept

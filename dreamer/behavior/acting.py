@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
 
 ActionMode = Literal["sample", "mode"]
@@ -25,15 +26,20 @@ class Carry:
 
 
 def checked_carry(state: Any, initial: Carry, mode: Any) -> Carry:
-    """The state to act from, `initial` for None. Raises `ValueError` for other shapes, and for an unknown mode."""
-    if mode not in get_args(ActionMode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(ActionMode))}, got {mode!r}")
+    """The state to act from, `initial` for None. Raises `UserError` for other shapes, and for an unknown mode."""
+    check_mode(mode)
     if state is None:
         return initial
     if not isinstance(state, Carry) or _shapes(state) != _shapes(initial):
         num_envs = initial.action.shape[0]
-        raise ValueError(f"state is not one that act returned for the {num_envs} environments of this agent")
+        raise UserError(f"state is not one that act returned for the {num_envs} environments of this agent")
     return state
+
+
+def check_mode(mode: Any) -> None:
+    """Raise `UserError` for an unknown mode."""
+    if mode not in get_args(ActionMode):
+        raise UserError(f"mode must be one of {', '.join(get_args(ActionMode))}, got {mode!r}")
 
 
 def _shapes(carry: Carry) -> dict[str, tuple[int, ...]]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dreamer.agent import Agent
 from dreamer.batch import images
+from dreamer.behavior.imagination import rollout
 from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
-from dreamer.openloop.rollouts import ErrorCurves, HeldOut, held_out, imagine, predict
+from dreamer.openloop.rollouts import ErrorCurves, HeldOut, held_out, predict
 from dreamer.system.randomness import own_randomness
 from envs import MakeEnv
 from envs.ranges import Few, Many, ManyOrNone, Seed, checked, flag
@@ -152,8 +153,9 @@ class _Evaluator:
         beside = min(samples, SHOWN_SAMPLES)
         shown = start.map(lambda x: x.unflatten(0, (-1, samples))[: settings.shown, :beside].flatten(0, 1))
         policy = self.agent.actor_critic.policy(sample=True)
-        for state in imagine(core, shown, policy, self.alive.shape[1] - context):
-            self._keep(self.rollouts, self._decode(state, beside))
+        for state, _, action in rollout(core, policy, shown, self.alive.shape[1] - context):
+            if action is not None:
+                self._keep(self.rollouts, self._decode(state, beside))
         signals = {key: self._signal(key) for key in self.real}
         return OpenLoopEvaluation(settings, signals, self.alive.sum(0)[context:].tolist())
 

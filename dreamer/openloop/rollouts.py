@@ -15,7 +15,6 @@ from torch import Tensor
 import envs
 from dreamer.agent import Agent
 from dreamer.batch import ROW_SCALARS, Batch, Row
-from dreamer.behavior.imagination import Policy
 from dreamer.dynamics.core import DynamicsCore
 from dreamer.experience.collect import Collector
 from dreamer.experience.spaces import Spec, require_spec
@@ -74,14 +73,6 @@ def predict(
     state = start
     for action in actions.unbind(1):
         state = core.imagine_step(state, action.repeat_interleave(samples, 0))
-        yield state
-
-
-def imagine(core: DynamicsCore[Any], start: Struct, policy: Policy, horizon: int) -> Iterator[Struct]:
-    """Yield the prior states `[start]` of an imagined rollout, in which the policy chooses every action."""
-    state = start
-    for _ in range(horizon):
-        state = core.imagine_step(state, policy(core.features(state)))
         yield state
 
 
