@@ -4,6 +4,8 @@ config = dreamer.compose("quick", task="gym:Pendulum-v1")
 result = dreamer.train(config, run_dir="runs/pendulum")
 agent = dreamer.load(result.path)
 action, state = agent.act(obs, is_first, state)
+rollouts = agent.imagine(state, horizon=15)
+dreamer.evaluate(result.path, episodes=20).returns.mean()
 """
 
 from importlib import import_module
@@ -13,11 +15,26 @@ if TYPE_CHECKING:
     from dreamer.agent import Agent
     from dreamer.config import Config, compose
     from dreamer.errors import UserError
+    from dreamer.experiments.report.table import read_metrics, read_runs
     from dreamer.training.launch import resume, train
     from dreamer.training.load import load
     from dreamer.training.loop import Result
+    from dreamer.training.trained import evaluate, imagine
 
-__all__ = ["Agent", "Config", "Result", "UserError", "compose", "load", "resume", "train"]
+__all__ = [
+    "Agent",
+    "Config",
+    "Result",
+    "UserError",
+    "compose",
+    "evaluate",
+    "imagine",
+    "load",
+    "read_metrics",
+    "read_runs",
+    "resume",
+    "train",
+]
 
 _HOMES = {
     "Agent": "dreamer.agent",
@@ -25,7 +42,11 @@ _HOMES = {
     "Result": "dreamer.training.loop",
     "UserError": "dreamer.errors",
     "compose": "dreamer.config",
+    "evaluate": "dreamer.training.trained",
+    "imagine": "dreamer.training.trained",
     "load": "dreamer.training.load",
+    "read_metrics": "dreamer.experiments.report.table",
+    "read_runs": "dreamer.experiments.report.table",
     "resume": "dreamer.training.launch",
     "train": "dreamer.training.launch",
 }

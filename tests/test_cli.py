@@ -223,9 +223,14 @@ def test_a_run_made_with_a_users_own_environment_says_how_to_go_on(tmp_path, cap
     from envs.toy import Counting
 
     path = dreamer.train(tiny_config(steps=4), run_dir=tmp_path / "run", make_env=Counting).path
-    for command in (("train", "--resume", path, "--steps", "8"), ("evaluate", path)):
-        message = refused(capsys, *command)
-        assert message.endswith("was trained with make_env=Counting; use dreamer.resume(path, make_env=Counting)")
+    advice = {
+        ("train", "--resume", path, "--steps", "8"): "dreamer.resume(path, make_env=Counting)",
+        ("evaluate", path): "dreamer.evaluate(path, Counting) in Python",
+        ("evaluate", path, "--video", "a.mp4"): "dreamer.evaluate(path, Counting, video='a.mp4') in Python",
+        ("imagine", path): "dreamer.imagine(path, Counting) in Python",
+    }
+    for command, call in advice.items():
+        assert refused(capsys, *command).endswith(f"was trained with make_env=Counting; use {call}")
 
 
 @pytest.mark.slow

@@ -65,8 +65,8 @@ def run(argv: Sequence[str]) -> int:
     args = parse(EvaluateArguments, "evaluate", with_current_names(argv, RENAMED_OPTIONS))
     if args.deterministic and args.mode == "sample":
         raise UserError("--deterministic takes the modes of policy and latent; leave out --mode sample")
-    agent, step = load_with_step(args.run, args.device)
     factory = _factory(args)
+    agent, step = load_with_step(args.run, args.device)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "step": step, "episodes": args.episodes}
     kinds = ["deterministic"] if args.deterministic else [kind for kind in MODES if args.mode in (kind, "both")]
@@ -88,7 +88,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _factory(args: EvaluateArguments) -> envs.EnvFactory:
     """Return the constructor of the run's environments, with the changes that the arguments ask for."""
-    own = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
+    video = "" if args.video is None else f", video={str(args.video)!r}"
+    advice = f"dreamer.evaluate(path, {{}}{video}) in Python"
+    own = launch.make_factory_of(open_run(args.run), trusted=args.env_import, advice=advice)
     noise = {"flicker": args.flicker, "obs_noise": args.obs_noise}
     given = {name: value for name, value in noise.items() if value is not None}
     return replace(own, seed=args.seed, settings=own.settings.changed({"blank": words(args.hide), **given}))

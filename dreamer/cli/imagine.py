@@ -63,7 +63,9 @@ def imagine(args: ImagineArguments) -> list[str]:
     agent, step = load_with_step(args.run, args.device)
     size = least_bytes(agent, args.settings)
     need(size, "the predictions", "lower --episodes, --samples, --context or --horizon")
-    factory = launch.make_factory_of(open_run(args.run), trusted=args.env_import)
+    factory = launch.make_factory_of(
+        open_run(args.run), trusted=args.env_import, advice="dreamer.imagine(path, {}) in Python"
+    )
     seen = evaluate(agent, factory, args.settings)
     target = args.folder or folder.folder_of(args.run, step)
     try:

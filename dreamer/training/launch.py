@@ -145,17 +145,20 @@ def make_factory(config: Config, make_env: envs.BuildEnv | None = None) -> envs.
 
 
 def make_factory_of(
-    folder: RunFolder, make_env: envs.BuildEnv | None = None, trusted: Collection[str] = ()
+    folder: RunFolder,
+    make_env: envs.BuildEnv | None = None,
+    trusted: Collection[str] = (),
+    advice: str = "dreamer.resume(path, make_env={})",
 ) -> envs.EnvFactory:
     """The constructor of an existing run's environments; raises `UserError` when only its user can make them.
 
-    A run folder alone does not make this process import a module: the user must have named it in `trusted`.
+    A run folder alone does not make this process import a module: the user must have named it in `trusted`. `advice` is
+    the call from Python that a run made with `make_env` needs, with {} in place of the constructor's name.
     """
     if make_env is None and "make_env" in folder.info:
         name = folder.info["make_env"]
-        raise UserError(f"{folder.path} was trained with make_env={name}; use dreamer.resume(path, make_env={name})")
-    if make_env is None:
-        check_imports(folder.config, trusted, folder.path)
+        raise UserError(f"{folder.path} was trained with make_env={name}; use {advice.format(name)}")
+    check_imports(folder.config, trusted, folder.path, () if make_env is None else ("the user's own",))
     return make_factory(folder.config, make_env)
 
 
