@@ -154,3 +154,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "agent.imagination_horizon": 5,
     },
 }
+
+PURPOSES = {
+    "quick": "a small model for cartpole_balance on two CPU cores; the default",
+    "dmc_fast": "DeepMind Control from state in few steps",
+    "pixels_quick": "cartpole_balance from 64x64 pixels",
+    "ablation": "comparisons of cores: a smaller model, action repeat 8",
+    "dmc_proprio": "DreamerV3 as in its public code, from state",
+    "dmc_proprio_2024": "DreamerV3 as in the paper of 2024, from state",
+    "dmc_vision": "DreamerV3 as in its public code, from pixels",
+    "dmc_vision_2024": "DreamerV3 as in the paper of 2024, from pixels",
+    "debug": "every part on a tiny model and short episodes",
+}
+"""Preset -> its purpose, as help shows it."""

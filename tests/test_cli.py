@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,15 @@ from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
 from dreamer.agent import Agent
+from dreamer.cli.ablate import INSTEAD
 from dreamer.cli.configuration import with_current_names
+from dreamer.cli.help import ALIASES, COMMON, EXAMPLES, actions_of
 from dreamer.cli.main import COMMANDS, main
+from dreamer.cli.parsing import REGISTRY
+from dreamer.cli.train import TrainArguments
 from dreamer.cli.train import arguments as train_arguments
+from dreamer.experiments.ablation.manifest import AblateArguments
+from dreamer.presets import PRESETS
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import open_run
 from dreamer.training import launch, loop
@@ -69,6 +76,10 @@ MISTAKES = {
     "train --tsk toy:copy": r"unrecognized options: --tsk, toy:copy; did you mean --task\?",
     "train --loop.replay-ration 3": r"unrecognized options: .*; did you mean --loop\.replay-ratio\?",
     "train --stps 3 --tsk x": r"did you mean (--steps, --task|--task, --steps)\?",
+    "train --lr 1e-4": r"did you mean --agent\.optimizer\.learning-rate\?",
+    "train --batch-size 8 --gamma 0.99": r"did you mean --loop\.batch-size, --agent\.world-model\.discount-horizon\?",
+    "train --env x --total-timesteps 9": r"did you mean --task, --steps\?",
+    "ablate --env-id x --learning_rate 1": r"did you mean --tasks, --agent\.optimizer\.learning-rate\?",
     "train extra": r"unrecognized options: extra; see `dreamer train --help`",
     "train --resume": r"missing value for argument '--resume'",
     "train --core rsm": r"invalid choice 'rsm' for argument '--core'.*one of \('rssm',",
@@ -302,26 +313,43 @@ def test_every_command_explains_itself(capsys, command):
     assert text.startswith(f"usage: dreamer {command}") and "None" not in text.splitlines()[0]
 
 
-def test_the_options_scripts_rely_on_exist(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    text = capsys.readouterr().out
-    flags = [
-        "preset",
-        "task",
-        "core",
-        "size",
-        "seed",
-        "steps",
-        "run-dir",
-        "resume",
-        "from",
-        "load",
-        "device",
-        "env-import",
-        "latent",
-    ]
-    assert not [flag for flag in flags if not re.search(rf"--{flag}\b", text)]
+def help_text(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+def test_the_help_of_train_is_one_screen_of_common_options_presets_and_examples(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = help_text(capsys, "train", "--preset", "dmc_fast", "--help")
+    scripts = re.findall(r"\S+", "preset task core size seed steps run-dir resume from load device env-import")
+    assert not [flag for flag in scripts if not re.search(rf"^  --{flag}\b", text, re.M)]
+    assert len(text.splitlines()) <= 54 and max(map(len, text.splitlines())) <= 100
+    assert 15 <= len(re.findall(r"^  --", text, re.M)) <= 20 and "[dmc_fast]" in text and "[100000]" in text
+    assert all(re.search(rf"^  {name}  ", text, re.M) for name in PRESETS) and "  dreamer train --resume runs/a" in text
+    assert "--loop.batch-size" not in text and "--loop.batch-size INT" in help_text(capsys, "train", "--help-all")
+
+
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+def test_the_help_of_ablate_lists_nothing_that_it_refuses(capsys, option):
+    listed = set(re.findall(r"--[a-z][\w.-]*", help_text(capsys, "ablate", option)))
+    assert {"--tasks", "--cores", "--seeds", "--steps"} <= listed and not listed & {*INSTEAD, "--core", "--seed"}
+
+
+def test_sentences_of_the_help_break_only_at_the_end_of_its_lines(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_text(capsys, "train", "--help-all")
+    assert "weights. With --resume, it names again where a run that never began  " in text
+
+
+def test_examples_are_of_commands_and_aliases_of_options_that_exist():
+    defaults = {"train": TrainArguments(dreamer.compose()), "ablate": AblateArguments(dreamer.compose())}
+    with REGISTRY:
+        known = {name for one in actions_of(TrainArguments, defaults["train"]) for name in one.option_strings}
+        known |= {name for one in actions_of(AblateArguments, defaults["ablate"]) for name in one.option_strings}
+    assert {*ALIASES.values(), *COMMON} <= known and not known & set(ALIASES) and set(EXAMPLES) <= set(COMMANDS)
+    train_arguments(shlex.split(EXAMPLES["train"][0])[2:])
 
 
 def test_tasks_are_listed_and_searched(capsys):

@@ -165,7 +165,7 @@ def test_numbers_that_are_none(tmp_path, capsys, value):
 
 def test_every_flag_that_is_advised_exists(barely_trained, capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     known = capsys.readouterr().out
     source = (ROOT / "dreamer/experiments/diagnosis/checks.py").read_text()
     flags = {

@@ -57,14 +57,14 @@ def slug(heading: str) -> str:
 
 @functools.cache
 def command_help(verb: str) -> str:
-    """What `dreamer [VERB] --help` prints; fails the test when there is no such verb."""
+    """What `dreamer [VERB] --help-all` prints; fails the test when there is no such verb."""
     printed, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
         try:
-            code = main([*([verb] if verb else []), "--help"])
+            code = main([*([verb] if verb else []), "--help-all"])
         except SystemExit as stop:
             code = stop.code or 0
-    assert code == 0, f"dreamer {verb} --help: {told.getvalue()}"
+    assert code == 0, f"dreamer {verb} --help-all: {told.getvalue()}"
     return printed.getvalue()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreamer.cli.configuration import defaults, with_current_names
-from dreamer.cli.parsing import option_of, parse, trusted_words, words_of
+from dreamer.cli.parsing import HELP, option_of, parse, trusted_words, words_of
 from dreamer.errors import UserError
 from dreamer.experiments.ablation.ablate import ablate
 from dreamer.experiments.ablation.manifest import AblateArguments, arguments_of
@@ -31,13 +31,13 @@ def run(argv: Sequence[str]) -> int:
     for option, instead in INSTEAD.items():
         if option_of(argv, option) is not None:
             raise UserError(f"{option}: an ablation has several; use {instead}")
-    return ablate(parse(AblateArguments, "ablate", argv, default=_base(argv)))
+    return ablate(parse(AblateArguments, "ablate", argv, default=_base(argv), hidden=INSTEAD))
 
 
 def _base(argv: Sequence[str]) -> AblateArguments:
     """Return the default arguments: those of the ablation in `--folder` where the options name no tasks."""
     folder = option_of(argv, "--folder")
-    if folder is None or option_of(argv, "--tasks") is not None or {"-h", "--help"} & set(argv):
+    if folder is None or option_of(argv, "--tasks") is not None or HELP & set(argv):
         return AblateArguments(defaults(argv, "quick"))
     base = arguments_of(Path(folder))
     check_imports(base.config, words_of(argv, "--env-import"), Path(folder), base.tasks)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dreamer.cli import commands
+from dreamer.cli.parsing import HELP
 from dreamer.errors import UserError, first_line, reason
 from dreamer.system.isolation import ignore_current_folder, print_warnings, use_utf8
 from dreamer.system.redaction import redact_command, show, warn
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in HELP:
         show(*_usage())
         return 0 if argv else 2
     if redact_command(shlex.join(argv)) != shlex.join(argv):
@@ -95,4 +96,5 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 def _usage() -> list[str]:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", "`dreamer COMMAND --help` shows the options."]
+    hint = "`dreamer COMMAND --help` shows the common options, `--help-all` all."
+    return ["usage: dreamer COMMAND [OPTIONS]", "", *lines, "", hint]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -14,40 +14,71 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
+from dreamer.cli.help import short_help, suggestions
 from dreamer.errors import UserError
-from dreamer.system.redaction import visible
+from dreamer.system.redaction import show, visible
 from envs.ranges import checked, flag, range_of
 
 T = TypeVar("T")
 
 REGISTRY = ConstructorRegistry()
 """Rules by which tyro reads the fields of a dataclass, here with ranges in the help."""
+HELP = {"-h", "--help", "--help-all"}
 _inside: list[StructTypeInfo] = []
 """The type whose fields are being read by tyro's own rules."""
+_hidden: list[str] = []
+"""Names of fields that are no options of the command."""
 
 
-def parse(kind: type[T], command: str, argv: Sequence[str], default: T | None = None) -> T:
+def parse(
+    kind: type[T], command: str, argv: Sequence[str], default: T | None = None, hidden: Collection[str] = ()
+) -> T:
     """Return the arguments of `dreamer COMMAND`, parsed by tyro into the dataclass `kind`.
 
-    Raises `UserError` with one line in place of tyro's framed messages.
+    `hidden` are options that the command refuses, so that its help does not list them. Where the arguments hold a
+    configuration, --help shows the common options alone. Raises `UserError` with one line in place of tyro's framed
+    messages.
     """
     prog, errors, argv = f"dreamer {command}", io.StringIO(), _with_plain_booleans(argv, _booleans(kind))
-    if default is not None and {"-h", "--help"} & set(argv):
+    asked = HELP & set(argv)
+    if asked and default is not None:
         default = _printable(default)  # the help shows it, and it may come from a run folder
     extra: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(errors), REGISTRY:
-            parsed = tyro.cli(kind, prog=prog, args=argv, description=kind.__doc__, **extra)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(errors.getvalue(), prog)) from None
+    with _reading(hidden):
+        if asked and "--help-all" not in argv and hasattr(default, "config"):
+            show(*short_help(kind, command, default))
+            raise SystemExit(0)
+        try:
+            with contextlib.redirect_stderr(errors):
+                words = ["--help"] if asked else argv
+                parsed = tyro.cli(kind, prog=prog, args=words, description=_joined(kind.__doc__), **extra)
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+            message, close = _one_line(errors.getvalue())
+            if message.startswith("unrecognized"):
+                unknown = re.findall(r"--[\w.-]+", message)
+                known = suggestions(kind, default, unknown)
+                close = known if len(known) >= len(unknown) else list(dict.fromkeys(known + close))[:3]
+                message += f"; did you mean {', '.join(close)}?" if close else ""
+            raise UserError(f"{message}; see `{prog} --help`") from None
     return checked(parsed, flag)
+
+
+@contextlib.contextmanager
+def _reading(hidden: Collection[str]) -> Iterator[None]:
+    """Context in which tyro reads fields by `REGISTRY`, without those of these options."""
+    _hidden[:] = [option.removeprefix("--").replace("-", "_") for option in hidden]
+    try:
+        with REGISTRY:
+            yield
+    finally:
+        _hidden.clear()
 
 
 @REGISTRY.struct_rule
 def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Add its range to the help of every number, beside its default."""
+    """Add its range to the help of every number, beside its default, and join the lines of every help text."""
     if _inside:
         return None
     _inside.append(info)
@@ -57,16 +88,25 @@ def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
         _inside.pop()
     if not isinstance(spec, StructConstructorSpec):
         return None
-    return dataclasses.replace(spec, fields=tuple(_with_range(field) for field in spec.fields))
+    return dataclasses.replace(spec, fields=tuple(_described(field) for field in spec.fields))
 
 
-def _with_range(field: StructFieldSpec) -> StructFieldSpec:
-    words = range_of(field.type)
-    if not words:
-        return field
-    hint = tyro.conf.arg(help_behavior_hint=lambda default: f"(default: {default}; {words})")
-    annotated: Any = Annotated[field.type, hint]
-    return dataclasses.replace(field, type=annotated)
+def _described(field: StructFieldSpec) -> StructFieldSpec:
+    words, markers = range_of(field.type), list[Any]()
+    if words:
+        markers.append(tyro.conf.arg(help_behavior_hint=lambda default: f"(default: {default}; {words})"))
+    if field.name in _hidden:
+        markers.append(tyro.conf.Suppress)
+    annotated: Any = field.type
+    for marker in markers:
+        annotated = Annotated[annotated, marker]
+    text = field.helptext
+    return dataclasses.replace(field, type=annotated, helptext=lambda: _joined(text() if callable(text) else text))
+
+
+def _joined(text: str | None) -> str:
+    """Return a docstring with the lines of each paragraph joined, for the parser to break anew."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
 def _booleans(kind: type, prefix: str = "") -> set[str]:
@@ -112,16 +152,14 @@ def _printable(value: Any) -> Any:
     return visible(value) if isinstance(value, str) else value
 
 
-def _one_line(framed: str, prog: str) -> str:
-    """Return the message and the suggestions of a text that has a title, paragraphs, rules and perhaps a frame."""
+def _one_line(framed: str) -> tuple[str, list[str]]:
+    """Return the message and the options proposed in a text with a title, paragraphs, rules and perhaps a frame."""
     lines = [line.strip("│ ") for line in framed.splitlines()[1:]]
     paragraphs = [list(group) for words, group in groupby(lines, lambda line: bool(line.strip("─-╰╯"))) if words]
     message = " ".join(paragraphs[0]) if paragraphs else "cannot parse the command line"
     message = re.sub(r"'(--[^'/]+)/--[^']+'", r"'\1'", message)  # an option by its short name alone
     options = [line.split()[0].rstrip(",") for lines in paragraphs[1:] for line in lines if line.startswith("--")]
-    close = list(dict.fromkeys(options))[:3] if message.startswith("Unrecognized") else []
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return f"{message[0].lower()}{message[1:].rstrip('.')}{hint}; see `{prog} --help`"
+    return message[0].lower() + message[1:].rstrip("."), options
 
 
 def option_of(argv: Sequence[str], name: str) -> str | None:

@@ -9,12 +9,12 @@ from dreamer.config.renamed import current_name
 from dreamer.config.settings import Config, PresetName, SizeName
 from dreamer.dynamics import CoreName
 from dreamer.errors import UserError
-from dreamer.presets import PRESETS, SIZES
+from dreamer.presets import PRESETS, PURPOSES, SIZES
 from envs.ranges import checked, flag
 
 T = TypeVar("T")
 
-assert set(PRESETS) == set(get_args(PresetName)) and set(SIZES) == set(get_args(SizeName))
+assert set(PRESETS) == set(PURPOSES) == set(get_args(PresetName)) and set(SIZES) == set(get_args(SizeName))
 
 
 def compose(preset: str = "quick", size: str | None = None, **changes: Any) -> Config:
