@@ -65,7 +65,7 @@ def command_help(verb: str) -> str:
         except SystemExit as stop:
             code = stop.code or 0
     assert code == 0, f"dreamer {verb} --help-all: {told.getvalue()}"
-    return printed.getvalue()
+    return f"{printed.getvalue()} --help-all"  # which tyro does not know
 
 
 def tree_paths(block: str) -> list[str]:
