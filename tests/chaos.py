@@ -269,7 +269,7 @@ def chaos(
             compare(run, twin)
             taken = time.monotonic() - began
             results.append({"core": core, "environments": mode, "deaths": [vars(death) for death in deaths]})
-            print(f"{core}, {mode} environments: killed {kills} times in {taken:.0f} s, then identical to its twin")
+            print(f"{core}, {mode} environments: killed {kills} times in {taken:.0f} s, then bit-identical to the reference run")
             for death in deaths:
                 print(f"    {death.place:<17} {death.where:<34} next child goes on from step {death.step}", flush=True)
     return results
@@ -284,11 +284,12 @@ def main() -> None:
     parser.add_argument("--environments", default="sync,async", help="sync, async or both (default)")
     parser.add_argument("--pixels", action="store_true", help="learn from frames of the control suite")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to die at")
+    parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="settings of every run")
     parser.add_argument("--json", type=Path, help="write what happened here")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     cores, modes = args.cores.split(","), args.environments.split(",")
-    changes = {"steps": args.steps} | (pixels() if args.pixels else {})
+    changes = {"steps": args.steps} | (pixels() if args.pixels else {}) | dict(word.split("=", 1) for word in args.set)
     try:
         results = chaos(folder, cores, modes, args.kills, changes, args.seed)
     except Exception as error:
