@@ -269,7 +269,8 @@ def chaos(
             compare(run, twin)
             taken = time.monotonic() - began
             results.append({"core": core, "environments": mode, "deaths": [vars(death) for death in deaths]})
-            print(f"{core}, {mode} environments: killed {kills} times in {taken:.0f} s, then bit-identical to the reference run")
+            killed = f"killed {kills} times in {taken:.0f} s"
+            print(f"{core}, {mode} environments: {killed}, then bit-identical to the reference run")
             for death in deaths:
                 print(f"    {death.place:<17} {death.where:<34} next child goes on from step {death.step}", flush=True)
     return results
