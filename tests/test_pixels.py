@@ -390,7 +390,7 @@ def test_a_size_the_network_cannot_take_is_refused_in_one_line(tmp_path, capsys,
 
 
 def test_bench_states_what_pixels_cost(capsys, monkeypatch):
-    monkeypatch.setattr(costs, "SGEMM_SIZE", 64)
+    monkeypatch.setitem(costs.PRODUCT_SIZES, "cpu", 64)
     flags = tiny_flags(task="toy:push", **{"agent.world_model.image.depth": 2})
     words = ["--obs", "pixels", "--env.image-size", "16", "16", "--updates", "1", "--agent-steps", "1", "--json"]
     assert main(["bench", *flags, *words]) == 0

@@ -17,6 +17,7 @@ from dreamer.cli.parsing import parse
 from dreamer.config import DeviceName, words
 from dreamer.errors import UserError
 from dreamer.runs.folder import open_run
+from dreamer.system.device import choose_device
 from dreamer.system.redaction import show, warn
 from dreamer.training import launch
 from dreamer.training.evaluate import Evaluator
@@ -65,8 +66,9 @@ def run(argv: Sequence[str]) -> int:
     args = parse(EvaluateArguments, "evaluate", with_current_names(argv, RENAMED_OPTIONS))
     if args.deterministic and args.mode == "sample":
         raise UserError("--deterministic takes the modes of policy and latent; leave out --mode sample")
+    device = choose_device(args.device)
     factory = _factory(args)
-    agent, step = load_with_step(args.run, args.device)
+    agent, step = load_with_step(args.run, device)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "step": step, "episodes": args.episodes}
     kinds = ["deterministic"] if args.deterministic else [kind for kind in MODES if args.mode in (kind, "both")]

@@ -77,7 +77,7 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
     with mock.patch("tyro.cli", keep):
         for name in COMMANDS:
             with contextlib.suppress(SystemExit):
-                main([name, "--help"])
+                main([name, "--help-all"])
     return parsers
 
 

@@ -91,7 +91,7 @@ class Subject:
             "encoder": (agent.world_model.encoder, "forward"),
             "filter": (agent.world_model, "observe"),
             "model_losses": (agent.world_model, "losses"),
-            "imagination": (agent, "imagine"),
+            "imagination": (agent, "imagine_trajectory"),
             "actor_critic": (agent.actor_critic, "losses"),
             "replay_critic": (agent.actor_critic, "replay_loss"),
             "optimizer": (agent.optimizer, "step"),
