@@ -6,6 +6,8 @@ import functools
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -47,6 +49,19 @@ def _suite() -> ModuleType:
             os.environ["MUJOCO_GL"] = before
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Context in which absl logs errors alone. MuJoCo's compiler warns of attributes in models of the suite."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 @functools.cache
 def dmc_tasks() -> dict[str, tuple[str, str]]:
     """Every task of the suite: "walker_walk" -> ("walker", "walk"). Raises UserError where dm_control is missing."""
@@ -71,7 +86,9 @@ class DMC(gymnasium.Env):
         **task_kwargs: Any,
     ) -> None:
         # The seed matters only to lqr, which draws its stiffnesses when built: every copy must be the same problem.
-        self._env = _suite().load(domain, task, task_kwargs={**task_kwargs, "random": 0})
+        suite = _suite()
+        with _without_warnings():
+            self._env = suite.load(domain, task, task_kwargs={**task_kwargs, "random": 0})
         self._physics, self._task = self._env.physics, self._env.task
         shapes = {key: spec.shape for key, spec in self._env.observation_spec().items() if 0 not in spec.shape}
         self._keys = sorted(shapes)

@@ -343,6 +343,14 @@ def test_sentences_of_the_help_break_only_at_the_end_of_its_lines(capsys, monkey
     assert "weights. With --resume, it names again where a run that never began  " in text
 
 
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_the_sentences_of_the_short_help_are_whole(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "110")
+    options = re.sub(r"\n {28}", " ", help_text(capsys, command, "--help")).split("presets:")[0].strip().splitlines()
+    assert len(options) >= 15 and not [line for line in options if re.search(r"[,(:]( +\[.*\])?$", line)]
+    assert command != "ablate" or any("Number of seeds, which are 0, 1, ... [3]" in line for line in options)
+
+
 def test_examples_are_of_commands_and_aliases_of_options_that_exist():
     defaults = {"train": TrainArguments(dreamer.compose()), "ablate": AblateArguments(dreamer.compose())}
     with REGISTRY:

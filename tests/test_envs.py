@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from envs import dmc
 from envs.dmc import dmc_tasks
 from envs.rendering import missing_gl_message, select_backend
 from envs.settings import arguments_of
@@ -236,6 +237,17 @@ def test_dmc_ends_by_truncation_after_its_thousand_steps():
     assert ends == [(False, False)] * 999 + [(False, True)]
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.zeros(1))
+
+
+def test_the_compiler_of_mujoco_is_silent_about_the_suite_and_errors_stay(caplog, monkeypatch):
+    absl = pytest.importorskip("absl.logging")
+    load = dmc._suite().load
+    envs.make("dmc:cheetah_run").close()
+    assert not caplog.records, "its attribute settotalmass is deprecated"
+    monkeypatch.setattr(dmc._suite(), "load", lambda *a, **k: absl.error("an error") or load(*a, **k))
+    envs.make("dmc:cheetah_run").close()
+    absl.warning("a warning")
+    assert [record.message for record in caplog.records] == ["an error", "a warning"]
 
 
 def test_dmc_terminates_where_the_task_says_so(monkeypatch):

@@ -121,7 +121,7 @@ def _option(action: Any, width: int) -> Iterator[str]:
     values = str(action.metavar or "").replace("{None}|", "").replace("[STR [STR ...]]", "STR ...")
     text, _, rest = str(action.help).replace("%%", "%").rpartition(" (default: ")
     value = re.split(r"; \S|\)$", rest)[0]
-    sentence = re.split(r"(?<=[^.][.;])\s", text)[0].rstrip(".;")
+    sentence = re.sub(r"(?<!\.)[.;]$", "", re.split(r"(?<=[^.][.;])\s", text)[0])  # "0, 1, ..." keeps its dots
     if values.startswith("{"):
         choices, values = values.strip("{}").split(","), "NAME"
         listed = set(PURPOSES) <= set(choices) or all(re.search(rf"\b{choice}\b", sentence) for choice in choices)

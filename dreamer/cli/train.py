@@ -43,7 +43,7 @@ class TrainArguments:
     """Folder of a run whose newest checkpoint gives the new run its initial weights. With --resume, it names again
     where a run that never began takes them from."""
     load: Load = "all"
-    """Weights to take from --from: all, or those of the world model."""
+    """Weights to take from --from: all, or world_model."""
     match_params: bool = False
     """Change the core's width until the agent has as many parameters as with the rssm core, within 2 %."""
 
