@@ -198,3 +198,54 @@ def test_write_atomically_leaves_no_trace_of_a_failure(tmp_path):
     with pytest.raises(OSError):
         write_atomically(path, b"new")
     assert files(tmp_path) == ["file"]
+
+
+# The best one
+
+
+def saved(folder, step, best=None):
+    """Write as a run does; `best` is the step whose weights become the best."""
+    writer = checkpoint.CheckpointWriter(folder, keep=1)
+    writer.begin(step, {"step": step}, lambda: None, None if best is None else {"step": best, "evaluation": {}})
+    writer.wait()
+
+
+def test_the_best_one_is_kept_beside_the_newest_and_found_by_step_or_by_name(tmp_path):
+    folder = tmp_path / "checkpoints"
+    saved(folder, 10, best=9)
+    saved(folder, 20)
+    assert checkpoint.load(folder)[0] == 20
+    assert (
+        checkpoint.load(folder, "best")[0] == checkpoint.load(folder, 9)[0] == 9
+        and checkpoint.load(folder, 20)[0] == 20
+    )
+    with pytest.raises(UserError, match=rf"^no checkpoint of step 10 in {folder}; available steps: 9 \(best\), 20$"):
+        checkpoint.load(folder, 10)
+    saved(folder, 30, best=30)
+    assert files(folder / "best") == ["step_000000000030.ckpt"] and checkpoint.load(folder, "best")[0] == 30
+    break_byte(folder / "best" / "step_000000000030.ckpt")
+    with pytest.raises(UserError, match="no usable checkpoint in .*best/step_000000000030.ckpt: its checksum"):
+        checkpoint.load(folder, "best")
+    assert checkpoint.load(folder, 30)[0] == 30, "the newest one has the same step"
+
+
+def test_without_a_best_one_the_message_lists_the_steps(tmp_path):
+    saved(tmp_path, 10)
+    with pytest.raises(UserError, match=rf"^no best checkpoint in {tmp_path}; available steps: 10$"):
+        checkpoint.load(tmp_path, "best")
+
+
+@pytest.mark.parametrize(("deaths", "best"), [("before the newest", 10), ("before the former best is deleted", 20)])
+def test_a_process_killed_between_best_and_newest_leaves_the_best_that_its_newest_names(tmp_path, deaths, best):
+    saved(tmp_path, 10, best=10)
+
+    def save():
+        name = "save" if deaths == "before the newest" else "keep_best"
+        setattr(checkpoint, name, lambda *words: os.kill(os.getpid(), signal.SIGKILL))
+        saved(tmp_path, 20, best=20)
+
+    assert forked(save)[0] == -signal.SIGKILL
+    assert files(tmp_path / "best") == ["step_000000000010.ckpt", "step_000000000020.ckpt"]
+    newest = checkpoint.load(tmp_path)[0]
+    assert newest == best and checkpoint.keep_best(tmp_path, newest)
+    assert checkpoint.load(tmp_path, "best")[0] == best and len(files(tmp_path / "best")) == 1

@@ -176,7 +176,7 @@ def other_format(path):
 
 
 def half_written(path):
-    for file in (path / "checkpoints").iterdir():
+    for file in (path / "checkpoints").glob("*.ckpt"):
         os.truncate(file, 1000)
 
 

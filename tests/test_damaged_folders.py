@@ -254,7 +254,7 @@ def alone(damage):
 
     def both(here):
         damage(here)
-        for other in (here / "run" / "checkpoints").iterdir():
+        for other in (here / "run" / "checkpoints").glob("*.ckpt"):
             if other.name != Path(CKPT).name:
                 other.unlink()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import imageio.v2 as imageio
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from running import timeless, tiny_config
+from running import differences, newest, timeless, tiny_config
 
 import dreamer
 import envs
 from dreamer.agent import Agent
+from dreamer.cli.main import main
 from dreamer.errors import UserError
 from dreamer.experience.spaces import spec_of
 from dreamer.tracking.video import evaluation_videos
+from dreamer.training import loop
 from dreamer.training.evaluate import Evaluation, Evaluator, summarize
 from dreamer.training.video import record_video
 from envs import EVAL_INDEX
@@ -231,3 +234,61 @@ def test_a_film_of_a_gymnasium_mujoco_environment(tmp_path):
     factory = envs.EnvFactory("gym:InvertedPendulum-v5", 0, envs.EnvSettings(time_limit=4))
     path = record_video(make_agent(factory), factory, tmp_path / "one.mp4", seed=0)
     assert np.array(imageio.mimread(path)).std() > 10
+
+
+# The best checkpoint
+
+
+def test_the_best_evaluation_of_a_run_is_kept_and_evaluated_again(tmp_path, monkeypatch, capsys):
+    """Also by a run that is killed after the best evaluation and resumed."""
+    scores = {10: 1.0, 20: 3.0, 30: 2.0, 40: 3.0}
+    monkeypatch.setattr(
+        loop,
+        "summarize",
+        lambda sampled, mode: summarize(sampled, mode) | {"eval/return_mean": scores[trainer[-1].progress.step]},
+    )
+    trainer: list[loop.Trainer] = []
+    train = loop.Trainer.train
+    monkeypatch.setattr(loop.Trainer, "train", lambda self: trainer.append(self) or train(self))
+    changes = {"steps": 40, "loop.eval_every": 10, "loop.checkpoint_every": 20, "loop.keep_checkpoints": 1}
+    config = tiny_config("toy:copy", **changes)
+
+    class Killed(BaseException):
+        pass
+
+    def collect(self):
+        if self.progress.step == 30 and len(trainer) == 2:
+            raise Killed
+        return original(self)
+
+    original = loop.Trainer.collect
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    dreamer.train(config, run_dir=whole)
+    monkeypatch.setattr(loop.Trainer, "collect", collect)
+    with pytest.raises(Killed):
+        dreamer.train(config, run_dir=killed)
+    dreamer.resume(killed)
+    for path in (whole, killed):
+        assert newest(path)["best_at"] == 20 and newest(path)["best_return"] == 3.0
+        assert [file.name for file in (path / "checkpoints" / "best").iterdir()] == ["step_000000000020.ckpt"]
+        assert main(["evaluate", str(path), "--checkpoint", "best", "--episodes", "2", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == 20
+    best, last = dreamer.load(whole, checkpoint="best").state_dict(), dreamer.load(whole).state_dict()
+    assert not differences(best, dreamer.load(killed, checkpoint=20).state_dict()) and differences(best, last)
+    found = dreamer.evaluate(whole, episodes=3, checkpoint="best").returns
+    assert (found == dreamer.evaluate(dreamer.load(whole, checkpoint=20), "toy:copy", 3).returns).all()
+    for words, message in (
+        (["--checkpoint", "30"], f"no checkpoint of step 30 in {whole}/checkpoints; available steps: 20 (best), 40"),
+        (["--checkpoint", "last"], "checkpoint must be a step or best, got 'last'"),
+    ):
+        for command in ("evaluate", "imagine"):
+            assert main([command, str(whole), *words]) == 2
+            assert capsys.readouterr().err == f"dreamer: {message}\n"
+    with pytest.raises(UserError, match="an agent has its weights"):
+        dreamer.evaluate(dreamer.load(whole), "toy:copy", 1, checkpoint="best")
+
+
+def test_a_run_that_keeps_no_best_checkpoint_says_so(tmp_path):
+    dreamer.train(tiny_config(steps=4, **{"loop.keep_best": False}), run_dir=tmp_path / "run")
+    with pytest.raises(UserError, match="no best checkpoint in .*; available steps: 0, 4"):
+        dreamer.load(tmp_path / "run", checkpoint="best")

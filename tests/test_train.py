@@ -98,6 +98,7 @@ def test_the_run_folder_says_how_it_came_about(reference):
     assert (reference.path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert not (reference.path / "videos").exists()
     assert [path.name for path in sorted((reference.path / "checkpoints").iterdir())] == [
+        "best",
         "step_000000000120.ckpt",
         "step_000000000160.ckpt",
     ]

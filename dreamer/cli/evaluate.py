@@ -45,6 +45,8 @@ class EvaluateArguments:
     same actions."""
     seed: Seed = 0
     """Random seed of the environments; training never uses the same ones."""
+    checkpoint: str | None = None
+    """Checkpoint: a step, or `best` for that of the best evaluation in training; the default is the newest."""
     video: Path | None = None
     """File to record an MP4 video of one episode to."""
     device: DeviceName = "auto"
@@ -68,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("--deterministic takes the modes of policy and latent; leave out --mode sample")
     device = choose_device(args.device)
     factory = _factory(args)
-    agent, step = load_with_step(args.run, device)
+    agent, step = load_with_step(args.run, device, args.checkpoint)
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "step": step, "episodes": args.episodes}
     kinds = ["deterministic"] if args.deterministic else [kind for kind in MODES if args.mode in (kind, "both")]

@@ -38,6 +38,8 @@ class ImagineArguments:
     """Lengths and numbers of the predictions."""
     folder: Path | None = None
     """Folder for figures, videos and errors; the default is RUN/imagination/step_STEP."""
+    checkpoint: str | None = None
+    """Checkpoint: a step, or `best` for that of the best evaluation in training; the default is the newest."""
     device: DeviceName = "auto"
     """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N."""
     env_import: tuple[str, ...] = ()
@@ -53,14 +55,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def imagine(args: ImagineArguments) -> list[str]:
-    """Evaluate the newest checkpoint open loop, write figures and videos, and return the errors in lines, or one line
+    """Evaluate a checkpoint open loop, write figures and videos, and return the errors in lines, or one line
     of JSON.
 
     Raises `UserError` for a run without a decoder, and for a folder that is no usable run.
     """
     if args.folder is not None:
         check_folder(args.folder)
-    agent, step = load_with_step(args.run, args.device)
+    agent, step = load_with_step(args.run, args.device, args.checkpoint)
     size = least_bytes(agent, args.settings)
     need(size, "the predictions", "lower --episodes, --samples, --context or --horizon")
     factory = launch.make_factory_of(

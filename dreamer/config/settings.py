@@ -82,9 +82,19 @@ class LoopConfig:
     """Training loop. Intervals are in environment steps."""
 
     on_resume: ClassVar = dict.fromkeys(
-        ("log_every", "eval_every", "eval_episodes", "eval_limit", "checkpoint_every", "keep_checkpoints", "video"),
+        (
+            "log_every",
+            "eval_every",
+            "eval_episodes",
+            "eval_limit",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "keep_best",
+            "video",
+            "imagine_every",
+        ),
         "nothing",
-    ) | {"imagine_every": "nothing", "compile": "rounding", "graph": "rounding"}
+    ) | {"compile": "rounding", "graph": "rounding"}
 
     replay_ratio: Positive = 512.0
     """Replayed steps per collected step (train ratio), both in agent steps."""
@@ -111,6 +121,9 @@ class LoopConfig:
     """Interval of checkpoints."""
     keep_checkpoints: Many = 2
     """Number of newest checkpoints to keep."""
+    keep_best: bool = field(default=True, metadata={"before": False})
+    """Keep the weights of the best evaluation too (highest return with sampled actions), for
+    `evaluate --checkpoint best`."""
     compile: Annotated[Literal["auto", "on", "off"], tyro.conf.arg(aliases=("--compile",))] = field(
         default="auto", metadata={"before": "off"}
     )

@@ -5,6 +5,9 @@ A checkpoint is one file, `step_<step>.ckpt`: a line of JSON with its format ver
 is saved twice. Loading never unpickles objects (`weights_only=True`).
 
 A run hands a snapshot of its state to a `CheckpointWriter`, whose thread writes it while training continues.
+
+The folder `best` inside holds one more: the weights that had the highest evaluation return. They are written just
+before the checkpoint whose state names their step, and the former ones are deleted just after it.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from typing_extensions import TypedDict
@@ -29,6 +33,12 @@ from envs.ranges import adapter, violation
 FORMAT = 1
 TRIED = 100
 """Largest number of checkpoints that are tried, the newest ones."""
+SHOWN = 10
+"""Largest number of steps that a message lists, the newest ones."""
+BEST = "best"
+"""Folder of the best checkpoint, inside that of the newest ones."""
+Wanted = int | Literal["best"] | None
+"""Checkpoint to load: that of a step, the best one by evaluation, or None for the newest."""
 
 
 class NoCheckpoint(UserError):
@@ -49,32 +59,36 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     Later ones are deleted too: they are damaged, since the run was resumed from an older one.
     Raises `UserError` when the disk is full or not writable; older checkpoints stay as they were.
     """
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    data = buffer.getbuffer()
-    header = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
-    path = folder / f"step_{step:012d}.ckpt"
-    try:
-        folder.mkdir(exist_ok=True)  # without its parents: the run folder may have been moved
-        sync_folder(folder.parent)
-        write_atomically(path, json.dumps(header).encode(), b"\n", data)
-    except OSError as error:
-        intact = "; the previous one is intact" if any(_newest_first(folder)) else ""
-        raise UserError(f"cannot write checkpoint {path}: {reason(error)}{intact}") from error
-    kept = [other for other in _newest_first(folder) if other.name <= path.name][:keep]
-    for other in {*_newest_first(folder), *filter(Path.is_file, folder.glob("*.tmp"))} - set(kept):
-        other.unlink()
+    path = _write(folder, step, state)
+    _keep(folder, [other for other in _newest_first(folder) if other.name <= path.name][:keep])
     return path
 
 
-def load(folder: Path) -> tuple[int, State, list[str]]:
-    """Read the newest good checkpoint onto the CPU; returns its step, its state, and a line per damaged one skipped.
+def save_best(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a best checkpoint of the step `state["step"]` beside the former one, which `keep_best` deletes."""
+    _write(folder / BEST, state["step"], state)
 
-    These lines are printed as well. Raises `NoCheckpoint` when there is none, and `UserError` for one of another format
-    or with impossible values.
+
+def keep_best(folder: Path, step: int) -> bool:
+    """Delete every best checkpoint but that of `step`; returns True where that one exists."""
+    kept = [path for path in _newest_first(folder / BEST) if step_of(path) == step]
+    _keep(folder / BEST, kept)
+    return bool(kept)
+
+
+def best_file(folder: Path) -> Path | None:
+    """The best checkpoint; None where there is none."""
+    return next(iter(_newest_first(folder / BEST)), None)
+
+
+def load(folder: Path, wanted: Wanted = None) -> tuple[int, State, list[str]]:
+    """Read a checkpoint onto the CPU; returns its step, its state, and a line per damaged one skipped.
+
+    By default it is the newest good one. These lines are printed as well. Raises `NoCheckpoint` when there is none, and
+    `UserError` for one of another format or with impossible values. The best checkpoint holds weights alone.
     """
     skipped: list[str] = []
-    for path in _newest_first(folder)[:TRIED]:
+    for path in _newest_first(folder)[:TRIED] if wanted is None else _files_of(folder, wanted):
         try:
             header, _, data = read_large(path).partition(b"\n")
             manifest: Header = adapter(Header).validate_json(header, strict=True)
@@ -89,6 +103,18 @@ def load(folder: Path) -> tuple[int, State, list[str]]:
             return manifest["step"], _checked(state, manifest, path), skipped
     detail = f" ({'; '.join(skipped[:3])})" if skipped else ""
     raise NoCheckpoint(f"no usable checkpoint in {folder}{detail}")
+
+
+def _files_of(folder: Path, wanted: int | Literal["best"]) -> list[Path]:
+    """The files of the checkpoint that is wanted; raises `NoCheckpoint` with the steps that are there."""
+    newest, best = _newest_first(folder), _newest_first(folder / BEST)
+    found = best if wanted == BEST else [path for path in (*newest, *best) if step_of(path) == wanted]
+    if found:
+        return found[:TRIED]
+    steps = {step_of(path): "" for path in reversed(newest)} | {step_of(path): " (best)" for path in best}
+    listed = ", ".join(f"{step}{best}" for step, best in sorted(steps.items())[-SHOWN:] if step >= 0)
+    what = "best checkpoint" if wanted == BEST else f"checkpoint of step {wanted}"
+    raise NoCheckpoint(f"no {what} in {folder}; available steps: {listed or 'none'}")
 
 
 def _checked(state: Any, header: Header, path: Path) -> State:
@@ -117,7 +143,10 @@ def snapshot(tree: Any) -> Any:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time in its own thread, so that training does not wait for the disk."""
+    """Writes one checkpoint at a time in its own thread, so that training does not wait for the disk.
+
+    `keep` newest ones are kept, and the best one beside them.
+    """
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
@@ -129,16 +158,27 @@ class CheckpointWriter:
         """True while a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self, step: int, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+    def begin(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        before: Callable[[], None],
+        best: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start a thread that calls `before` and then writes `state`, a snapshot that does not change any more.
 
-        `before` makes everything durable that the checkpoint refers to. Call `wait` for the previous checkpoint first.
+        `before` makes everything durable that the checkpoint refers to. `best` is the state of a new best checkpoint,
+        of the step `best["step"]`. Call `wait` for the previous checkpoint first.
         """
 
         def write() -> None:
             try:
                 before()
+                if best is not None:
+                    save_best(self.folder, best)
                 save(self.folder, step, state, self.keep)
+                if best is not None:
+                    keep_best(self.folder, best["step"])
             except BaseException as error:  # `wait` raises it
                 self._error = error
 
@@ -156,6 +196,35 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+
+def _write(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    data = buffer.getbuffer()
+    header = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(data).hexdigest()}
+    path = folder / f"step_{step:012d}.ckpt"
+    try:
+        for made in (folder.parent, folder) if folder.name == BEST else (folder,):
+            made.mkdir(exist_ok=True)  # without its parents: the run folder may have been moved
+            sync_folder(made.parent)
+        write_atomically(path, json.dumps(header).encode(), b"\n", data)
+    except OSError as error:
+        intact = "; the previous one is intact" if any(_newest_first(folder)) else ""
+        raise UserError(f"cannot write checkpoint {path}: {reason(error)}{intact}") from error
+    return path
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint; -1 in other names."""
+    found = re.fullmatch(r"step_([0-9]{1,16})\.ckpt", path.name)
+    return int(found[1]) if found else -1
+
+
+def _keep(folder: Path, kept: Iterable[Path]) -> None:
+    """Delete all other checkpoints of a folder, and what is left of unfinished ones."""
+    for other in {*_newest_first(folder), *filter(Path.is_file, folder.glob("*.tmp"))} - set(kept):
+        other.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from envs.ranges import violation
 
 DEPTH = 8
 """Largest depth of nested dicts and lists."""
-NEWER = {"decays", "imagination_due"}
+NEWER = {"decays", "imagination_due", "best_return", "best_at"}
 """Entries of a state that older versions did not write."""
 Size = Annotated[int, Ge(1), Le(10**7)]
 
@@ -47,6 +47,8 @@ class State(TypedDict, total=False):
     evaluation_due: bool
     imagination_due: bool
     evaluation: dict[Text, Number]
+    best_return: Number
+    best_at: Annotated[int, Ge(-1), Le(2**53)]
     elapsed: Annotated[Finite, Ge(0)]
     guard: dict[str, Counter]
     ratio: dict[str, Annotated[float, Ge(0), Lt(1)] | None]

@@ -12,7 +12,7 @@ import torch
 from dreamer.agent import Agent, AgentConfig
 from dreamer.batch import ActionSpec
 from dreamer.errors import UserError
-from dreamer.runs import checkpoint
+from dreamer.runs import checkpoint as checkpoints
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.runs.saved import State, understood
 from dreamer.system.device import choose_device
@@ -20,22 +20,34 @@ from dreamer.system.device import choose_device
 Load = Literal["all", "world_model"]
 
 
-def load(path: Path | str, device: str = "cpu") -> Agent:
-    """The agent of a run's newest checkpoint, ready for `agent.act`.
+def load(path: Path | str, device: str = "cpu", checkpoint: int | str | None = None) -> Agent:
+    """The agent of a run's checkpoint, ready for `agent.act`: the newest, that of a step, or "best" by evaluation.
 
-    Raises `UserError` when the folder holds no usable checkpoint.
+    Raises `UserError` when the folder holds no usable checkpoint, or not the one that is named.
     """
-    return load_with_step(path, device)[0]
+    return load_with_step(path, device, checkpoint)[0]
 
 
-def load_with_step(path: Path | str, device: str = "cpu") -> tuple[Agent, int]:
+def load_with_step(path: Path | str, device: str = "cpu", checkpoint: int | str | None = None) -> tuple[Agent, int]:
     """As `load`, and the environment step of the checkpoint."""
-    device = choose_device(device)
+    device, wanted = choose_device(device), _wanted(checkpoint)
     folder = open_run(Path(path))
-    step, state, _ = checkpoint.load(folder.checkpoints)
+    step, state, _ = checkpoints.load(folder.checkpoints, wanted)
     with understood(folder.checkpoints):
         agent = agent_with_weights(folder.config.agent, state)
     return agent.to(device).eval(), step
+
+
+def _wanted(checkpoint: int | str | None) -> checkpoints.Wanted:
+    """The checkpoint that an argument names; raises `UserError` for something else than a step or "best"."""
+    if checkpoint is None:
+        return None
+    if checkpoint == checkpoints.BEST:
+        return "best"
+    text = str(checkpoint).replace(",", "").replace("_", "")
+    if isinstance(checkpoint, bool) or not (text.isascii() and text.isdecimal() and len(text) <= 16):
+        raise UserError(f"checkpoint must be a step or best, got {checkpoint!r}")
+    return int(text)
 
 
 def agent_with_weights(config: AgentConfig, state: State) -> Agent:
@@ -59,7 +71,7 @@ def agent_of(config: AgentConfig, state: State, device: Literal["cpu", "meta"] =
 
 def read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
     """Weights of a run's newest checkpoint that fit `agent`; raises `UserError` when one does not fit."""
-    _, state, _ = checkpoint.load(open_run(path).checkpoints)
+    _, state, _ = checkpoints.load(open_run(path).checkpoints)
     prefix = "world_model." if load == "world_model" else ""
     with understood(path):
         weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}

@@ -172,6 +172,7 @@ class Trainer:
                 return
             progress.evaluation = summarize(sampled, mode)
             progress.evaluated_at, progress.evaluation_due = progress.step, False
+            self.saver.note_evaluation()
             self.tracker.log(progress.step, progress.evaluation | {"loop/updates": float(self.learner.updates)})
             if self.config.loop.video == "every" or (self.done and self.config.loop.video == "end"):
                 show_video(self.plan, self.agent, self.folder, progress.step, self.tracker)

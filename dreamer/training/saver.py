@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -9,7 +12,7 @@ from dreamer.errors import NotFinite
 from dreamer.runs import checkpoint
 from dreamer.tracking import Tracker
 from dreamer.training.guard import all_finite
-from dreamer.training.state import RunState
+from dreamer.training.state import RunState, agent_spec
 
 
 class Saver:
@@ -19,6 +22,19 @@ class Saver:
         self.run, self.tracker, self.folder = run, tracker, run.folder.checkpoints
         self.writer = checkpoint.CheckpointWriter(self.folder, run.folder.config.loop.keep_checkpoints)
         self._uncommitted = False
+        self._best: dict[str, Any] | None = None
+        progress = run.progress
+        if not checkpoint.keep_best(self.folder, progress.best_at):
+            progress.best_return, progress.best_at = -math.inf, -1
+
+    def note_evaluation(self) -> None:
+        """Copy the weights of the evaluation just made if it is the best so far; the next save writes them."""
+        progress, agent = self.run.progress, self.run.agent
+        score = progress.evaluation["eval/return_mean"]
+        if self.run.folder.config.loop.keep_best and score > progress.best_return:
+            progress.best_return, progress.best_at = score, progress.step
+            weights = {"agent": {"modules": agent.state_dict()}, "spec": agent_spec(agent)}
+            self._best = checkpoint.snapshot({"step": progress.step, "evaluation": progress.evaluation, **weights})
 
     def save(self) -> None:
         """Begin to write a checkpoint from which the run continues exactly.
@@ -34,7 +50,8 @@ class Saver:
                 run.folder.numerics["compiled"] = False  # torch.compile failed in the first update
                 run.folder.save()
             state = run.state_dict() | {"metrics_offset": self.tracker.writer.size}
-            self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync)
+            self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync, self._best)
+            self._best = None
             self._uncommitted = True
 
     def require_finite(self) -> None:
@@ -64,6 +81,7 @@ class Saver:
         """Restore the newest checkpoint and continue from there with other random numbers."""
         run = self.run
         self.finish()
+        self._best = None
         run.learner.late.drop()
         elapsed = run.clock.elapsed
         step, state, _ = checkpoint.load(self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,6 +42,10 @@ class Progress:
     """Metrics of the last evaluation."""
     evaluated_at: int = -1
     """Step of the last evaluation; -1 before the first."""
+    best_return: float = -math.inf
+    """Highest mean return of an evaluation whose weights are kept as the best checkpoint."""
+    best_at: int = -1
+    """Step of that evaluation; -1 before the first."""
     evaluation_due: bool = False
     """True from when an evaluation is due until it is finished; a resumed run repeats it."""
     imagination_due: bool = False
@@ -55,6 +60,11 @@ class Progress:
     def of(cls, state: Mapping[str, Any]) -> Progress:
         """The counters in a checkpoint; those that an older version did not write have their defaults."""
         return cls(**{name: state[name] for name in vars(cls()) if name in state})
+
+
+def agent_spec(agent: Agent) -> dict[str, Any]:
+    """Observations and actions of an agent, as a checkpoint keeps them."""
+    return {"obs_shapes": agent.obs_shapes, "action": [agent.action.dim, agent.action.discrete]}
 
 
 class RunState:
@@ -110,7 +120,7 @@ class RunState:
             "guard": self.guard.state_dict(),
             "ratio": self.learner.ratio.state_dict(),
             "meter": self.meter.state_dict(),
-            "spec": {"obs_shapes": agent.obs_shapes, "action": [agent.action.dim, agent.action.discrete]},
+            "spec": agent_spec(agent),
             "agent": agent.learner_state(),
             "decays": decays_state(agent),
             "collector": self.collector.state_dict(),

@@ -40,6 +40,7 @@ def evaluate(
     seed: int = 0,
     video: Path | str | None = None,
     device: str = "cpu",
+    checkpoint: int | str | None = None,
 ) -> Evaluation:
     """Run episodes without learning; `dreamer evaluate` from Python.
 
@@ -52,6 +53,7 @@ def evaluate(
         seed: seed of the environments and samples. Training never uses the same initial states.
         video: file for an MP4 of one episode with sampled actions.
         device: device for the agent of a run folder.
+        checkpoint: step of the checkpoint of a run folder, or "best" by evaluation; the default is the newest.
 
     Returns:
         Returns and lengths of the episodes, as numpy arrays.
@@ -62,7 +64,7 @@ def evaluate(
     if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
         raise UserError(f"episodes must be a whole number of at least 1, got {episodes!r}")
     check_mode(mode)
-    agent, factory = _agent_and_factory(run_or_agent, env, device, "evaluate")
+    agent, factory = _agent_and_factory(run_or_agent, env, device, "evaluate", checkpoint)
     factory = replace(factory, seed=seed)
     with closing(Evaluator(factory, episodes, seed)) as evaluator:
         result = evaluator.run(agent, mode, deterministic=deterministic)
@@ -77,6 +79,7 @@ def imagine(
     *,
     write_to: Path | str | None = None,
     device: str = "cpu",
+    checkpoint: int | str | None = None,
     **settings: Any,
 ) -> OpenLoopEvaluation:
     """Predict held-out episodes from their first steps and their actions; `dreamer imagine` from Python.
@@ -86,6 +89,7 @@ def imagine(
         env: environment; a run that was trained with `make_env` needs it here.
         write_to: folder for figures, videos and numbers; the default writes none.
         device: device for the agent of a run folder.
+        checkpoint: as in `evaluate`.
         settings: fields of `OpenLoopSettings`, such as `horizon=50` and `episodes=8`.
 
     Returns:
@@ -98,7 +102,7 @@ def imagine(
     target = None if write_to is None else Path(write_to)
     if target is not None:
         check_folder(target)
-    agent, factory = _agent_and_factory(run_or_agent, env, device, "imagine")
+    agent, factory = _agent_and_factory(run_or_agent, env, device, "imagine", checkpoint)
     seen = evaluation.evaluate(agent, factory, wanted)
     if target is not None:
         try:
@@ -108,14 +112,18 @@ def imagine(
     return seen
 
 
-def _agent_and_factory(run_or_agent: Trained, env: Env, device: str, function: str) -> tuple[Agent, envs.EnvFactory]:
+def _agent_and_factory(
+    run_or_agent: Trained, env: Env, device: str, function: str, checkpoint: int | str | None
+) -> tuple[Agent, envs.EnvFactory]:
     if isinstance(run_or_agent, Agent):
+        if checkpoint is not None:
+            raise UserError("an agent has its weights: checkpoint= is for a run folder")
         if env is None:
             raise UserError(f"an agent has no environment of its own: name one, as in dreamer.{function}(agent, env)")
         return run_or_agent, _factory(env, None, function)
     run = open_run(Path(run_or_agent))
     factory = _factory(env, run, function)  # before the weights are read
-    return load(run_or_agent, device), factory
+    return load(run_or_agent, device, checkpoint), factory
 
 
 def _factory(env: Env, run: RunFolder | None, function: str) -> envs.EnvFactory:
