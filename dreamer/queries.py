@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from dreamer.behavior.imagination import rollout
 from dreamer.errors import UserError
 from dreamer.experience.spaces import action_tensor, episode_starts, observation_tensors
 from dreamer.nn.distributions import ActionDistribution, multiplies_bfloat16
-from dreamer.nn.struct import Struct
+from dreamer.nn.struct import Struct, shapes
 from dreamer.world_model.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -47,8 +47,12 @@ class Imagination:
     """Probabilities that the episode continues, times the discount factor `config.world_model.discount`."""
     values: Float[Tensor, "start states"]
     """The critic's expected discounted returns."""
-    decode: Callable[[Struct], dict[str, Tensor]] = field(repr=False)
+    decode: Callable[[Struct], dict[str, Tensor]]
     """`Agent.decode`."""
+
+    def __repr__(self) -> str:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return f"Imagination(states={self.states}, {shapes(tensors)})"
 
     def observations(self) -> dict[str, Tensor]:
         """Decoded observations `[start, states, ...]` by key; raises `UserError` for an agent without a decoder."""

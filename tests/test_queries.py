@@ -157,6 +157,15 @@ def test_value_and_policy_are_those_of_the_networks() -> None:
     assert torch.equal(mode.actions, agent.policy(mode.states).mode()[:, :2])
 
 
+def test_results_show_their_shapes_and_no_numbers() -> None:
+    agent = agent_for("rssm")
+    found = agent.imagine(agent.world_model.core.initial_state(3), 2)
+    size = agent.world_model.core.feature_dim
+    state = "RSSMState(deter=[3, 3, 16], stoch=[3, 3, 12], params=[3, 3, 12])"
+    head = f"Imagination(states={state}, features=[3, 3, {size}], actions=[3, 2, 2], "
+    assert repr(found) == f"{head}rewards=[3, 3], continues=[3, 3], values=[3, 3])"
+
+
 def test_one_true_starts_every_sequence_at_its_first_step() -> None:
     agent = agent_for("rssm")
     batch = make_batch(agent)

@@ -51,8 +51,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_is_evaluated_in_its_own_environment_or_in_another(runs: Path) -> None:
+def test_a_run_is_evaluated_in_its_own_environment_or_in_another(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = dreamer.evaluate(runs / "a", episodes=3)
+    assert capsys.readouterr().err == ""
     assert found.returns.shape == (3,) and (found.returns == found.returns[0]).all()
     agent = dreamer.load(runs / "a")
     for other in (
@@ -62,6 +65,8 @@ def test_a_run_is_evaluated_in_its_own_environment_or_in_another(runs: Path) -> 
         dreamer.evaluate(agent, envs.EnvFactory("toy:counting", 0), 3),
     ):
         assert (other.returns == found.returns).all() and (other.lengths == found.lengths).all()
+    [line] = capsys.readouterr().err.splitlines()  # the other calls name the settings, or bring a constructor
+    assert line.startswith("toy:counting has the default settings here, such as action repeat 1")
     repeated = envs.EnvFactory("toy:counting", 0, envs.EnvSettings(repeat=2))
     assert dreamer.evaluate(agent, repeated, 1).lengths[0] == np.ceil(found.lengths[0] / 2)
 

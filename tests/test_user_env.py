@@ -170,7 +170,8 @@ def test_the_example_of_the_readme_trains_loads_and_acts(tmp_path, monkeypatch):
     assert len([line for line in example.splitlines() if line and not line.startswith("import")]) <= 8
     assert [config.task for config in composed] == ["dmc:cartpole_balance"]
     assert names["result"].status == "finished" and names["result"].path.name == "b"
-    assert names["action"].shape == (1,) and names["state"].action.shape == (1, 1)
+    assert names["action"].shape == (1,) and names["carry"].action.shape == (1, 1)
+    assert names["values"].shape == (1, 16) and names["decoded"]["cue"].shape[:2] == (1, 16)
 
 
 def test_the_environment_of_the_document_fits_and_is_trained_in(run_dir):

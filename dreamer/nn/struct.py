@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,14 @@ S = TypeVar("S", bound="Struct")
 
 class Struct:
     """Base class of frozen dataclasses whose fields are tensors `[*batch, size]` that share their leading axes."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep the short `repr`, in place of the one that `dataclass` would write with all numbers."""
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Struct.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shapes(vars(self))})"
 
     def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
         """Apply `function` to every field."""
@@ -46,6 +54,11 @@ class Struct:
         """Stack structs of one type along a new axis `dim`; at least one."""
         names = [field.name for field in _fields(items[0])]  # torch.compile reads fields of instances, not of classes
         return cls(**{name: torch.stack([getattr(item, name) for item in items], dim) for name in names})
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> str:
+    """Shapes of tensors by name, for a `repr`."""
+    return ", ".join(f"{name}={list(value.shape)}" for name, value in tensors.items())
 
 
 def _fields(struct: Struct) -> tuple[dataclasses.Field[Any], ...]:

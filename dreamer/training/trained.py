@@ -16,6 +16,7 @@ from dreamer.openloop import evaluation, folder
 from dreamer.openloop.evaluation import OpenLoopEvaluation, OpenLoopSettings
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.runs.trust import check_folder, check_imports
+from dreamer.system.redaction import warn
 from dreamer.training.evaluate import Evaluation, Evaluator
 from dreamer.training.launch import make_factory, make_factory_of
 from dreamer.training.load import load
@@ -26,7 +27,8 @@ Trained = Agent | Path | str
 Env = str | envs.BuildEnv | envs.EnvFactory | None
 """A task by name, the constructor of your own environment, an `envs.EnvFactory`, or None: the environment of the run.
 
-Tasks and constructors are prepared with the settings of the run, or with the default settings for an agent.
+Tasks and constructors are prepared with the settings of the run, such as its action repeat. For an agent they have the
+default settings; an `envs.EnvFactory(task, 0, envs.EnvSettings(repeat=4))` has yours.
 """
 
 
@@ -131,6 +133,7 @@ def _factory(env: Env, run: RunFolder | None, function: str) -> envs.EnvFactory:
         return env
     if isinstance(env, str):
         if run is None:
+            warn(f"{env} has the default settings here, such as action repeat 1; a run folder brings those of its run")
             return envs.EnvFactory(env, 0)
         check_imports(run.config, (), run.path, (env,))
         return make_factory(replace(run.config, task=env))
