@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -11,12 +12,14 @@ from urllib.parse import unquote
 import pytest
 from running import HOSTILE, ROOT, make_run
 
+import dreamer
 from dreamer.cli.main import main
+from dreamer.config import leaves, size_settings
 from dreamer.errors import UserError
 from dreamer.experiments.report.ablation_report import write_ablation_report
 from dreamer.experiments.report.ablation_verdict import cautions, verdict
-from dreamer.experiments.report.analysis import analyse
-from dreamer.experiments.report.differences import with_distinct_names
+from dreamer.experiments.report.analysis import MOST_PAIRED, analyse
+from dreamer.experiments.report.arms import differing, with_arms
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs.provenance import commit
 
@@ -67,13 +70,13 @@ def test_aggregates_are_interquartile_means_of_scores(numbers):
     assert numbers["scales"]["dmc:cartpole_balance"]["high"] == 1000.0
     for core in CORES:
         scores = sorted(score(task, value) for task in TASKS for value in FINALS[task, core])
-        final, auc = numbers["cores"][core]["final"], numbers["cores"][core]["auc"]
+        final, auc = numbers["arms"][core]["final"], numbers["arms"][core]["auc"]
         assert final["value"] == pytest.approx(sum(scores[1:5]) / 4)
         assert scores[0] <= final["low"] < final["value"] < final["high"] <= scores[-1]
         # Area: (0 + 1/2) / 2 * 100 + (1/2 + 1) / 2 * 200 over 300 steps, of the final return.
         assert auc["value"] == pytest.approx(final["value"] * (25 + 150) / 300)
-        assert numbers["cores"][core]["runs"] == 6
-    assert list(numbers["cores"]) == list(CORES), "in the order of the configuration"
+        assert numbers["arms"][core]["runs"] == 6
+    assert list(numbers["arms"]) == list(CORES), "in the order of the configuration"
 
 
 def test_improvement_counts_pairs(numbers):
@@ -95,7 +98,7 @@ def test_profiles_and_curves(numbers):
 
 
 def test_costs_are_those_of_the_records(numbers):
-    core = numbers["cores"]["rssm"]
+    core = numbers["arms"]["rssm"]
     assert core["parameters"] == 1234 and core["dynamics_parameters"] == 1000
     assert core["wall_seconds"] == 20 + 15, "over a clock that starts again"
     assert core["seconds_per_update"] == 0.25 and core["env_steps_per_second"] == 20
@@ -192,13 +195,13 @@ def test_one_seed_has_no_interval(tmp_path, capsys):
     assert "rssm ends with the highest score, 1.00 [n/a]" in text and str(tmp_path / "report.html") in text
     assert "Against rnn nothing can be concluded: one seed on a task gives no interval." in text
     numbers = json.loads((tmp_path / "report.json").read_text())
-    assert numbers["cores"]["rssm"]["final"] == {"value": 1.0, "low": None, "high": None}
+    assert numbers["arms"]["rssm"]["final"] == {"value": 1.0, "low": None, "high": None}
     assert "1.00 [n/a]" in (tmp_path / "report.html").read_text()
 
 
 def compared(folder: Path):
-    runs = with_distinct_names(find_runs(folder)[0])
-    return analyse(runs), runs
+    runs, arms = with_arms(find_runs(folder)[0])
+    return analyse(runs, arms.values), runs, arms
 
 
 def test_aggregates_are_over_the_tasks_of_all_cores(tmp_path):
@@ -207,11 +210,11 @@ def test_aggregates_are_over_the_tasks_of_all_cores(tmp_path):
         for core in CORES:
             make_run(tmp_path / f"{core}{seed}", core, "dmc:cartpole_balance", seed, 500.0)
         make_run(tmp_path / f"hard{seed}", "rssm", "dmc:humanoid_run", seed, 1.0)
-    result, _ = compared(tmp_path)
+    result, _, arms = compared(tmp_path)
     assert result.compared == ["dmc:cartpole_balance"] and list(result.cells["dmc:humanoid_run"]) == ["rssm"]
-    assert [core.final.value for core in result.cores.values()] == [0.5] * 3
-    assert [core.runs for core in result.cores.values()] == [2] * 3
-    assert "not every core has finished runs of it: dmc:humanoid_run" in " ".join(cautions(result, 0, []))
+    assert [core.final.value for core in result.arms.values()] == [0.5] * 3
+    assert [core.runs for core in result.arms.values()] == [2] * 3
+    assert "not every core has finished runs of it: dmc:humanoid_run" in " ".join(cautions(result, arms, 0, []))
 
 
 def test_cores_without_a_common_task_are_not_compared(tmp_path, capsys):
@@ -226,7 +229,8 @@ def test_equal_cores_are_not_told_apart(tmp_path):
     for core, finals in {"rssm": (1.0, 5.0, 9.0), "rnn": (2.0, 5.0, 8.5)}.items():
         for seed, final in enumerate(finals):
             make_run(tmp_path / f"{core}{seed}", core, seed=seed, final=final)
-    text = " ".join(verdict(compared(tmp_path)[0]))
+    result, _, arms = compared(tmp_path)
+    text = " ".join(verdict(result, arms))
     assert "nothing can be concluded about which is better" in text and "lies above" not in text
 
 
@@ -237,8 +241,9 @@ def test_variants_and_environments_are_experiments_of_their_own(tmp_path):
     make_run(tmp_path / "c", "gru", **gaussian)  # the only family that it can have
     make_run(tmp_path / "d", "rssm", **{"env.hide": ("velocities",), "env.num_envs": 3})
     make_run(tmp_path / "e", "rssm", **{"agent.dynamics.rssm.stoch": 16})
-    _, runs = compared(tmp_path)
-    assert [run.core for run in runs] == ["rssm", "rssm:gaussian", "gru", "rssm", "rssm stoch=16"]
+    _, runs, arms = compared(tmp_path)
+    variants = ["rssm stoch=32", "rssm:gaussian stoch=32", "gru", "rssm stoch=32", "rssm stoch=16"]
+    assert [run.arm for run in runs] == variants and arms.varied == ("core", "agent.dynamics.rssm.stoch")
     assert [run.task for run in runs] == ["toy:copy"] * 3 + ["toy:copy hide=velocities", "toy:copy"]
 
 
@@ -246,16 +251,19 @@ def test_shortened_episodes_count_by_the_return_that_they_can_have(tmp_path):
     for seed in range(2):
         make_run(tmp_path / f"whole{seed}", task="dmc:cartpole_balance", seed=seed, final=500.0)
         make_run(tmp_path / f"short{seed}", "rnn", "dmc:cartpole_balance", seed, 200.0, **{"env.time_limit": 250})
-    result, runs = compared(tmp_path)
+    result, runs, _ = compared(tmp_path)
     assert {run.task for run in runs} == {"dmc:cartpole_balance"}
-    assert {name: core.final.value for name, core in result.cores.items()} == {"rssm": 0.5, "rnn time_limit=250": 0.8}
+    assert {name: core.final.value for name, core in result.arms.items()} == {
+        "rssm time_limit=0": 0.5,
+        "rnn time_limit=250": 0.8,
+    }
 
 
 def test_longer_episodes_count_by_the_return_that_they_can_have(tmp_path):
     make_run(tmp_path / "long", task="dmc:cartpole_balance", final=1500.0, **{"env.time_limit": 2000})
     kept = {"env.time_limit": 2000, "env.extend_limit": False}  # the task's own limit of 1,000 steps
     make_run(tmp_path / "kept", "rnn", task="dmc:cartpole_balance", final=500.0, **kept)
-    _, runs = compared(tmp_path)
+    _, runs, _ = compared(tmp_path)
     assert {run.path: run.final / run.largest_return for run in runs} == {"kept": 0.5, "long": 0.75}
 
 
@@ -263,7 +271,7 @@ def test_longer_episodes_count_by_the_return_that_they_can_have(tmp_path):
 def test_settings_of_older_runs_make_another_task_only_where_they_change_it(tmp_path, task, shown):
     make_run(tmp_path / "a", task=task, seed=0, **{"env.extend_limit": False, "env.encoding": "dtype"})
     make_run(tmp_path / "b", task=task, seed=1, **{"env.timeout": 90.0, "env.restarts": 7})
-    _, runs = compared(tmp_path)
+    _, runs, _ = compared(tmp_path)
     assert [run.task for run in runs] == [task + shown, task]
 
 
@@ -277,12 +285,134 @@ def test_the_newest_of_repeated_runs_counts(tmp_path):
 
 
 def test_settings_that_differ_are_shown_and_warned_of(tmp_path):
+    """Settings of cores that a run does not use are not its settings; a setting that goes with a core is warned of."""
+    unused = {"agent.dynamics.ssm.hidden": 48, "agent.dynamics.rssm.hidden": 48}
     make_run(tmp_path / "a", "rssm")
-    make_run(tmp_path / "b", "rnn", **{"loop.replay_ratio": 4.0, "tracking.tensorboard": True})
-    write_ablation_report(tmp_path)
-    numbers = json.loads((tmp_path / "report.json").read_text())
+    make_run(tmp_path / "b", "rnn", **{"loop.replay_ratio": 4.0, "tracking.tensorboard": True, **unused})
+    numbers = written(tmp_path)
     assert numbers["settings"] == {"loop.replay_ratio": {"8.0": ["a"], "4.0": ["b"]}}
-    assert "Runs of the same task also differ in loop.replay_ratio" in " ".join(numbers["verdict"])
+    assert list(numbers["arms"]) == ["rssm replay_ratio=8.0", "rnn replay_ratio=4.0"]
+    assert "loop.replay_ratio differs between runs of the same task, too" in " ".join(numbers["verdict"])
+
+
+RATE = "agent.optimizer.learning_rate"
+
+
+def written(folder: Path) -> dict:
+    write_ablation_report(folder)
+    return json.loads((folder / "report.json").read_text())
+
+
+def sweep_of_rates(folder: Path, rates=(4e-4, 1e-4), **changes):
+    """Two learning rates x 2 seeds x 2 tasks; the second rate is better on both tasks."""
+    for task, best in {"toy:copy": 10.0, "dmc:cartpole_balance": 1000.0}.items():
+        for rate in rates:
+            for seed in range(2):
+                final = best * (0.4 if rate == rates[0] else 0.9) + 0.01 * best * seed
+                name = f"{task.replace(':', '_')}_{rate}_{seed}"
+                make_run(folder / name, "rssm", task, seed, final, **{RATE: rate}, **changes)
+
+
+def test_learning_rates_are_arms_and_no_repetitions(tmp_path):
+    sweep_of_rates(tmp_path)
+    numbers = written(tmp_path)
+    assert not numbers["left_out"] and len(numbers["runs"]) == 8
+    assert numbers["varied"] == [RATE] and list(numbers["arms"]) == ["0.0001", "0.0004"]
+    assert [arm["runs"] for arm in numbers["arms"].values()] == [4, 4]
+    assert numbers["arms"]["0.0001"]["final"]["value"] > numbers["arms"]["0.0004"]["final"]["value"]
+    assert "learning_rate=0.0001 ends with the highest score" in numbers["verdict"][0]
+    assert "above that of learning_rate=0.0004" in " ".join(numbers["verdict"])
+    page = (tmp_path / "report.html").read_text()
+    assert f"<title>{RATE} compared: {tmp_path.name}</title>" in page and "What varies" in page
+    assert not re.search(r"\bcores?\b", re.sub(r"of the core|task, core and seed", "", page))
+
+
+def test_initial_weights_and_lengths_tell_runs_apart(tmp_path):
+    sweep_of_rates(tmp_path)
+    source = {"start_from": {"path": "/somewhere/pretrained", "load": "world_model"}}
+    begun = {"task": "toy:copy", "seed": 0, RATE: 1e-4}
+    make_run(tmp_path / "from", info=source, **begun)
+    make_run(tmp_path / "long", steps=300, **begun)
+    runs, arms = with_arms(find_runs(tmp_path)[0])
+    assert arms.varied == ("from", "steps", RATE)
+    names = {run.path: run.arm for run in runs}
+    assert names["from"] == "from=pretrained (world_model) steps=400 learning_rate=0.0001"
+    assert names["long"] == "from=none steps=300 learning_rate=0.0001"
+    assert arms.values[names["long"]] == {"from": "none", "steps": "300", RATE: "0.0001"}
+    assert len({(run.task, run.arm, run.seed) for run in runs}) == len(runs) == 10
+    make_run(tmp_path / "other", info={"start_from": {"path": "/elsewhere/pretrained", "load": "all"}}, **begun)
+    runs, _ = with_arms(find_runs(tmp_path)[0])
+    assert len({(run.task, run.arm, run.seed) for run in runs}) == len(runs) == 11
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"env.num_envs": 3},
+        {"env.repeat": 2},
+        {"loop.batch_size": 3},
+        {"loop.eval_episodes": 3},
+        {"agent.imagination_horizon": 7},
+        {"agent.world_model.scales.rep": 0.2},
+        {"agent.dynamics.rssm.hidden": 48},
+        {"replay.capacity": 12_345},
+    ],
+)
+def test_what_changes_learning_or_evaluation_makes_an_arm(tmp_path, change):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", **change)
+    _, arms = with_arms(find_runs(tmp_path)[0])
+    assert arms.varied == tuple(change) and len(arms.values) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agent.dynamics.gru.deter": 48},
+        {"agent.dynamics.latent": "categorical"},  # what auto means
+        {"agent.world_model.representation.r2.redundancy": 0.1},
+        {"device": "cpu", "loop.log_every": 7, "env.parallel": "off", "tracking.wandb_name": "x"},
+    ],
+)
+def test_what_changes_nothing_makes_a_repetition(tmp_path, change):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", **change)
+    runs, arms = with_arms(find_runs(tmp_path)[0])
+    assert arms.varied == () and [run.arm for run in runs] == ["rssm", "rssm"]
+
+
+def test_sizes_differ_in_their_size_alone(tmp_path):
+    make_run(tmp_path / "a")
+    config = dreamer.compose("debug", "1m")
+    sized = {path: value for path, value in leaves(dataclasses.asdict(config)) if path in size_settings(config)}
+    make_run(tmp_path / "b", size="1m", **sized)
+    _, arms = with_arms(find_runs(tmp_path)[0])
+    assert arms.varied == ("size",) and list(arms.values) == ["100k", "1m"]
+
+
+def test_widths_that_are_matched_on_each_task_are_one_arm(tmp_path):
+    """`--match-params` gives a core another width on every task."""
+    for task, width in {"toy:copy": 72, "toy:chain": 80}.items():
+        make_run(tmp_path / f"{width}", "rssm", task)
+        make_run(tmp_path / f"gru{width}", "gru", task, **{"agent.dynamics.gru.deter": width})
+    runs, arms = with_arms(find_runs(tmp_path)[0])
+    assert arms.varied == ("core",) and sorted(run.arm for run in runs) == ["gru", "gru", "rssm", "rssm"]
+    assert differing(runs) == {"agent.dynamics.gru.deter": {"72": ["gru72"], "80": ["gru80"]}}
+
+
+def test_many_arms_are_compared_with_the_best_alone(tmp_path):
+    for number in range(MOST_PAIRED + 1):
+        make_run(tmp_path / str(number), final=float(number), **{RATE: 1e-4 * (number + 1)})
+    result, _, arms = compared(tmp_path)
+    best, worst = (f"{1e-4 * number}" for number in (MOST_PAIRED + 1, 1))
+    assert len(result.improvement[best]) == MOST_PAIRED and list(result.improvement[worst]) == [best]
+    assert "and 4 more" in " ".join(verdict(result, arms))
+
+
+def test_arms_are_in_the_order_of_their_values(tmp_path):
+    for value in (100, 5, 20):
+        make_run(tmp_path / str(value), **{"agent.imagination_horizon": value})
+    assert list(with_arms(find_runs(tmp_path)[0])[1].values) == ["5", "20", "100"]
 
 
 def test_a_report_of_a_report_is_the_same(tmp_path):

@@ -5,9 +5,11 @@ composition   configurations from a preset, a size and changes by dotted path, a
 serialization JSON in the run folder, and what older versions wrote
 renamed       old names of settings
 resuming      settings that a resumed run may change
+identity      settings that a run uses, and those that tell runs apart
 """
 
-from dreamer.config.composition import compose, override, resized, validated
+from dreamer.config.composition import compose, override, resized, size_settings, validated
+from dreamer.config.identity import BY_SIZE, identity, used_settings
 from dreamer.config.renamed import RENAMED, current_name
 from dreamer.config.resuming import Effect, changeable, changes, leaves
 from dreamer.config.serialization import from_dict, from_json, to_json
@@ -24,6 +26,7 @@ from dreamer.config.settings import (
 from dreamer.presets import PRESETS, SIZES
 
 __all__ = [
+    "BY_SIZE",
     "PRESETS",
     "RENAMED",
     "SIZES",
@@ -41,10 +44,13 @@ __all__ = [
     "current_name",
     "from_dict",
     "from_json",
+    "identity",
     "leaves",
     "override",
     "resized",
+    "size_settings",
     "to_json",
+    "used_settings",
     "validated",
     "words",
 ]

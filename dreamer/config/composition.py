@@ -58,7 +58,8 @@ def validated(config: Config) -> Config:
     return config
 
 
-def _with_size(config: Config) -> Config:
+def size_settings(config: Config) -> dict[str, int]:
+    """Return the settings that the model size of this configuration gives, by dotted path."""
     size = SIZES[config.size]
     units = dict.fromkeys(
         [
@@ -78,7 +79,11 @@ def _with_size(config: Config) -> Config:
         for name, value in widths.items()
         if hasattr(getattr(config.agent.dynamics, core), name)
     }
-    return override(config, units | cores)
+    return units | cores
+
+
+def _with_size(config: Config) -> Config:
+    return override(config, size_settings(config))
 
 
 def _replace(config: Any, path: list[str], value: Any, full: str) -> Any:

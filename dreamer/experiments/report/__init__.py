@@ -8,7 +8,7 @@ ablation_sections  its tables
 ablation_figures   its figures
 analysis           its numbers, by the estimators of `statistics`
 run_folders        run folders, read and reduced to what is compared
-differences        settings in which runs differ
+arms               names of runs by the settings that vary
 document           sections, tables and media of a report, rendered with templates/*.j2
 wording            numbers and lists as text
 """

@@ -1,4 +1,4 @@
-"""Figures of an ablation report."""
+"""Figures of a comparison."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dreamer.dynamics import CoreName
-from dreamer.experiments.report.analysis import THRESHOLDS, Analysis
+from dreamer.experiments.report.analysis import MOST_PAIRED, THRESHOLDS, Analysis
 from dreamer.experiments.report.statistics import Estimate
 from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH, svg
 
 MARKERS = "osD^vPX*"
+LEGEND = 110
+"""Characters that a row of a legend holds."""
+LONGEST = 44
+"""Characters in a line of the name of a row."""
 
 
 def core_order(names: Iterable[str]) -> list[str]:
-    """Return all dynamics cores, followed by the other names, such as variants of a core."""
-    known = get_args(CoreName)
+    """Return all dynamics cores and then the other names, such as variants; the names alone where none is a core."""
+    names, known = list(names), get_args(CoreName)
+    if not set(known).intersection(names):
+        return names
     return [*known, *(name for name in names if name not in known)]
 
 
@@ -41,7 +47,7 @@ def draw(analysis: Analysis, folder: Path) -> dict[str, str]:
     drawings = {"learning_curves": _learning_curves}
     if analysis.compared:
         drawings |= {"intervals": _intervals, "profiles": _profiles}
-    if analysis.compared and len(analysis.cores) > 1:
+    if analysis.compared and 1 < len(analysis.arms) <= MOST_PAIRED:
         drawings |= {"improvement": _improvement}
     drawn: dict[str, str] = {}
     with matplotlib.rc_context(STYLE):
@@ -58,8 +64,8 @@ def _learning_curves(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.4 + (2.4 if columns > 1 else 3.4) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (task, results) in zip(grid.flat, analysis.cells.items(), strict=False):
-        for core, result in results.items():
-            _line(axes, analysis, core, result.steps, result.curve)
+        for arm, result in results.items():
+            _line(axes, analysis, arm, result.steps, result.curve)
         axes.set(title=textwrap.fill(task, 44))
         axes.set_ylim(bottom=min(axes.get_ylim()[0], analysis.scales[task].low))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -73,45 +79,54 @@ def _learning_curves(analysis: Analysis) -> Figure:
 
 
 def _intervals(analysis: Analysis) -> Figure:
-    figure = Figure(figsize=(WIDTH, 0.75 + 0.32 * len(analysis.cores)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.75 + 0.32 * len(analysis.arms)), layout="constrained")
     names, labels = analysis.ranked()[::-1], {"final": "final evaluation", "auc": "area under the evaluation curve"}
     for axes, (measure, label) in zip(figure.subplots(1, 2, sharey=True), labels.items(), strict=True):
         for row, name in enumerate(names):
-            _interval(axes, row, getattr(analysis.cores[name], measure), core_colors(analysis.cores)[name])
+            _interval(axes, row, getattr(analysis.arms[name], measure), core_colors(analysis.arms)[name])
         axes.set(xlabel=f"score, IQM: {label}")
-        _name_rows(axes, names)
+        _name_rows(axes, [_fitting(name, name.replace(" ", "\n", 1)) for name in names])
     return figure
 
 
 def _improvement(analysis: Analysis) -> Figure:
     pairs = list(itertools.combinations(analysis.ranked(), 2))[::-1]
-    figure = Figure(figsize=(0.75 * WIDTH, 0.8 + 0.28 * len(pairs)), layout="constrained")
+    labels = [_fitting(f"{x}  over  {y}", f"{x}\nover  {y}") for x, y in pairs]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = Figure(figsize=(0.75 * WIDTH, 0.8 + 0.28 * lines * len(pairs)), layout="constrained")
     axes = figure.add_subplot()
     for row, (x, y) in enumerate(pairs):
-        _interval(axes, row, analysis.improvement[x][y], core_colors(analysis.cores)[x])
+        _interval(axes, row, analysis.improvement[x][y], core_colors(analysis.arms)[x])
     axes.axvline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     label = "probability that a run of the first beats a run of the second on the same task"
     axes.set(xlim=(-0.02, 1.02), xlabel=label)
-    _name_rows(axes, [f"{x}  over  {y}" for x, y in pairs])
+    _name_rows(axes, labels)
     return figure
 
 
 def _profiles(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(0.75 * WIDTH, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    for core, band in analysis.profiles.items():
-        _line(axes, analysis, core, THRESHOLDS, band)
+    for arm, band in analysis.profiles.items():
+        _line(axes, analysis, arm, THRESHOLDS, band)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="score τ", ylabel="fraction of runs with score > τ")
     axes.grid()
     _legend(figure, analysis)
     return figure
 
 
-def _line(axes: Axes, analysis: Analysis, core: str, x: np.ndarray, band: Estimate) -> None:
-    color = core_colors(analysis.cores)[core]
-    marker = MARKERS[core_order(analysis.cores).index(core) % len(MARKERS)]
-    axes.plot(x, band.value, color=color, label=core, marker=marker, markersize=3.5, markevery=max(1, len(x) // 10))
+def _line(axes: Axes, analysis: Analysis, arm: str, x: np.ndarray, band: Estimate) -> None:
+    color = core_colors(analysis.arms)[arm]
+    marker = MARKERS[core_order(analysis.arms).index(arm) % len(MARKERS)]
+    axes.plot(x, band.value, color=color, label=arm, marker=marker, markersize=3.5, markevery=max(1, len(x) // 10))
     axes.fill_between(x, band.low, band.high, color=color, alpha=0.16, linewidth=0)
+
+
+def _fitting(name: str, broken: str) -> str:
+    """The name of a row, in two lines where one is too long; the middle of a longer line is left out."""
+    lines = [name] if len(name) <= LONGEST else broken.split("\n")
+    half = LONGEST // 2
+    return "\n".join(line if len(line) <= LONGEST else f"{line[:half]}...{line[-half:]}" for line in lines)
 
 
 def _name_rows(axes: Axes, names: list[str]) -> None:
@@ -131,5 +146,6 @@ def _legend(figure: Figure, analysis: Analysis) -> None:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    shown = [name for name in analysis.cores if name in handles]
-    figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=min(6, len(shown)))
+    shown = [name for name in analysis.arms if name in handles]
+    columns = max(1, min(6, len(shown), LEGEND // (max(map(len, shown), default=0) + 5)))
+    figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=columns)

@@ -1,4 +1,4 @@
-"""Report of an ablation: the runs below a folder, compared as a page, as Markdown and as numbers."""
+"""Comparison of the runs below a folder, as a page, as Markdown and as numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamer.errors import UserError, reason
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
 from dreamer.experiments.report.ablation_sections import Excluded
 from dreamer.experiments.report.analysis import THRESHOLDS, analyse
-from dreamer.experiments.report.differences import confounding, differing, with_distinct_names
+from dreamer.experiments.report.arms import confounding, differing, with_arms
 from dreamer.experiments.report.document import Document, html, markdown
 from dreamer.experiments.report.run_folders import Failure, Run, find_runs
 from dreamer.runs.provenance import command_line, commit
@@ -31,17 +31,20 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
     """
     check_folder(folder)
     found, failures = find_runs(folder)
-    counted, excluded = _select(with_distinct_names(found), failures)
+    named, arms = with_arms([run for run in found if run.finished])
+    counted, excluded = _select(named, [run for run in found if not run.finished], failures)
     if not counted:
         raise UserError(f"no finished run below {folder}: {_tally(counted, excluded)}")
-    analysis = analyse(counted)
-    verdict = ablation_verdict.verdict(analysis)
-    verdict += ablation_verdict.cautions(analysis, len(excluded), confounding(counted))
+    analysis = analyse(counted, arms.values)
+    verdict = ablation_verdict.verdict(analysis, arms)
+    verdict += ablation_verdict.cautions(analysis, arms, len(excluded), confounding(counted, arms))
     written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     origin = {"command": command_line(), "commit": commit(), "written": written}
     numbers = {
         "verdict": verdict,
         **origin,
+        "varied": list(arms.varied),
+        "values": arms.values,
         **dataclasses.asdict(analysis),
         "thresholds": THRESHOLDS,
         "runs": [_run(one, analysis.scales[one.task].score(one.final, one.largest_return)) for one in counted],
@@ -49,10 +52,10 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
         "settings": differing(counted),
     }
     document = Document(
-        title=f"Dynamics cores compared: {folder.resolve().name}",
+        title=f"{arms.title}: {folder.resolve().name}",
         subtitle=f"{_tally(counted, excluded)}; written {written}",
         summary=verdict,
-        sections=ablation_sections.sections(analysis, counted, excluded, differing(counted), origin),
+        sections=ablation_sections.sections(analysis, arms, counted, excluded, differing(counted), origin),
     )
     try:
         svg = ablation_figures.draw(analysis, folder / "figures")
@@ -64,17 +67,17 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
     return folder / "report.html", verdict
 
 
-def _select(runs: list[Run], failures: list[Failure]) -> tuple[list[Run], list[Excluded]]:
+def _select(finished: list[Run], unfinished: list[Run], failures: list[Failure]) -> tuple[list[Run], list[Excluded]]:
     """The finished runs that count, and all others. Of repeated runs the newest counts."""
     excluded = [Excluded("failed", failure.place, failure.error) for failure in failures]
-    newest: dict[tuple[str, str, int], Run] = {}
-    for one in sorted(runs, key=lambda one: (str(one.info.get("created")), one.path)):
-        key = (one.task, one.core, one.seed)
+    for one in unfinished:
+        reached = f"step {one.step:,} of {one.config.steps:,} ({one.step / one.config.steps:.0%})"
         name = f"{one.task}, {one.core}, seed {one.seed}"
-        if not one.finished:
-            reason = f"{name}: step {one.step:,} of {one.config.steps:,} ({one.step / one.config.steps:.0%})"
-            excluded.append(Excluded("unfinished", one.path, reason))
-            continue
+        excluded.append(Excluded("unfinished", one.path, f"{name}: {reached}"))
+    newest: dict[tuple[str, str, int], Run] = {}
+    for one in sorted(finished, key=lambda one: (str(one.info.get("created")), one.path)):
+        key = (one.task, one.arm, one.seed)
+        name = f"{one.task}, {one.arm}, seed {one.seed}"
         if key in newest:
             excluded.append(Excluded("repeated", newest[key].path, f"{name}: {one.path} is newer"))
         newest[key] = one
@@ -90,7 +93,7 @@ def _tally(counted: list[Run], excluded: list[Excluded]) -> str:
 
 def _run(one: Run, score: float) -> dict[str, Any]:
     return {
-        **{name: getattr(one, name) for name in ("path", "task", "core", "seed", "final", "auc")},
+        **{name: getattr(one, name) for name in ("path", "task", "core", "arm", "seed", "final", "auc")},
         "score": score,
         **{name: getattr(one, name) for name in ("steps", "returns", "parameters", "seconds_per_update")},
         **{name: getattr(one, name) for name in ("env_steps_per_second", "wall_seconds")},

@@ -1,15 +1,16 @@
-"""Sections of an ablation report: its tables, with the text above them."""
+"""Sections of a comparison: its tables, with the text above them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from dreamer.experiments.report.ablation_figures import core_colors
-from dreamer.experiments.report.analysis import Analysis, CoreResult
+from dreamer.experiments.report.analysis import MOST_PAIRED, Analysis, ArmResult
+from dreamer.experiments.report.arms import CORE, Arms
 from dreamer.experiments.report.document import Section, Table, TableCell
 from dreamer.experiments.report.run_folders import Run
 from dreamer.experiments.report.statistics import CONFIDENCE, RESAMPLES
-from dreamer.experiments.report.wording import duration, estimate, number
+from dreamer.experiments.report.wording import duration, estimate, listing, number
 from dreamer.system.redaction import redact_command
 
 Rows = list[list[str | TableCell]]
@@ -33,51 +34,69 @@ class Excluded(NamedTuple):
 
 
 def sections(
-    analysis: Analysis, runs: list[Run], excluded: list[Excluded], differ: Differing, origin: dict[str, str]
+    analysis: Analysis,
+    arms: Arms,
+    runs: list[Run],
+    excluded: list[Excluded],
+    differ: Differing,
+    origin: dict[str, str],
 ) -> list[Section]:
     """Return all sections; `runs` are those that count."""
-    sections = [_cores(analysis), _tasks(analysis)]
-    if analysis.compared and len(analysis.cores) > 1:
-        sections.append(_improvement(analysis))
+    sections = [*_arms(arms, runs), _results(analysis, arms), _tasks(analysis, arms)]
+    if analysis.compared and 1 < len(analysis.arms) <= MOST_PAIRED:
+        sections.append(_improvement(analysis, arms))
     if analysis.compared:
         text = "Fraction of the runs of all tasks that end above a score. Higher is better. Bands are pointwise."
         sections.append(Section("Performance profiles", text, "profiles"))
-    sections += [_scores(analysis), _excluded(excluded), _settings(differ, runs), _runs(runs, analysis)]
+    sections += [_scores(analysis, arms), _excluded(excluded), _settings(differ, runs), _runs(runs, analysis, arms)]
     return [*sections, *_provenance(origin, runs)]
 
 
-def _cores(analysis: Analysis) -> Section:
+def _arms(arms: Arms, runs: list[Run]) -> list[Section]:
+    """The values of the settings that vary, where they are not the core alone."""
+    if arms.varied in ((), (CORE,)):
+        return []
+    text = f"Runs of the same task differ in {listing(arms.varied)}."
+    rows: Rows = [
+        [name, *(values.get(path, "not used") for path in arms.varied), str([run.arm for run in runs].count(name))]
+        for name, values in arms.values.items()
+    ]
+    table = Table(["arm", *arms.varied, "runs"], rows, words=1 + len(arms.varied))
+    return [Section("What varies", text, table=table, folded=len(rows) > FOLDED_ABOVE)]
+
+
+def _results(analysis: Analysis, arms: Arms) -> Section:
     text = (
         "IQM: interquartile mean of the scores of all runs and tasks. Intervals are percentiles of "
         f"{RESAMPLES:,} stratified bootstrap resamples. Area: mean height of the evaluation curve. "
-        "Costs are means over the runs of a core. The time per update includes acting."
+        f"Costs are means over the runs of one {arms.noun}. The time per update includes acting."
     )
-    columns = ["core", f"final IQM {INTERVAL}", f"area IQM {INTERVAL}", "runs", "parameters", "of the core"]
+    columns = [arms.noun, f"final IQM {INTERVAL}", f"area IQM {INTERVAL}", "runs", "parameters", "of the core"]
     columns += ["time per update", "env steps/s", "time per run"]
-    rows: Rows = [[_named(analysis, name), *_core(analysis.cores[name])] for name in analysis.ranked()]
-    return Section("Cores", text, "intervals" if analysis.compared else "", Table(columns, rows))
+    rows: Rows = [[_named(analysis, name), *_result(analysis.arms[name])] for name in analysis.ranked()]
+    return Section(f"{arms.noun.capitalize()}s", text, "intervals" if analysis.compared else "", Table(columns, rows))
 
 
-def _core(core: CoreResult) -> list[str]:
-    costs = [duration(core.seconds_per_update), number(core.env_steps_per_second, 0), duration(core.wall_seconds)]
-    scores = [estimate(core.final), estimate(core.auc)]
-    return [*scores, str(core.runs), number(core.parameters, 0), number(core.dynamics_parameters, 0), *costs]
+def _result(arm: ArmResult) -> list[str]:
+    costs = [duration(arm.seconds_per_update), number(arm.env_steps_per_second, 0), duration(arm.wall_seconds)]
+    scores = [estimate(arm.final), estimate(arm.auc)]
+    return [*scores, str(arm.runs), number(arm.parameters, 0), number(arm.dynamics_parameters, 0), *costs]
 
 
-def _tasks(analysis: Analysis) -> Section:
+def _tasks(analysis: Analysis, arms: Arms) -> Section:
     text = "Mean return of evaluations with sampled actions. Intervals are bootstrap intervals of the mean over seeds."
-    columns = ["task", "core", f"final return {INTERVAL}", f"area {INTERVAL}", "seeds"]
+    columns = ["task", arms.noun, f"final return {INTERVAL}", f"area {INTERVAL}", "seeds"]
     rows: Rows = [
-        [task, _named(analysis, core), estimate(result.final, 1), estimate(result.auc, 1), str(result.seeds)]
+        [task, _named(analysis, arm), estimate(result.final, 1), estimate(result.auc, 1), str(result.seeds)]
         for task, results in analysis.cells.items()
-        for core, result in results.items()
+        for arm, result in results.items()
     ]
     return Section("Learning curves", text, "learning_curves", Table(columns, rows, words=2))
 
 
-def _improvement(analysis: Analysis) -> Section:
+def _improvement(analysis: Analysis, arms: Arms) -> Section:
     text = (
-        "Probability that a run of the row's core ends with a higher return than a run of the column's core on the "
+        f"Probability that a run of the row's {arms.noun} ends with a higher return than a run of the column's on the "
         "same task, averaged over tasks. A tie counts half. An interval that contains 0.5 leaves the question open."
     )
     ranked = analysis.ranked()
@@ -89,8 +108,8 @@ def _improvement(analysis: Analysis) -> Section:
     return Section("Probability of improvement", text, "improvement", Table(["", *ranked], rows))
 
 
-def _scores(analysis: Analysis) -> Section:
-    text = "Scores are linear in returns. Aggregates are over the tasks on which every core has finished runs."
+def _scores(analysis: Analysis, arms: Arms) -> Section:
+    text = f"Scores are linear in returns. Aggregates are over the tasks on which every {arms.noun} has finished runs."
     rows: Rows = [
         [task, scale.rule, "yes" if task in analysis.compared else "no", number(scale.low, 1), number(scale.high, 1)]
         for task, scale in analysis.scales.items()
@@ -99,15 +118,15 @@ def _scores(analysis: Analysis) -> Section:
     return Section("Scores", text, table=Table(columns, rows, words=3))
 
 
-def _runs(runs: list[Run], analysis: Analysis) -> Section:
-    columns = ["task", "core", "seed", "run", "final return", "area", "time per update", "wall time"]
-    order = list(analysis.cores)
+def _runs(runs: list[Run], analysis: Analysis, arms: Arms) -> Section:
+    columns = ["task", arms.noun, "seed", "run", "final return", "area", "time per update", "wall time"]
+    order = list(analysis.arms)
     rows: Rows = [
         [
-            *(run.task, _named(analysis, run.core), str(run.seed), TableCell(run.path, run.path)),
+            *(run.task, _named(analysis, run.arm), str(run.seed), TableCell(run.path, run.path)),
             *(number(run.final, 1), number(run.auc, 1), duration(run.seconds_per_update), duration(run.wall_seconds)),
         ]
-        for run in sorted(runs, key=lambda run: (run.task, order.index(run.core), run.seed))
+        for run in sorted(runs, key=lambda run: (run.task, order.index(run.arm), run.seed))
     ]
     return Section("Runs", table=Table(columns, rows, words=4), folded=len(rows) > FOLDED_ABOVE)
 
@@ -121,7 +140,7 @@ def _excluded(entries: list[Excluded]) -> Section:
 def _settings(differ: Differing, runs: list[Run]) -> Section:
     if not differ:
         return Section("Settings that differ between runs", "None beyond task, core and seed.")
-    names = {run.path: f"{run.task}, {run.core}" for run in runs}
+    names = {run.path: f"{run.task}, {run.arm}" for run in runs}
 
     def users(paths: list[str]) -> str:
         groups = sorted({names[path] for path in paths})
@@ -144,5 +163,5 @@ def _provenance(origin: dict[str, str], runs: list[Run]) -> list[Section]:
     ]
 
 
-def _named(analysis: Analysis, core: str) -> TableCell:
-    return TableCell(core, color=core_colors(analysis.cores)[core])
+def _named(analysis: Analysis, arm: str) -> TableCell:
+    return TableCell(arm, color=core_colors(analysis.arms)[arm])

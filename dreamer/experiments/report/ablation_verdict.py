@@ -1,67 +1,75 @@
-"""Conclusions of an ablation report, as sentences."""
+"""Conclusions of a comparison, as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from dreamer.experiments.report.analysis import Analysis
+from dreamer.experiments.report.arms import Arms
 from dreamer.experiments.report.statistics import Estimate
 from dreamer.experiments.report.wording import estimate, listing
 
 FEW_SEEDS = 5
 """Number of seeds from which percentile intervals are near their nominal coverage, on a few tasks."""
+NAMED = 8
+"""Number of arms beyond which a sentence counts the others."""
 
 
-def verdict(analysis: Analysis) -> list[str]:
+def verdict(analysis: Analysis, arms: Arms) -> list[str]:
     """Return the conclusions that the numbers allow."""
-    cores, tasks = list(analysis.cores), analysis.compared
+    tasks = analysis.compared
     if not tasks:
-        return ["No task has finished runs of every core, so the cores cannot be compared."]
+        return [f"No task has finished runs of every {arms.noun}, so the {arms.noun}s cannot be compared."]
     best = analysis.ranked()[0]
     over = f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}"
-    score = estimate(analysis.cores[best].final)
-    if len(cores) == 1:
-        return [f"{best} ends at a score of {score} (IQM over {over}). There is no other core to compare it with."]
-    first = f"{best} ends with the highest score, {score} (IQM over {over}, 95 % interval)."
-    return [first, *_against_the_best(analysis), *_by_area(analysis)]
+    score = estimate(analysis.arms[best].final)
+    if len(analysis.arms) == 1:
+        alone = f"There is no other {arms.noun} to compare it with."
+        return [f"{arms.said(best)} ends at a score of {score} (IQM over {over}). {alone}"]
+    first = f"{arms.said(best)} ends with the highest score, {score} (IQM over {over}, 95 % interval)."
+    return [first, *_against_the_best(analysis, arms), *_by_area(analysis, arms)]
 
 
-def cautions(analysis: Analysis, excluded: int, confounding: Sequence[str]) -> list[str]:
+def cautions(analysis: Analysis, arms: Arms, excluded: int, confounding: Sequence[str]) -> list[str]:
     """Return the limits of the conclusions.
 
-    `excluded` is the number of runs that do not count. `confounding` names settings that differ between runs of a task.
+    `excluded` is the number of runs that do not count. `confounding` names settings that differ together with the arms.
     """
     sentences = []
     seeds = [result.seeds for task in analysis.compared for result in analysis.cells[task].values()]
     few = [size for size in seeds if 1 < size < FEW_SEEDS]
-    if few and len(analysis.cores) > 1:
+    if few and len(analysis.arms) > 1:
         sentences.append(
-            f"Some core has only {min(few)} seeds on a task, so intervals are too narrow. "
+            f"Some {arms.noun} has only {min(few)} seeds on a task, so intervals are too narrow. "
             "Take differences as provisional."
         )
     missing = [task for task in analysis.scales if task not in analysis.compared]
     if missing and analysis.compared:
-        sentences.append(f"Not in the aggregates, since not every core has finished runs of it: {listing(missing)}.")
+        sentences.append(
+            f"Not in the aggregates, since not every {arms.noun} has finished runs of it: {listing(missing)}."
+        )
     if confounding:
-        sentences.append(f"Runs of the same task also differ in {listing(confounding)}, which may explain differences.")
+        verb = "differs" if len(confounding) == 1 else "differ"
+        also = f"{listing(confounding)} {verb} between runs of the same task, too"
+        sentences.append(f"{also}, which may explain differences.")
     if excluded:
         sentences.append(f"Runs not counted, listed below: {excluded} that failed, are unfinished or were repeated.")
     return sentences
 
 
-def _against_the_best(analysis: Analysis) -> list[str]:
+def _against_the_best(analysis: Analysis, arms: Arms) -> list[str]:
     best, *others = analysis.ranked()
     groups: dict[str, list[str]] = {"above": [], "likely": [], "open": [], "unknown": []}
     for other in others:
         better = analysis.improvement[best][other]
         if not better.has_interval:
-            groups["unknown"].append(other)
-        elif _above(analysis.cores[best].final, analysis.cores[other].final):
-            groups["above"].append(other)
+            groups["unknown"].append(arms.said(other))
+        elif _above(analysis.arms[best].final, analysis.arms[other].final):
+            groups["above"].append(arms.said(other))
         elif better.low > 0.5:
-            groups["likely"].append(f"{other} (with probability {estimate(better)})")
+            groups["likely"].append(f"{arms.said(other)} (with probability {estimate(better)})")
         else:
-            groups["open"].append(other)
+            groups["open"].append(arms.said(other))
     templates = {
         "above": "Its interval lies above {those}.",
         "likely": "Intervals overlap, but on the same task a run of {best} tends to beat a run of {names}.",
@@ -70,19 +78,19 @@ def _against_the_best(analysis: Analysis) -> list[str]:
         "unknown": "Against {names} nothing can be concluded: one seed on a task gives no interval.",
     }
     return [
-        template.format(best=best, names=listing(groups[kind]), those=_that_of(groups[kind]))
+        template.format(best=arms.said(best), names=listing(groups[kind], NAMED), those=_that_of(groups[kind]))
         for kind, template in templates.items()
         if groups[kind]
     ]
 
 
-def _by_area(analysis: Analysis) -> list[str]:
+def _by_area(analysis: Analysis, arms: Arms) -> list[str]:
     best, *others = analysis.ranked("auc")
-    top = analysis.cores[best].auc
-    if not all(core.auc.has_interval for core in analysis.cores.values()):
-        return [f"{best} has the largest area under the curve, {estimate(top)}."]
-    tied = [name for name in others if not _above(top, analysis.cores[name].auc)]
-    begin = f"Over the whole of training {best} leads, with an area under the curve of {estimate(top)}"
+    top = analysis.arms[best].auc
+    if not all(arm.auc.has_interval for arm in analysis.arms.values()):
+        return [f"{arms.said(best)} has the largest area under the curve, {estimate(top)}."]
+    tied = [arms.said(name) for name in others if not _above(top, analysis.arms[name].auc)]
+    begin = f"Over the whole of training {arms.said(best)} leads, with an area under the curve of {estimate(top)}"
     return [f"{begin}. Its interval overlaps {_that_of(tied)}." if tied else f"{begin}, above all others."]
 
 
@@ -91,4 +99,4 @@ def _above(x: Estimate, y: Estimate) -> bool:
 
 
 def _that_of(names: Sequence[str]) -> str:
-    return f"{'that' if len(names) == 1 else 'those'} of {listing(names)}"
+    return f"{'that' if len(names) == 1 else 'those'} of {listing(names, NAMED)}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from dreamer.dynamics import CoreName
 from dreamer.experiments.report.run_folders import Run
 from dreamer.experiments.report.statistics import (
     Estimate,
@@ -27,6 +26,8 @@ Measure = Literal["final", "auc"]
 """Last evaluation of a run, or the mean height of its evaluation curve."""
 COSTS = ("seconds_per_update", "wall_seconds", "env_steps_per_second")
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+MOST_PAIRED = 12
+"""Number of arms up to which every arm is compared with every other, and not only with the best."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class CoreResult:
-    """Results of a dynamics core over the tasks that are compared; NaN where no run recorded a cost."""
+class ArmResult:
+    """Results of an arm over the tasks that are compared; NaN where no run recorded a cost."""
 
     final: Estimate
     """IQM of the scores of final evaluations."""
@@ -60,7 +61,7 @@ class CoreResult:
     """IQM of the scores of mean heights of evaluation curves."""
     runs: int
     """Number of finished runs on these tasks."""
-    # Means over all runs of the core, the time per update with acting.
+    # Means over all runs of the arm, the time per update with acting.
     parameters: float
     dynamics_parameters: float
     seconds_per_update: float
@@ -70,7 +71,7 @@ class CoreResult:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Results of the finished runs of a dynamics core on one task, in returns."""
+    """Results of the finished runs of an arm on one task, in returns."""
 
     final: Estimate
     """Mean return of final evaluations."""
@@ -89,56 +90,58 @@ class Analysis:
 
     scales: dict[str, Scale]
     compared: list[str]
-    """Tasks with finished runs of every core. Aggregates are over these tasks only."""
-    cores: dict[str, CoreResult]
+    """Tasks with finished runs of every arm. Aggregates are over these tasks only."""
+    arms: dict[str, ArmResult]
     cells: dict[str, dict[str, TaskResult]]
-    """Results by task and core."""
+    """Results by task and arm."""
     improvement: dict[str, dict[str, Estimate]]
-    """Probability that a run of X ends higher than a run of Y, by X and Y; empty without compared tasks."""
+    """Probability that a run of X ends higher than a run of Y, by X and Y; empty without compared tasks.
+    Beyond `MOST_PAIRED` arms only the pairs with the highest estimate are there."""
     profiles: dict[str, Estimate]
-    """Fraction of runs that score above each of `THRESHOLDS`, by core; empty without compared tasks."""
+    """Fraction of runs that score above each of `THRESHOLDS`, by arm; empty without compared tasks."""
 
     def ranked(self, measure: Measure = "final") -> list[str]:
-        """Return the cores, the one with the highest estimate first."""
-        return sorted(self.cores, key=lambda name: -np.nan_to_num(getattr(self.cores[name], measure).value))
+        """Return the arms, the one with the highest estimate first."""
+        return sorted(self.arms, key=lambda name: -np.nan_to_num(getattr(self.arms[name], measure).value))
 
 
-def analyse(runs: list[Run]) -> Analysis:
-    """Return the comparison of the cores of finished runs. No two runs share task, core and seed."""
-    names = sorted({run.core for run in runs}, key=_core_order)
+def analyse(runs: list[Run], arms: Iterable[str]) -> Analysis:
+    """Return the comparison of the arms of finished runs, in this order. No two runs share task, arm and seed."""
+    present = {run.arm for run in runs}
+    names = [arm for arm in arms if arm in present]
     tasks = sorted({run.task for run in runs})
-    groups = {task: {core: [r for r in runs if (r.task, r.core) == (task, core)] for core in names} for task in tasks}
+    groups = {task: {arm: [r for r in runs if (r.task, r.arm) == (task, arm)] for arm in names} for task in tasks}
     scales = {task: _scale([run for run in runs if run.task == task]) for task in tasks}
     compared = [task for task in tasks if all(groups[task].values())]
 
-    def scores(core: str, measure: Measure) -> Strata:
+    def scores(arm: str, measure: Measure) -> Strata:
         return [
-            np.array([scales[task].score(getattr(run, measure), run.largest_return) for run in groups[task][core]])
+            np.array([scales[task].score(getattr(run, measure), run.largest_return) for run in groups[task][arm]])
             for task in compared
         ]
 
-    finals = {core: scores(core, "final") for core in names}
-    improvement: dict[str, dict[str, Estimate]] = {core: {} for core in names} if compared else {}
-    for x, y in itertools.combinations(improvement, 2):
+    finals = {arm: scores(arm, "final") for arm in names}
+    results = {arm: _arm_result([r for r in runs if r.arm == arm], finals[arm], scores(arm, "auc")) for arm in names}
+    improvement: dict[str, dict[str, Estimate]] = {arm: {} for arm in names} if compared else {}
+    for x, y in _pairs(results) if compared else ():
         better = probability_of_improvement(finals[x], finals[y])
         improvement[x][y] = better
         improvement[y][x] = Estimate(1 - better.value, 1 - better.high, 1 - better.low)
     return Analysis(
         scales=scales,
         compared=compared,
-        cores={
-            core: _core_result([r for r in runs if r.core == core], finals[core], scores(core, "auc")) for core in names
-        },
-        cells={task: {core: _task_result(group) for core, group in groups[task].items() if group} for task in tasks},
+        arms=results,
+        cells={task: {arm: _task_result(group) for arm, group in groups[task].items() if group} for task in tasks},
         improvement=improvement,
-        profiles={core: performance_profile(finals[core], THRESHOLDS) for core in names} if compared else {},
+        profiles={arm: performance_profile(finals[arm], THRESHOLDS) for arm in names} if compared else {},
     )
 
 
-def _core_order(name: str) -> tuple[int, str]:
-    """Sort key: cores in the order of the configuration, each followed by its variants."""
-    known = [core for core in get_args(CoreName) if name.startswith(core)]
-    return get_args(CoreName).index(max(known, key=len)), name
+def _pairs(results: dict[str, ArmResult]) -> Sequence[tuple[str, str]]:
+    if len(results) <= MOST_PAIRED:
+        return list(itertools.combinations(results, 2))
+    best = max(results, key=lambda arm: np.nan_to_num(results[arm].final.value))
+    return [(best, other) for other in results if other != best]
 
 
 def _scale(runs: list[Run]) -> Scale:
@@ -149,12 +152,12 @@ def _scale(runs: list[Run]) -> Scale:
     return Scale(float(returns.min()), float(returns.max()), "lowest to highest evaluation of all runs of the task")
 
 
-def _core_result(runs: list[Run], finals: Strata, aucs: Strata) -> CoreResult:
+def _arm_result(runs: list[Run], finals: Strata, aucs: Strata) -> ArmResult:
     def mean(values: Iterable[float]) -> float:
         known = [value for value in values if math.isfinite(value)]
         return float(np.mean(known)) if known else math.nan
 
-    return CoreResult(
+    return ArmResult(
         final=stratified_bootstrap(finals, iqm) if finals else UNKNOWN,
         auc=stratified_bootstrap(aucs, iqm) if aucs else UNKNOWN,
         runs=sum(map(len, finals)),

@@ -53,6 +53,8 @@ class Run:
     """Seconds of training per update, with acting, without evaluation and saving; NaN when not recorded."""
     env_steps_per_second: float
     """Environment steps per second of training; NaN when not recorded."""
+    arm: str = ""
+    """Name by the settings that vary between the runs of a comparison, see `arms`."""
 
     @property
     def finished(self) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dreamer.config import leaves
-from dreamer.dynamics import WIDTHS
+from dreamer.config import used_settings
 from dreamer.errors import UserError
 from dreamer.experiments.report.run_folders import Run, find_runs
 from dreamer.runs.folder import open_run
@@ -32,7 +30,7 @@ def read_runs(folder: Path | str) -> Table:
     Columns: `path`; `status`: finished, unfinished or unreadable, and then `error`; `step`: environment steps so far;
     `core` with its latent family and objective where they are not the default; `parameters`; `return`: mean return of
     the last evaluation; `auc`: mean height of the evaluation curve; the last value of every metric by its name; every
-    setting of the run by dotted path, without those of unused cores. Raises `UserError` when `folder` is no folder.
+    setting that the run uses, by dotted path. Raises `UserError` when `folder` is no folder.
     """
     folder = Path(folder)
     runs, failures = find_runs(folder)
@@ -54,8 +52,6 @@ def _row(folder: Path, run: Run) -> dict[str, Any]:
     path = folder / run.path
     for record in read(path / "metrics.jsonl"):
         last |= record
-    unused = tuple(f"agent.dynamics.{core}." for core in WIDTHS if core != run.config.agent.dynamics.core)
-    settings = [pair for pair in leaves(dataclasses.asdict(run.config)) if not pair[0].startswith(unused)]
     return {
         "path": str(path),
         "status": "finished" if run.finished else "unfinished",
@@ -65,5 +61,5 @@ def _row(folder: Path, run: Run) -> dict[str, Any]:
         "auc": run.auc if len(run.returns) else None,
         **last,
         "step": run.step,
-        **dict(settings),
+        **used_settings(run.config),
     }
