@@ -187,7 +187,7 @@ def _arm_name(core: str, texts: dict[str, str], short: dict[str, str]) -> str:
     if not short:
         return core
     if len(short) == 1:
-        return texts.get(*short, core)  # a core that lacks the one setting that varies
+        return next(iter(texts.values()), core)  # a core that lacks the one setting that varies
     return " ".join(text if path == CORE else f"{short[path]}={text}" for path, text in texts.items())
 
 
