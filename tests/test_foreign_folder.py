@@ -260,7 +260,7 @@ def test_first_weights_come_from_where_the_user_says_and_from_nowhere_else(unbeg
 ORIGINS = [7, "evil", True, [], {}, {"path": "evil"}, {"load": "all"}, {"path": 3, "load": "all"}]
 
 
-@pytest.mark.parametrize("origin", [*ORIGINS, {"path": "evil", "load": "actor"}, {"path": "evil", "load": [1]}])
+@pytest.mark.parametrize("origin", [*ORIGINS, {"path": "evil", "load": "Actor!"}, {"path": "evil", "load": [1]}])
 def test_an_origin_that_says_nothing_is_one_line(unbegun, capsys, origin):
     info = json.loads((unbegun / "run.json").read_text())
     (unbegun / "run.json").write_text(json.dumps(info | {"start_from": origin}))

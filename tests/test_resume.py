@@ -30,6 +30,7 @@ from running import (
     tiny_config,
     tiny_flags,
 )
+from test_cli import everything_below
 from tiny import unchecked
 
 import dreamer
@@ -37,7 +38,7 @@ from dreamer.agent import Agent
 from dreamer.cli.main import main
 from dreamer.config import changeable, changes, leaves, override, to_json
 from dreamer.runs import checkpoint
-from dreamer.runs.folder import open_run
+from dreamer.runs.folder import locked, open_run
 from dreamer.system.files import write_atomically
 from dreamer.tracking import read
 from dreamer.training import accelerate, launch, loop
@@ -709,3 +710,74 @@ def test_a_killed_run_keeps_its_wandb_id(tmp_path):
     assert steps == sorted(steps) and steps[-1] == step + 20
     evaluated = run("evaluate", path, "--episodes", "2", "--json")
     assert evaluated.code == 0 and len(json.loads(evaluated.output)["sample"]["returns"]) == 2
+
+
+# Parts of old weights
+
+
+def test_parts_of_an_agent_are_loaded_by_name_as_far_as_they_fit(finished, tmp_path, capsys):
+    wider = PLAIN | {"steps": 4, "agent.world_model.reward.units": 12}
+    config = tiny_config("toy:copy", seed=5, **wider)
+    fresh = modules(dreamer.train(config, run_dir=tmp_path / "fresh").path)
+    assert capsys.readouterr().err.count("left out") == 0
+    flags = [*tiny_flags(task="toy:copy", seed=5, **wider), "--from", str(finished), "--load", "dynamics,reward,critic"]
+    assert main(["train", *flags, "--run-dir", str(tmp_path / "run")]) == 0
+    source, new = modules(finished), modules(tmp_path / "run")
+    fit = [name for name in new if source[name].shape == new[name].shape]
+    parts = ("world_model.core.", "world_model.reward.", "actor_critic.critic.", "actor_critic.slow_critic.")
+    for name in new:
+        wanted = source if name in fit and name.startswith(parts) else fresh
+        assert torch.equal(new[name], wanted[name]), name
+    misfits = [name for name in new if name not in fit]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert misfits and all(name.startswith("world_model.reward.") for name in misfits)
+    assert all(f"{name} is {list(source[name].shape)} there" in line for name in misfits), line
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]["load"] == "dynamics,reward,critic"
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        ("actr", "--load actr: no part 'actr'; did you mean actor? There are all, world_model, encoder, dynamics, "),
+        ("projector", "no part 'projector'"),
+        ("encoder,", "no part ''"),
+        ("encoder", "--load encoder: nothing to load: world_model.encoder."),
+    ],
+)
+def test_a_partial_load_of_nothing_is_one_line(finished, tmp_path, capsys, load, message):
+    flags = tiny_flags(task="toy:copy", **PLAIN | {"agent.world_model.encoder.units": 24})
+    assert main(["train", *flags, "--run-dir", str(tmp_path / "run"), "--from", str(finished), "--load", load]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# Disk space
+
+
+def test_clean_deletes_the_replay_of_finished_runs_alone(finished, tmp_path, capsys):
+    done, open_one, missing = (tmp_path / "runs" / name for name in ("done", "open", "no_run"))
+    for path in (done, open_one):
+        shutil.copytree(finished, path)
+    missing.mkdir()
+    config = open_run(open_one).config
+    (open_one / "config.json").write_text(to_json(override(config, {"steps": 400})))
+    before = everything_below(tmp_path)
+    size = sum(file.stat().st_blocks * 512 for file in (done / "replay").iterdir())
+    refusal = f"dreamer: {open_one} is not finished (step 160 of 400) and needs its replay to be resumed\n"
+    for words, would in ((["--dry-run"], "would be "), ([], "")):
+        assert main(["clean", str(tmp_path / "runs"), *words]) == 2
+        output = capsys.readouterr()
+        assert output.err == refusal
+        amount = f"{size / 1e6:>10,.1f} MB"
+        assert output.out.splitlines() == [f"{amount}  {done}", f"{amount}  {would}freed in 1 runs"]
+        if would:
+            assert everything_below(tmp_path) == before
+    gone = {path for path in before if path.parent == done / "replay"}
+    assert gone and everything_below(tmp_path) == {path: data for path, data in before.items() if path not in gone}
+    assert main(["clean", str(done)]) == 0 and main(["evaluate", str(done), "--episodes", "1"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", str(done), "--steps", "400"]) == 2
+    assert "has no replay any more and cannot be extended; start a new run with --from" in capsys.readouterr().err
+    with locked(done):
+        assert main(["clean", str(done)]) == 2
+    assert capsys.readouterr().err == f"dreamer: {done} is in use by another process\n"

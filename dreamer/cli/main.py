@@ -25,6 +25,7 @@ COMMANDS = {
     "tasks": "list the tasks",
     "diagnose": "check a run for signs of trouble, with advice",
     "track": "send a run to W&B or TensorBoard afterwards",
+    "clean": "delete the replay of finished runs",
     "bench": "measure the cost of updates and of acting",
     "doctor": "print environment information",
     "debug-batch": "repeat a skipped update and locate the first value that is not finite",

@@ -24,7 +24,6 @@ from dreamer.system.redaction import show, warn
 from dreamer.tracking.destination import as_kept, flags, foreign
 from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
-from dreamer.training.load import Load
 from dreamer.training.loop import Result
 from envs.process import stopped_status
 
@@ -42,8 +41,9 @@ class TrainArguments:
     start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Folder of a run whose newest checkpoint gives the new run its initial weights. With --resume, it names again
     where a run that never began takes them from."""
-    load: Load = "all"
-    """Weights to take from --from: all, or world_model."""
+    load: str = "all"
+    """Weights to take from --from: all, world_model, or parts separated by commas (encoder,dynamics,reward). Tensors of
+    parts whose shapes differ keep their initial values, and one line lists them."""
     match_params: bool = False
     """Change the core's width until the agent has as many parameters as with the rssm core, within 2 %."""
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Required, cast
+from typing import Annotated, Any, Required, cast
 
 import torch
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, StringConstraints, with_config
 from typing_extensions import TypedDict
 
 from dreamer.config import Config, from_json, to_json
@@ -40,7 +40,7 @@ class StartFrom(TypedDict):
     """Run that gave the initial weights."""
 
     path: Text
-    load: Literal["all", "world_model"]
+    load: Annotated[str, StringConstraints(pattern=r"^[a-z_]+(, ?[a-z_]+)*$", max_length=1000)]
 
 
 @with_config(ConfigDict(extra="allow"))

@@ -20,7 +20,7 @@ from dreamer.system.device import choose_device
 from dreamer.system.redaction import warn
 from dreamer.tracking.destination import as_kept, foreign
 from dreamer.training.accelerate import wanted
-from dreamer.training.load import Load, agent_of, initial_weights, read_weights
+from dreamer.training.load import agent_of, initial_weights, read_weights
 from dreamer.training.loop import Result
 from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
@@ -36,7 +36,7 @@ def train(
     run_dir: Path | str | None = None,
     make_env: envs.BuildEnv | None = None,
     start_from: Path | str | None = None,
-    load: Load = "all",
+    load: str = "all",
     match: bool = False,
 ) -> Result:
     """Train a new agent.
@@ -46,7 +46,9 @@ def train(
         run_dir: folder to create (default: runs/<task>_...); it must not exist with content.
         make_env: constructor of your own `gymnasium.Env`; `config.task` is then only a name.
         start_from: run folder whose newest checkpoint gives the initial weights.
-        load: weights to take from there.
+        load: weights to take from there: "all", "world_model", or names of parts separated by commas
+            (`dreamer.training.load.parts_of`). Of parts, tensors that do not fit keep their initial values, and one
+            line lists them.
         match: change the core's width until the agent has as many parameters as with the `rssm` core (within 2 %).
 
     Raises:
@@ -131,6 +133,8 @@ def resume(
             result = Result(folder.path, "finished", progress.evaluation, step)
             complete_again(folder, result, state, elsewhere)
             return result
+        if step and not any(folder.replay.glob("stream_*")):
+            raise UserError(f"{path} has no replay any more and cannot be extended; start a new run with --from {path}")
         with understood(folder.checkpoints):
             agent = agent_of(config.agent, state, "meta")
             plan = make_plan(_compiled_as_before(folder, old), device, factory, agent, folder.path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,14 @@ from dreamer.runs import checkpoint as checkpoints
 from dreamer.runs.folder import RunFolder, open_run
 from dreamer.runs.saved import State, understood
 from dreamer.system.device import choose_device
+from dreamer.system.redaction import warn
 
-Load = Literal["all", "world_model"]
+WHOLE = {"all": "", "world_model": "world_model."}
+"""Loads that must fit whole -> beginning of the names of their tensors."""
+STATISTICS = "world_model.standardizer."
+"""Beginning of the names of the running statistics, which belong to the encoder and are loaded whole."""
+LISTED = 10
+"""Largest number of tensors that a message lists."""
 
 
 def load(path: Path | str, device: str = "cpu", checkpoint: int | str | None = None) -> Agent:
@@ -69,20 +76,64 @@ def agent_of(config: AgentConfig, state: State, device: Literal["cpu", "meta"] =
         return Agent(config, state["spec"]["obs_shapes"], ActionSpec(dim, bool(discrete)))
 
 
-def read_weights(path: Path, load: Load, agent: Agent) -> dict[str, Any]:
-    """Weights of a run's newest checkpoint that fit `agent`; raises `UserError` when one does not fit."""
+def parts_of(agent: Agent) -> dict[str, tuple[str, ...]]:
+    """The parts of an agent that can be loaded by name -> beginnings of the names of their tensors.
+
+    They are encoder, dynamics, decoder (projector with the objective r2), reward, continue, actor and critic.
+    """
+    modules = agent.world_model.parts | {"actor": agent.actor_critic.actor, "critic": agent.actor_critic.critic}
+    names = {module: f"{name}." for name, module in agent.named_modules()}
+    also = {"encoder": (STATISTICS,), "critic": ("actor_critic.slow_critic.",)}
+    return {part: (names[module], *also.get(part, ())) for part, module in modules.items()}
+
+
+def read_weights(path: Path, load: str, agent: Agent) -> dict[str, Any]:
+    """Weights of a run's newest checkpoint that fit `agent`; `load` is as in `dreamer.train`.
+
+    Raises `UserError` for an unknown part, for weights that do not fit where all are wanted, and where none fits.
+    """
+    prefixes = _prefixes(load, agent)
     _, state, _ = checkpoints.load(open_run(path).checkpoints)
-    prefix = "world_model." if load == "world_model" else ""
     with understood(path):
-        weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefix)}
+        weights = {name: value for name, value in state["agent"]["modules"].items() if name.startswith(prefixes)}
         theirs = _shapes(weights)
-    ours = {name: shape for name, shape in _shapes(agent.state_dict()).items() if name.startswith(prefix)}
+    ours = {name: shape for name, shape in _shapes(agent.state_dict()).items() if name.startswith(prefixes)}
     misfits = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
-    if misfits:
-        name, more = misfits[0], f" and {len(misfits) - 1} more differ" if len(misfits) > 1 else ""
-        shapes = f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
-        raise UserError(f"--from {path}: the weights do not fit this task and size: {shapes}{more}")
-    return weights
+    if any(name.startswith(STATISTICS) for name in misfits):  # a count alone would say that the means are known
+        misfits = [name for name in theirs | ours if name in misfits or name.startswith(STATISTICS)]
+    differ = [f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here" for name in misfits]
+    if differ and load in WHOLE:
+        parts = ",".join(parts_of(agent))
+        raise UserError(
+            f"--from {path}: the weights do not fit this task and size: {_listed(differ, 1)}; "
+            f"--load {parts} takes the parts of it that fit"
+        )
+    fitting = {name: value for name, value in weights.items() if name not in misfits}
+    if not fitting:
+        raise UserError(f"--from {path} --load {load}: nothing to load: {_listed(differ, 1)}")
+    if differ:
+        whole = len(theirs | ours)
+        warn(f"--from {path} --load {load}: {len(misfits)} of {whole} tensors left out: {_listed(differ, LISTED)}")
+    return fitting
+
+
+def _prefixes(load: str, agent: Agent) -> tuple[str, ...]:
+    """Beginnings of the names of the tensors to load."""
+    if load in WHOLE:
+        return (WHOLE[load],)
+    parts = parts_of(agent)
+    names = [name.strip() for name in load.split(",")]
+    for name in names:
+        if name not in parts:
+            closest = difflib.get_close_matches(name, parts, n=1)
+            hint = f"; did you mean {closest[0]}?" if closest else ""
+            raise UserError(f"--load {load}: no part {name!r}{hint} There are all, world_model, {', '.join(parts)}")
+    return tuple(prefix for name in names for prefix in parts[name])
+
+
+def _listed(texts: Sequence[str], most: int) -> str:
+    more = len(texts) - most
+    return "; ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _shapes(modules: Mapping[str, Any]) -> dict[str, list[int]]:
