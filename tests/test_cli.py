@@ -17,6 +17,7 @@ from nursery import run
 from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
 import dreamer
+from dreamer.__main__ import SLOW
 from dreamer.agent import Agent
 from dreamer.cli.ablate import INSTEAD
 from dreamer.cli.configuration import with_current_names
@@ -290,6 +291,28 @@ def test_a_command_loads_nothing_that_it_does_not_use(words, absent, run_dir):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and absent.isdisjoint(done.stderr.split()), done.stderr[-1000:]
     assert (words[0] == "train" and "--stps" not in words) == (run_dir / "curve.png").exists()
+
+
+def test_a_slow_command_says_that_it_starts_before_anything_is_imported():
+    code = """if True:
+        import sys, dreamer.__main__ as entry
+        class Terminal(type(sys.stderr)):
+            def isatty(self):
+                return True
+            def write(self, text):
+                early = not {"numpy", "torch", "tyro", "dreamer.cli.main"} & set(sys.modules)
+                return super().write(f"{'early' if early else 'late'} {text}")
+        sys.stderr = Terminal(sys.stderr.buffer)
+        sys.argv[1:] = WORDS
+        entry.main()
+    """
+    starts = ["early dreamer train: starting", "late dreamer: unrecognized"]
+    for words, lines in ((["train", "--stps"], starts), (["tasks"], [])):
+        code_of = code.replace("WORDS", str(words))
+        done = subprocess.run([sys.executable, "-c", code_of], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        said = done.stderr.splitlines()
+        assert all(line.startswith(start) for line, start in zip(said, lines, strict=True)), done.stderr
+    assert set(SLOW) <= set(COMMANDS)
 
 
 def test_the_public_names_are_those_of_the_package():

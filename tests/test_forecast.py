@@ -24,7 +24,7 @@ def test_bytes_of_a_row():
     expected = forecast(compose("dmc_vision", "1m"), layout)
     assert layout.row_bytes == (12_288 + 24 + 4 + 4, 5_120)  # image, action, reward, flags with alignment
     assert (expected.row_bytes, expected.image_bytes) == (17_440, 12_288)
-    assert str(expected).startswith("replay: 17.4 kB per row (images 12.3), ")
+    assert str(expected).startswith("17.4 kB per row (images 12.3), ")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+from itertools import groupby
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -35,6 +36,7 @@ from dreamer.tracking.console import ConsoleView
 from dreamer.tracking.destination import as_kept, foreign
 from dreamer.tracking.jsonl import STRICT
 from dreamer.tracking.metrics import METRICS
+from dreamer.tracking.progress import DISPLAYS, command_progress, follow, phase
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.views import ABANDON_SECONDS
 from dreamer.tracking.wandb import WandbView
@@ -327,11 +329,17 @@ def test_console_prints_plain_lines_at_most_every_ten_seconds():
         console.log(step, {"train/return": float(step), "time/env_steps_per_second": 1234.5, "loss/dyn": 1.0})
     evaluation = {"eval/return_mean": 81.25, "eval/return_std": 2.0, "eval/episodes": 10, "eval/mode_return_mean": 90.0}
     console.log(400, evaluation)
+    now[0] = 60.0
+    with phase("evaluating", 30, "steps") as show:
+        for done in (1, 2):
+            show(done)
+            console.advance(400, learning=True)
     console.close("finished")
     lines = stream.getvalue().splitlines()
     assert lines[0] == "step 0 of 1,000 (0%)  ETA -  1,234 env steps/s  train return 0.0"
     assert lines[1] == "step 100 of 1,000 (10%)  ETA 0:01:30  1,234 env steps/s  train return 100.0"
-    assert len(lines) == 5
+    assert len(lines) == 6
+    assert lines[5].startswith("step 400 of 1,000 (40%)  evaluating 0 of 30 steps  ETA 0:00:58  1,234 env steps/s")
     assert lines[4] == "step 400  evaluation return 81.2 (std 2.0) over 10 episodes, most likely actions 90.0"
 
 
@@ -345,6 +353,10 @@ def test_console_draws_a_bar_in_a_terminal(monkeypatch):
     for output in (colored, plain):
         assert "500 of 1,000 steps" in output and "ETA 0:00:" in output and "7.5 updates/s" in output
         assert "train return 12.0" in output and "evaluation return 9.0" in output
+        frames = re.findall(r"(collecting|learning|filming|finished) .*?([\d,]+) of 1,000 steps", output)
+        names = ["collecting", "collecting", "learning", "filming", "learning", "finished"]
+        assert [frame for frame, _ in groupby(frames)] == list(zip(names, ["0", "500", *4 * ["520"]], strict=True))
+        assert output.count("40 steps") == 1
         assert output.index("\x1b[?25l") < output.rindex("\x1b[?25h")
     assert re.search(r"\x1b\[[0-9;]*38;", colored) and not re.search(r"\x1b\[[0-9;]*38;", plain)
 
@@ -356,6 +368,11 @@ def draw_in_terminal():
     console.log(0, {"train/return": 11.0, "time/updates_per_second": 7.5})
     now[0] = 10.0
     console.log(500, {"train/return": 12.0, "eval/return_mean": 9.0})
+    now[0] += 0.3
+    console.advance(520, learning=True)
+    with phase("filming", unit="steps") as show:
+        now[0] += 0.3
+        show(40)
     console.close("finished")
     return stream.getvalue()
 
@@ -373,6 +390,44 @@ def test_console_survives_odd_streams(monkeypatch):
     dumb = Terminal()
     ConsoleView(1000, dumb).log(10, {"train/return": 1.0})
     assert "\x1b" not in dumb.getvalue() and "step 10" in dumb.getvalue()
+
+
+def test_a_command_shows_its_phases_in_a_terminal_and_erases_them(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("dreamer.tracking.progress.BAR_SECONDS", 0.0)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    before = list(DISPLAYS)
+    with command_progress():
+        with phase("memory", 2, "models") as show:
+            show(1)
+            assert list(follow("abcd", "training", 4, "updates")) == list("abcd")
+            print("a line of a library", file=sys.stderr)
+        assert sys.stderr is terminal
+        drawn = len(terminal.getvalue())
+        print("the result")
+    output = terminal.getvalue()
+    assert len(output) == drawn and before == DISPLAYS, "nothing is left of the bar when results are printed"
+    assert "memory 1 of 2 models, training" in output and "3 of 4 updates  ETA 0:00:00" in output
+    assert "\na line of a library\n" in output.replace("\x1b[2K", "").replace("\r", "\n")
+    assert output.endswith("\x1b[?25h\r\x1b[1A\x1b[2K"), "the cursor is back and the line erased"
+
+
+def test_from_python_and_outside_a_terminal_a_phase_shows_nothing(monkeypatch, capsys):
+    with command_progress():
+        assert list(follow(range(3), "training", 3)) == [0, 1, 2]
+    assert list(follow(range(3), "training", 3)) == [0, 1, 2] and capsys.readouterr() == ("", "")
+
+
+def test_lines_for_a_file_stay_there_while_a_bar_is_in_the_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    console = ConsoleView(1000, Terminal())
+    print("to the file", file=sys.stderr)
+    console.close("finished")
+    assert file.getvalue() == "to the file\n"
 
 
 # TensorBoard

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 
 import numpy as np
 import pytest
 import torch
-from running import assert_same_run, differences, newest, restored, timeless, tiny_config
+from running import assert_same_run, differences, newest, restored, timeless, tiny_config, tiny_flags
 from tiny import unchecked
 
 import dreamer
+from dreamer.cli.main import main
 from dreamer.config import from_json
 from dreamer.experience.ratio import ReplayRatio
 from dreamer.system.meters import Clock, Meter, peak_rss_mb
 from dreamer.tracking import read
+from dreamer.training.plan import few_updates
 
 EPISODE = 10  # steps of a toy:counting episode, which has one row more
 
@@ -249,3 +252,37 @@ def test_a_clock_counts_a_part_that_fails():
 
 def test_memory_is_counted_in_megabytes():
     assert 50 < peak_rss_mb() < 100_000
+
+
+@pytest.mark.parametrize(("steps", "made"), [(1000, 0), (1500, 95), (3000, None)])
+def test_a_run_too_short_to_learn_is_told_how_long_it_should_be(steps, made):
+    config = dreamer.compose("dmc_fast", steps=steps)
+    line = few_updates(config)
+    assert (made is None) == (line == "") and (made is None or f"will make about {made} updates in {steps:,}" in line)
+    if line:
+        assert line.endswith("the first comes after about step 1,256; raise --steps to 2600 or more")
+        assert f"has made 7 updates in {steps:,} steps" in few_updates(config, 7, steps)
+    assert not few_updates(dreamer.compose("dmc_fast", steps=steps), 500, steps)
+
+
+def test_a_run_says_what_it_is_and_warns_at_start_and_end_that_it_learns_little(run_dir, capsys):
+    flags = tiny_flags(steps=160, **{"tracking.console": True})
+    assert main(["train", *flags, "--run-dir", str(run_dir)]) == 0
+    output = capsys.readouterr()
+    head = dict(re.split(r"  +", line, maxsplit=1) for line in output.out.splitlines()[:6])
+    parameters = sum(json.loads((run_dir / "run.json").read_text())["parameters"].values())
+    assert head == {
+        "task": "toy:counting, 2 environments, action repeat 1",
+        "agent": f"rssm, {parameters:,} parameters, preset debug, size 100k, seed 0",
+        "device": head["device"],
+        "steps": "160, new weights",
+        "run folder": str(run_dir),
+        "replay": head["replay"],
+    }
+    assert re.fullmatch(r"cpu, \d+ threads?", head["device"]) and head["replay"].endswith(" GB")
+    begin, end = (line for line in output.err.splitlines() if line.startswith("warning: "))
+    made = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["updates"]
+    expected = int(re.search(r"will make about (\d+) updates in 160 steps", begin)[1])
+    assert f"this run has made {made} updates in 160 steps" in end and abs(made - expected) <= 2
+    assert main(["train", "--resume", str(run_dir), "--steps", "200"]) == 0
+    assert f"steps       200, resumed at step 160, with {made} updates made\n" in capsys.readouterr().out

@@ -5,12 +5,14 @@ A subcommand's module is imported when it is called, so that no command waits fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
+from dreamer.__main__ import SLOW
 from dreamer.cli import commands
 from dreamer.cli.parsing import HELP
 from dreamer.errors import UserError, first_line, reason
@@ -66,7 +68,7 @@ def _run(argv: list[str]) -> int:
     try:
         command = _command(argv[0])
         ignore_current_folder()
-        with print_warnings():
+        with print_warnings(), _progress(argv[0]):
             return command(argv[1:])
     except UserError as error:
         warn(f"dreamer: {error}")
@@ -75,6 +77,15 @@ def _run(argv: list[str]) -> int:
     except (OSError, MemoryError) as error:
         warn(f"dreamer: {first_line(error)}")
     return 2
+
+
+def _progress(name: str) -> contextlib.AbstractContextManager[None]:
+    """Context in which a command shows its progress; `WRITING` ones print lines of their own."""
+    if name in WRITING or name not in SLOW:
+        return contextlib.nullcontext()
+    from dreamer.tracking.progress import command_progress  # imports torch, as the command does
+
+    return command_progress()
 
 
 def _with_output(status: int) -> int:

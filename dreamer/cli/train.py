@@ -25,6 +25,7 @@ from dreamer.tracking.destination import as_kept, flags, foreign
 from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
 from dreamer.training.loop import Result
+from dreamer.training.plan import few_updates
 from envs.process import stopped_status
 
 
@@ -57,6 +58,9 @@ def run(argv: Sequence[str]) -> int:
         show(f"stopped; resume with: dreamer train --resume {shlex.quote(str(result.path))}{trusted}{destination}")
         return stopped_status(result.stopped_by)
     _print_result(result, trusted, destination)
+    few = few_updates(args.config, result.updates, result.step)
+    if few and args.config.tracking.console:
+        warn(f"warning: {few}")
     return 0
 
 

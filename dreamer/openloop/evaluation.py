@@ -17,6 +17,7 @@ from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
 from dreamer.openloop.rollouts import ErrorCurves, HeldOut, held_out, predict
 from dreamer.system.randomness import own_randomness
+from dreamer.tracking.progress import follow
 from envs import MakeEnv
 from envs.ranges import Few, Many, ManyOrNone, Seed, checked, flag
 
@@ -142,18 +143,21 @@ class _Evaluator:
         """Filter the observed steps, predict the rest from the actions taken, and imagine it with the policy."""
         settings, core = self.settings, self.model.core
         context, samples = settings.context, settings.samples
-        states = self._filter()
+        filtered = self._filter()
         for t in range(context):
-            self._keep(self.samples, self._decode(states[:, t], samples))
-        start = states[:, context - 1]
-        for t, state in enumerate(predict(core, start, self.batch.prev_action[:, context:], samples), start=context):
+            self._keep(self.samples, self._decode(filtered[:, t], samples))
+        start = filtered[:, context - 1]
+        horizon = self.alive.shape[1] - context
+        states = predict(core, start, self.batch.prev_action[:, context:], samples)
+        for t, state in enumerate(follow(states, "imagining", horizon, "predicted steps"), start=context):
             decoded = self._decode(state, samples)
             self._compare(t, decoded)
             self._keep(self.samples, decoded)
         beside = min(samples, SHOWN_SAMPLES)
         shown = start.map(lambda x: x.unflatten(0, (-1, samples))[: settings.shown, :beside].flatten(0, 1))
         policy = self.agent.actor_critic.policy(sample=True)
-        for state, _, action in rollout(core, policy, shown, self.alive.shape[1] - context):
+        steps = rollout(core, policy, shown, horizon)
+        for state, _, action in follow(steps, "imagining", horizon, "steps of rollouts"):
             if action is not None:
                 self._keep(self.rollouts, self._decode(state, beside))
         signals = {key: self._signal(key) for key in self.real}

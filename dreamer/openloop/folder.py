@@ -13,6 +13,7 @@ from dreamer.openloop.evaluation import OpenLoopEvaluation
 from dreamer.openloop.record import record
 from dreamer.openloop.traces import figures
 from dreamer.system.files import write_atomically
+from dreamer.tracking.progress import phase
 from dreamer.tracking.video import write_mp4
 
 FPS = 10.0
@@ -37,6 +38,11 @@ def newest(run: Path) -> tuple[int, Path] | None:
 
 def write(evaluation: OpenLoopEvaluation, folder: Path) -> dict[str, Path]:
     """Write pictures (.png), videos (.mp4) and, last, the record. Returns the paths of pictures and videos by name."""
+    with phase("drawing"):
+        return _write(evaluation, folder)
+
+
+def _write(evaluation: OpenLoopEvaluation, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     context, written, numbers = evaluation.settings.context, {}, record(evaluation)
     for name, figure in figures(numbers):

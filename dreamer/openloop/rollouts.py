@@ -19,6 +19,7 @@ from dreamer.dynamics.core import DynamicsCore
 from dreamer.experience.collect import Collector
 from dreamer.experience.spaces import Spec, require_spec
 from dreamer.nn.struct import Struct
+from dreamer.tracking.progress import follow
 from envs import EVAL_INDEX, MakeEnv
 
 
@@ -43,7 +44,7 @@ def held_out(agent: Agent, make_env: MakeEnv, episodes: int, steps: int, skip: i
         require_spec(Spec(agent.obs_shapes, agent.action), vector)
         collector = Collector(agent, vector, indices)
         collector.reset()
-        for _ in range(skip + steps):
+        for _ in follow(range(skip + steps), "imagining", skip + steps, "steps of held-out episodes"):
             if arrived:
                 collector.advance()
             arrived.append(collector.arrived)

@@ -34,7 +34,7 @@ class Forecast:
 
     def __str__(self) -> str:
         pictures = f" (images {self.image_bytes / 1000:.1f})" if self.image_bytes else ""
-        return f"replay: {self.row_bytes / 1000:.1f} kB per row{pictures}, {self.rows:,} rows, {self.total / GB:.2f} GB"
+        return f"{self.row_bytes / 1000:.1f} kB per row{pictures}, {self.rows:,} rows, {self.total / GB:.2f} GB"
 
 
 def forecast(config: Config, layout: RowLayout) -> Forecast:
@@ -64,5 +64,6 @@ def require_room(expected: Forecast, folder: Path) -> None:
             fitting = 10 ** math.floor(math.log10(max(1, room / expected.row_bytes)))
             lower = f"--replay.capacity (such as {fitting}), " if fitting >= LEAST_CAPACITY else ""
             raise UserError(
-                f"{expected} would not fit: {room / GB:.1f} GB {what}; lower {lower}--steps, --size or --env.image-size"
+                f"replay: {expected} would not fit: {room / GB:.1f} GB {what}; lower {lower}--steps, --size or "
+                "--env.image-size"
             )

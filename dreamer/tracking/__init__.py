@@ -4,6 +4,7 @@ tracker        writes records to metrics.jsonl and passes them to the views
 jsonl          reader and writer of metrics.jsonl
 metrics        registry of all metrics, read from the tables of metrics.md
 views          interface of a view, and the thread that it runs in
+progress       what the running code does, for the console and for commands
 console, tensorboard, wandb, wandb_session  the views
 video          MP4 files
 plotting       style of all figures, and the learning curve

@@ -10,6 +10,7 @@ from dreamer.system.redaction import warn
 from dreamer.tracking.config import TrackingConfig
 from dreamer.tracking.console import ConsoleView
 from dreamer.tracking.jsonl import JsonlWriter
+from dreamer.tracking.progress import phase
 from dreamer.tracking.tensorboard import TensorBoardView
 from dreamer.tracking.views import BackgroundView, Status, View
 from dreamer.tracking.wandb import WandbView
@@ -32,6 +33,11 @@ class Tracker:
         # The console has no thread: it only formats a line, in order with the other output of the caller.
         self._console = console
         self._closed = False
+
+    def advance(self, step: int, learning: bool) -> None:
+        """Show on the console that training has come to `step`; nothing is recorded."""
+        if self._console:
+            self._console.advance(step, learning)
 
     def log(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Record metrics at `step` environment steps. `updates` of the record is `loop/updates`, or its last value.
@@ -67,13 +73,14 @@ class Tracker:
         if self._closed:
             return
         self._closed = True
+        deadline = time.monotonic() + self._config.close_seconds
+        with phase("closing"):  # W&B may take long to send the rest
+            for view in self._views:
+                view.request_close(status)
+            for view in self._views:
+                view.join(deadline)
         if self._console:
             self._console.close(status)
-        deadline = time.monotonic() + self._config.close_seconds
-        for view in self._views:
-            view.request_close(status)
-        for view in self._views:
-            view.join(deadline)
         self.writer.close()
 
 

@@ -14,6 +14,7 @@ from dreamer.errors import UserError, first_line
 from dreamer.experience.spaces import Spec, require_spec
 from dreamer.system.randomness import own_randomness
 from dreamer.system.redaction import warn
+from dreamer.tracking.progress import phase
 from dreamer.training.heldout import HeldOut
 from envs import EVAL_INDEX, MakeEnv
 
@@ -51,7 +52,9 @@ class Evaluator:
     def __init__(self, make_env: MakeEnv, episodes: int, seed: int, limit: int = LIMIT, timeout: float = 0.0):
         self.indices = [EVAL_INDEX + i for i in range(episodes)]
         self.seed, self.limit = seed, limit
-        self.vector = envs.make_vector(make_env, self.indices, parallel=False, timeout=timeout)
+        self._longest = 0
+        with phase("building environments"):
+            self.vector = envs.make_vector(make_env, self.indices, parallel=False, timeout=timeout)
 
     def run(
         self, agent: Agent, mode: ActionMode, stop: Callable[[], bool] = lambda: False, deterministic: bool = False
@@ -70,6 +73,12 @@ class Evaluator:
             return self._run(agent, mode, stop, deterministic)
 
     def _run(self, agent: Agent, mode: ActionMode, stop: Callable[[], bool], deterministic: bool) -> Evaluation:
+        with phase("evaluating", self._longest, "steps") as show:  # as long as the last evaluation, where there was one
+            return self._episodes(agent, mode, stop, deterministic, show)
+
+    def _episodes(
+        self, agent: Agent, mode: ActionMode, stop: Callable[[], bool], deterministic: bool, show: Callable[[int], None]
+    ) -> Evaluation:
         require_spec(Spec(agent.obs_shapes, agent.action), self.vector)
         obs, *_ = envs.restore_vector(self.vector, dict.fromkeys(self.indices, (0, ())))
         count = len(self.indices)
@@ -86,6 +95,7 @@ class Evaluator:
             obs, rewards, terminated, truncated, info = self.vector.step(actions)
             terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
             steps += 1
+            show(steps)
             returns[running] += rewards[running]
             lengths[running] += 1
             failed |= {place: text for place, text in envs.failures(info).items() if running[place]}
@@ -93,6 +103,7 @@ class Evaluator:
             if mode == "sample" and running.any():
                 held_out.arrived(obs, rewards, terminated, truncated, running, carry)
             running &= ~(terminated | truncated)
+        self._longest = steps
         self._report(int(running.sum()), failed)
         kept = np.setdiff1d(np.arange(count), list(failed))
         return Evaluation(returns[kept], lengths[kept], held_out.metrics() if mode == "sample" else {})

@@ -130,7 +130,7 @@ def resume(
         progress = Progress.of(state)
         if progress.finished(config.steps):
             warn(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
-            result = Result(folder.path, "finished", progress.evaluation, step)
+            result = Result(folder.path, "finished", progress.evaluation, step, state["updates"])
             complete_again(folder, result, state, elsewhere)
             return result
         if step and not any(folder.replay.glob("stream_*")):

@@ -18,6 +18,7 @@ from dreamer.runs.folder import RunFolder, open_run
 from dreamer.runs.saved import State, understood
 from dreamer.system.device import choose_device
 from dreamer.system.redaction import warn
+from dreamer.tracking.progress import phase
 
 WHOLE = {"all": "", "world_model": "world_model."}
 """Loads that must fit whole -> beginning of the names of their tensors."""
@@ -39,10 +40,11 @@ def load_with_step(path: Path | str, device: str = "cpu", checkpoint: int | str 
     """As `load`, and the environment step of the checkpoint."""
     device, wanted = choose_device(device), _wanted(checkpoint)
     folder = open_run(Path(path))
-    step, state, _ = checkpoints.load(folder.checkpoints, wanted)
-    with understood(folder.checkpoints):
-        agent = agent_with_weights(folder.config.agent, state)
-    return agent.to(device).eval(), step
+    with phase("loading"):
+        step, state, _ = checkpoints.load(folder.checkpoints, wanted)
+        with understood(folder.checkpoints):
+            agent = agent_with_weights(folder.config.agent, state)
+        return agent.to(device).eval(), step
 
 
 def _wanted(checkpoint: int | str | None) -> checkpoints.Wanted:

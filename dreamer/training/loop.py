@@ -35,6 +35,8 @@ class Result:
     """Metrics of the last evaluation."""
     step: int
     """Environment step that it has reached."""
+    updates: int = 0
+    """Updates that it has made."""
     stopped_by: int = 0
     """Signal that asked an interrupted run to stop; 0 without one."""
 
@@ -86,6 +88,7 @@ class Trainer:
         """One step of every environment, and everything that is due after it."""
         progress, loop, before = self.progress, self.config.loop, self.progress.step
         self.collect()
+        self.tracker.advance(progress.step, learning=self.learner.updates > 0)
         for _ in range(self.learner.updates_due(self.collector.num_envs)):
             self.learner.update()
             self.learner.take_in_late_results()
@@ -109,7 +112,8 @@ class Trainer:
         report_lost_streams(self.reported, progress.step, self.folder.faults)
         status: Literal["finished", "interrupted"]
         status = "finished" if progress.finished(self.config.steps) else "interrupted"
-        return Result(self.folder.path, status, progress.evaluation, progress.step, self.stop_signal)
+        updates, signal = self.learner.updates, self.stop_signal
+        return Result(self.folder.path, status, progress.evaluation, progress.step, updates, signal)
 
     def collect(self) -> None:
         """Take one step in every environment: act, store, advance; raises `NotFinite` if a state is not finite."""

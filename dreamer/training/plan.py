@@ -20,6 +20,9 @@ from dreamer.system.memory import require_memory
 from dreamer.system.redaction import warn
 from dreamer.world_model.images import outputs_of
 
+FEW = 500
+"""Updates below which a run has learned little."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -49,6 +52,27 @@ def make_plan(config: Config, device: str, factory: envs.EnvFactory, agent: Agen
     expected = forecast(config, layout)
     require_room(expected, folder)
     return Plan(config, device, factory, Spec(agent.obs_shapes, agent.action), layout, expected)
+
+
+def few_updates(config: Config, updates: int = 0, step: int = 0) -> str:
+    """A line about a run that makes fewer than `FEW` updates until its end; empty for one with more.
+
+    The run has made `updates` by environment step `step`.
+    """
+    loop, env = config.loop, config.env
+    first = env.repeat * (env.num_envs * loop.batch_length + loop.learning_starts)
+    per_step = loop.replay_ratio / (loop.batch_size * loop.batch_length * env.repeat)
+    begin = max(step, first)
+    total = updates + int(max(0, config.steps - begin) * per_step)
+    if total >= FEW:
+        return ""
+    makes = f"has made {total:,}" if step >= config.steps else f"will make about {total:,}"
+    enough = begin + (FEW - updates) / per_step
+    unit = 10 ** max(0, int(math.log10(enough)) - 1)
+    return (
+        f"this run {makes} updates in {config.steps:,} steps, too few to learn much; the first comes after about step "
+        f"{first:,}; raise --steps to {math.ceil(enough / unit) * unit} or more"
+    )
 
 
 def check_memory(agent: Agent, config: Config, device: str) -> None:

@@ -13,13 +13,14 @@ import torch
 
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.saved import State
-from dreamer.system.redaction import warn
+from dreamer.system.redaction import show, warn
 from dreamer.tracking import Tracker, open_tracker
+from dreamer.tracking.progress import phase
 from dreamer.training.decays import plan_decays
 from dreamer.training.evaluate import Evaluator
 from dreamer.training.loop import Result, Trainer
 from dreamer.training.media import show_curve
-from dreamer.training.plan import Plan
+from dreamer.training.plan import Plan, few_updates
 from dreamer.training.state import RunState
 from envs.process import INSISTENT, stop_signals
 
@@ -64,8 +65,9 @@ def run_plan(
 def complete(folder: RunFolder, tracker: Tracker, result: Result) -> None:
     """Do what follows the last checkpoint. A run that is killed meanwhile does it again when it is resumed."""
     tracker.summary(result.evaluation)
+    with phase("drawing"):
+        show_curve(folder)
     tracker.close(result.status)
-    show_curve(folder)
     if result.status == "finished":
         folder.info["complete"] = result.step
         folder.save()
@@ -101,9 +103,29 @@ def _describe(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> No
     folder.info |= {"device": plan.device, "numerics": now}
     folder.info["parameters"] = run.agent.parameter_counts()
     folder.info["replay"] = {"bytes_per_row": expected.row_bytes, "rows": expected.rows, "bytes": expected.total}
-    if plan.config.tracking.console:
-        warn(str(expected))
     folder.save()
+    if plan.config.tracking.console:
+        show(*_header(plan, folder, run, resumed))
+        few = few_updates(plan.config, run.learner.updates, run.progress.step)
+        warn(*[f"warning: {few}"] * bool(few))
+
+
+def _header(plan: Plan, folder: RunFolder, run: RunState, resumed: bool) -> list[str]:
+    """Lines about the run that starts or resumes."""
+    config, source = plan.config, folder.info.get("start_from")
+    core, env, threads = config.agent.dynamics.core, config.env, torch.get_num_threads()
+    agent = f"{core}, {sum(folder.info['parameters'].values()):,} parameters"
+    beginning = f"weights of {source['path']} ({source['load']})" if source else "new weights"
+    if resumed:
+        beginning = f"resumed at step {run.progress.step:,}, with {run.learner.updates:,} updates made"
+    return [
+        f"task        {config.task}, {env.num_envs} environment{'s' * (env.num_envs > 1)}, action repeat {env.repeat}",
+        f"agent       {agent}, preset {config.preset}, size {config.size}, seed {config.seed}",
+        f"device      {plan.device}, {threads} thread{'s' * (threads > 1)}",
+        f"steps       {config.steps:,}, {beginning}",
+        f"run folder  {folder.path}",
+        f"replay      {plan.forecast}",
+    ]
 
 
 @contextmanager

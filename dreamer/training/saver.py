@@ -11,6 +11,7 @@ import torch
 from dreamer.errors import NotFinite
 from dreamer.runs import checkpoint
 from dreamer.tracking import Tracker
+from dreamer.tracking.progress import phase
 from dreamer.training.guard import all_finite
 from dreamer.training.state import RunState, agent_spec
 
@@ -45,7 +46,7 @@ class Saver:
         self.finish()
         run.learner.take_in_late_results(wait=True)
         self.require_finite()
-        with run.clock("saving"):
+        with run.clock("saving"), phase("saving"):
             if run.folder.numerics.get("compiled", False) and not run.learner.compiled:
                 run.folder.numerics["compiled"] = False  # torch.compile failed in the first update
                 run.folder.save()
@@ -72,7 +73,7 @@ class Saver:
     def finish(self) -> None:
         """Wait until the checkpoint being written, if any, is safe; raises `UserError` when it cannot be written."""
         if self._uncommitted:
-            with self.run.clock("saving"):
+            with self.run.clock("saving"), phase("saving"):
                 self.writer.wait()
                 self.run.replay.commit()
                 self._uncommitted = False

@@ -13,6 +13,7 @@ import numpy as np
 from dreamer.agent import Agent
 from dreamer.errors import UserError, first_line
 from dreamer.system.randomness import own_randomness
+from dreamer.tracking.progress import phase
 from dreamer.tracking.video import write_mp4
 from envs import EVAL_INDEX, MakeEnv
 from envs.guarded import Guarded
@@ -31,7 +32,11 @@ def record_video(
     when `path` cannot be written.
     """
     select_backend()  # Gymnasium's own MuJoCo environments need to be told how to render here
-    with closing(Guarded(partial(make_env, EVAL_INDEX), timeout)) as env, own_randomness(agent.device, seed):
+    with (
+        phase("filming", unit="steps") as show,
+        closing(Guarded(partial(make_env, EVAL_INDEX), timeout)) as env,
+        own_randomness(agent.device, seed),
+    ):
         fps = float(env.metadata.get("render_fps") or 30)
         every = max(1, round(fps / VIDEO_FPS))
         frames: list[np.ndarray] = []
@@ -46,7 +51,8 @@ def record_video(
             obs, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
             step += 1
-    write_mp4(path, frames, fps / every)
+            show(step)
+        write_mp4(path, frames, fps / every)
     return path
 
 

@@ -22,6 +22,7 @@ from dreamer.experiments.bench.costs import Subject, in_turn, product_dtype, pro
 from dreamer.system.device import choose_device
 from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import peak_gpu_mb, peak_rss_mb
+from dreamer.tracking.progress import follow, phase
 from dreamer.training.plan import layout_of
 from envs.ranges import Many, checked, flag
 
@@ -73,7 +74,8 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
 
     `fraction_of_peak` is `reference_gflop` / (median seconds x `product_gflops`), so saved work counts like speed.
     """
-    subject = Subject(config, device)
+    with phase("building environments"):
+        subject = Subject(config, device)
     try:
         loop = subject.loop(agent_steps)
     finally:
@@ -82,7 +84,8 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
     gpu_mb = peak_gpu_mb(subject.agent.device)  # before the matrix products
     dtype = product_dtype(subject.agent)
     peak_before = product_gflops(subject.agent.device, dtype)
-    times = [timed(subject.update, subject.agent.device) for _ in range(updates)]
+    counted = follow(range(updates), "measuring", updates, "updates")
+    times = [timed(subject.update, subject.agent.device) for _ in counted]
     peak = max(peak_before, product_gflops(subject.agent.device, dtype))
     seconds, reference = median(times), subject.reference_gflop()
     counts = subject.agent.parameter_counts()
@@ -146,7 +149,10 @@ def measure_scaling(config: Config, device: str, updates: int, folder: Path) -> 
         "size": {name: resized(config, name) for name in SIZES},
     }
     found = {
-        axis: [{"value": value, **_cost(changed, device, updates)} for value, changed in settings.items()]
+        axis: [
+            {"value": value, **_cost(changed, device, updates)}
+            for value, changed in follow(settings.items(), f"scaling with {axis}", len(settings), "settings")
+        ]
         for axis, settings in axes.items()
     }
     try:

@@ -22,6 +22,7 @@ from dreamer.experience.collect import Collector
 from dreamer.experience.replay import Replay
 from dreamer.experience.spaces import spec_of
 from dreamer.system.device import synchronize
+from dreamer.tracking.progress import follow
 from dreamer.training.accelerate import accelerated
 from dreamer.training.equivalence import replaced
 from dreamer.training.graph import WARM_UP, GraphedUpdate
@@ -55,7 +56,8 @@ class Subject:
 
     def warm_up(self, updates: int = 1) -> None:
         """Take untimed updates: at least this many, and as many as it takes until a CUDA graph is replayed."""
-        for _ in range(max(updates, WARM_UP + 1) if isinstance(self.accelerated, GraphedUpdate) else updates):
+        count = max(updates, WARM_UP + 1) if isinstance(self.accelerated, GraphedUpdate) else updates
+        for _ in follow(range(count), "warming up", count, "updates"):
             self.update()
 
     def gflop(self) -> float:
@@ -127,7 +129,8 @@ class Subject:
             packed = self.batch.context.cpu().numpy()[:, None].repeat(loop.batch_length, 1)
             self.collector.reset()
             with _spied(places, self.agent.device) as spent:
-                for _ in range(loop.batch_length + 10 + steps):
+                count = loop.batch_length + 10 + steps
+                for _ in follow(range(count), "measuring the loop", count, "steps"):
                     states = self.collector.act()
                     replay.append(self.collector.arrived, states)
                     self.collector.advance()
@@ -211,7 +214,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
 def in_turn(calls: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, list[float]]:
     """Seconds of every call in each round. A round makes each call once: a slow period of the machine affects all."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for _ in follow(range(rounds), "measuring in turn", rounds, "rounds"):
         for name, call in calls.items():
             times[name].append(timed(call, device))
     return times

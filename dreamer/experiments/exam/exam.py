@@ -29,6 +29,7 @@ from dreamer.runs.saved import understood
 from dreamer.runs.trust import check_folder
 from dreamer.system.files import read_json, write_atomically
 from dreamer.system.redaction import warn
+from dreamer.tracking.progress import follow
 from envs.ranges import Few, FewOrNone, NonNegative, checked, flag
 from envs.safe_path import safe_path
 
@@ -89,7 +90,7 @@ def exam(args: ExamArguments) -> str:
         work = _speed(args, chosen) if part == "speed" else _trained(TRAINED[part], args, chosen)
         missing = {key: run for key, run in work.items() if not _path(args.folder, part, key).exists()}
         jobs = 1 if part == "speed" else args.jobs or envs.cores()
-        for key, result in _results(missing, jobs):
+        for key, result in follow(_results(missing, jobs), part, len(missing), "models"):
             write_atomically(_path(args.folder, part, key), (json.dumps(result) + "\n").encode())
             warn(f"{part}  {key[0]}  seed {key[1]}  done")
     results, text = _document(args, chosen)

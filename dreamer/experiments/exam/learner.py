@@ -17,6 +17,7 @@ from dreamer.experience.spaces import Spec
 from dreamer.experiments.ablation.grid import core_settings
 from dreamer.experiments.exam.recordings import Recording
 from dreamer.nn.optim import LaProp
+from dreamer.tracking.progress import follow
 from dreamer.training.matching import match_params
 from dreamer.world_model.world_model import WorldModel
 
@@ -80,7 +81,7 @@ def train_model(config: Config, recording: Recording, stages: Sequence[Stage], s
     optimizer = LaProp(model.parameters(), dataclasses.replace(config.agent.optimizer, decay=total), model)
     loss = torch.zeros(())
     for stage in stages:
-        for _ in range(stage.updates):
+        for _ in follow(range(stage.updates), "training", stage.updates, "updates"):
             episodes = random.integers(recording.episodes, size=stage.batch_size)
             last = 0 if stage.from_start else recording.length - stage.length
             starts = random.integers(last + 1, size=stage.batch_size)

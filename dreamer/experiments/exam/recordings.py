@@ -11,6 +11,7 @@ import torch
 
 from dreamer.batch import Batch
 from dreamer.experience.spaces import Spec, spec_of
+from dreamer.tracking.progress import follow
 from envs import MakeEnv
 
 TEST_INDEX = 1_000_000
@@ -71,7 +72,7 @@ def record(make_env: MakeEnv, episodes: int, steps: int, sampler: ActionSampler,
     Environment `first_index + i` determines episode i with its actions, so recordings are reproducible.
     """
     rows = []
-    for i in range(first_index, first_index + episodes):
+    for i in follow(range(first_index, first_index + episodes), "recording", episodes, "episodes"):
         env = make_env(i)
         actions = sampler(np.random.default_rng(i), steps)
         obs, info = env.reset()

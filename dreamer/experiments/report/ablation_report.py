@@ -22,6 +22,7 @@ from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact_command
+from dreamer.tracking.progress import phase
 
 
 def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
@@ -30,12 +31,14 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
     Raises `UserError` when there is no finished run below `folder`, or when it cannot be written to.
     """
     check_folder(folder)
-    found, failures = find_runs(folder)
+    with phase("reading"):
+        found, failures = find_runs(folder)
     named, arms = with_arms([run for run in found if run.finished])
     counted, excluded = _select(named, [run for run in found if not run.finished], failures)
     if not counted:
         raise UserError(f"no finished run below {folder}: {_tally(counted, excluded)}")
-    analysis = analyse(counted, arms.values)
+    with phase("comparing"):
+        analysis = analyse(counted, arms.values)
     verdict = ablation_verdict.verdict(analysis, arms)
     verdict += ablation_verdict.cautions(analysis, arms, len(excluded), confounding(counted, arms))
     written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -58,7 +61,8 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
         sections=ablation_sections.sections(analysis, arms, counted, excluded, differing(counted), origin),
     )
     try:
-        svg = ablation_figures.draw(analysis, folder / "figures")
+        with phase("drawing"):
+            svg = ablation_figures.draw(analysis, folder / "figures")
         write_atomically(folder / "report.json", json.dumps(_plain(numbers), indent=1, allow_nan=False), "\n")
         write_atomically(folder / "report.md", markdown(document))
         write_atomically(folder / "report.html", html(document, svg))

@@ -23,6 +23,7 @@ from dreamer.system.files import write_atomically
 from dreamer.system.redaction import warn
 from dreamer.tracking import describe, is_registered
 from dreamer.tracking.plotting import PALETTE, STYLE, WIDTH, learning_curve, points, svg
+from dreamer.tracking.progress import follow, phase
 
 PAGE = "report.html"
 RETURNS = "Sum of rewards of an episode. Evaluation runs in environments whose seeds training never uses."
@@ -51,7 +52,8 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
 
     Raises `UserError` when the folder is damaged or cannot be written to.
     """
-    run, records = read_run(folder, folder.resolve().name)
+    with phase("reading"):
+        run, records = read_run(folder, folder.resolve().name)
     groups = panels(sorted({name for record in records for name in record}))
     imagination = run_media.read_imagination(folder)
     summary = [*_results(run, records), *run_media.skills(imagination)]
@@ -160,7 +162,9 @@ def _draw(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[st
     with matplotlib.rc_context(STYLE):
         drawn = {"returns": svg(learning_curve(records))}
         with matplotlib.rc_context({"font.size": 7.5, "axes.titlesize": 7.5}):
-            return drawn | {group: svg(_grid(records, names)) for group, names in groups.items()}
+            for group, names in follow(groups.items(), "drawing", len(groups), "figures"):
+                drawn[group] = svg(_grid(records, names))
+            return drawn
 
 
 def _grid(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
