@@ -72,7 +72,8 @@ class ConsoleView(View, Display):
         """Show the present phase; never raises."""
         if self._live is not None and at_once:
             self._last_shown = -math.inf
-        self._guard(self._draw)
+        if self._live is not None or self._pace:  # the first line is that of a record
+            self._guard(self._draw)
 
     def close(self, status: Status) -> None:
         """Stop the bar and leave its last state on the terminal."""

@@ -18,6 +18,7 @@ from dreamer.openloop.traces import figures
 from dreamer.system.files import MB, read_bytes, read_json
 from dreamer.system.redaction import warn
 from dreamer.tracking.plotting import STYLE, svg
+from dreamer.tracking.progress import phase
 from dreamer.tracking.video import evaluation_videos
 
 RECORD_LIMIT = 20 * MB
@@ -51,7 +52,7 @@ def read_imagination(folder: Path) -> Imagination | None:
     step, place = found
     try:
         record = read_json(place / openloop.RECORD, Record, RECORD_LIMIT)
-        with matplotlib.rc_context(STYLE):
+        with phase("drawing predictions"), matplotlib.rc_context(STYLE):
             drawn = {name: svg(figure) for name, figure in figures(record)}
     except (ValueError, TypeError, LookupError) as error:  # entries or lengths may not fit
         file = "" if isinstance(error, UserError) else f"{place / openloop.RECORD}: "

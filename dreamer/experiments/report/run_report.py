@@ -160,7 +160,8 @@ def _curves(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[
 def _draw(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return SVG by name: `returns`, and a grid of curves for each group of metrics."""
     with matplotlib.rc_context(STYLE):
-        drawn = {"returns": svg(learning_curve(records))}
+        with phase("drawing"):
+            drawn = {"returns": svg(learning_curve(records))}
         with matplotlib.rc_context({"font.size": 7.5, "axes.titlesize": 7.5}):
             for group, names in follow(groups.items(), "drawing", len(groups), "figures"):
                 drawn[group] = svg(_grid(records, names))
