@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dreamer.system import ranks
+
 
 def lambda_return(
     reward: Float[Tensor, "start states"],
@@ -70,8 +72,11 @@ class ReturnNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Float[Tensor, "..."]) -> None:
-        """Move both ends towards the percentiles (linear interpolation) of these returns, if those are finite."""
-        low, high = torch.quantile(returns.float().flatten(), self.quantiles)
+        """Move both ends towards the percentiles (linear interpolation) of these returns, if those are finite.
+
+        The percentiles are those of the returns of all ranks.
+        """
+        low, high = torch.quantile(ranks.gather(returns.float().flatten()).flatten(), self.quantiles)
         rate = self.rate * (low + high).isfinite()
         self.low.lerp_(low.nan_to_num(), rate)
         self.high.lerp_(high.nan_to_num(), rate)

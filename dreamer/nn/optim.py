@@ -10,6 +10,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from dreamer.system import ranks
 from envs.ranges import CountOrNone, Positive, Probability, Schedule
 
 FINAL_FRACTION = 0.05  # of the learning rate, after its decay
@@ -87,8 +88,9 @@ class LaProp:
 
     The running means of all parameters are two flat vectors, so a step takes few operations for any number of tensors.
     The update count is a tensor on the parameters' device, so a step never waits for the host. Every parameter must
-    receive a gradient in every update. `root` is the module with the parameters; `clip_groups` v3 needs it. This is
-    no `torch.optim.Optimizer`, whose constructor imports the compiler, which takes seconds.
+    receive a gradient in every update. Gradients are averaged over all ranks (`dreamer.system.ranks`). `root` is the
+    module with the parameters; `clip_groups` v3 needs it. This is no `torch.optim.Optimizer`, whose constructor imports
+    the compiler, which takes seconds.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimizerConfig, root: nn.Module | None = None):
@@ -113,11 +115,13 @@ class LaProp:
         """Update all parameters; return the scalars `grad_norm` (before clipping), `update_norm`, `learning_rate`.
 
         A gradient or `loss` that is not finite changes nothing, parameters and running means included, and `skipped`
-        is 1 instead of 0.
+        is 1 instead of 0; that of one rank counts for all.
         """
         c = self.config
-        grads, grad_norm = self._clipped_gradient()
-        finite = grad_norm.isfinite() if loss is None else grad_norm.isfinite() & loss.isfinite()
+        loss = self.momentum.new_zeros(()) if loss is None else loss
+        averaged, loss = self._gradients(loss)
+        grads, grad_norm = self._clipped(averaged)
+        finite = grad_norm.isfinite() & loss.isfinite()
         grads.masked_fill_(~finite, 0.0)
         learning_rate = self._learning_rate()
         updates = self.updates + 1
@@ -143,12 +147,20 @@ class LaProp:
             rate *= (self.updates / c.warmup).clamp(max=1.0)
         return rate * self.decay(self.updates)
 
-    def _clipped_gradient(self) -> tuple[Tensor, Tensor]:
-        """All gradients in one vector, each group clipped to `clip` times its norm; and the norm before clipping."""
+    def _gradients(self, loss: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        """The gradient of every parameter and the loss, averaged over all ranks in one vector."""
         grads = [param.grad for param in self.params if param.grad is not None]
         if len(grads) < len(self.params):
             missing = len(self.params) - len(grads)
             raise RuntimeError(f"{missing} of {len(self.params)} parameters received no gradient in this update")
+        if ranks.count() == 1:
+            return grads, loss
+        flat = ranks.average(torch.cat([grad.flatten() for grad in grads] + [loss.to(self.rms.dtype).reshape(1)]))
+        pieces = flat[:-1].split(self.sizes)
+        return [piece.view_as(param) for piece, param in zip(pieces, self.params, strict=True)], flat[-1]
+
+    def _clipped(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """All gradients in one vector, each group clipped to `clip` times its norm; and the norm before clipping."""
         norms, sizes = (torch.stack(torch._foreach_norm(self._pieces(tensors))) for tensors in (grads, self.params))
         upper = self._of_groups(sizes).clamp(min=self.config.clip_floor) * self.config.clip
         factors = 1 / (self._of_groups(norms) / upper).clamp_(min=1.0)

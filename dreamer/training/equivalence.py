@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dreamer.agent import Agent
 from dreamer.batch import Batch
+from dreamer.system import ranks
 from dreamer.system.randomness import own_randomness
 
 Methods = list[tuple[nn.Module, str, Callable[..., Any]]]
@@ -50,7 +51,7 @@ def agreement(agent: Agent, methods: Methods, seed: int) -> bool:
         for name, buffer in agent.named_buffers():
             buffer.copy_(buffers[name])
 
-    with own_randomness(agent.device, seed), torch.no_grad():
+    with own_randomness(agent.device, seed), torch.no_grad(), ranks.alone():
         try:
             for param in zeros:
                 param.normal_(0, 0.1)

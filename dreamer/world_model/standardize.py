@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamer.batch import Shapes, vectors
+from dreamer.system import ranks
 
 SLOWEST = 1e-3
 """Rate of the running statistics after the first thousand batches, which count equally."""
@@ -41,9 +42,16 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def update(self, obs: Mapping[str, Tensor]) -> None:
-        """Update the statistics with observations `[*batch, size]`; dimensions that are not finite are left out."""
+        """Update the statistics with observations `[*batch, size]`; dimensions that are not finite are left out.
+
+        The statistics are those of the rows of all ranks, of which each has as many.
+        """
         rows = torch.cat([obs[key].float() for key in self.keys], -1).flatten(0, -2)
         variance, mean = torch.var_mean(rows, 0, correction=0)
+        if ranks.count() > 1:
+            moments = ranks.gather(torch.stack([variance, mean]))
+            between, mean = torch.var_mean(moments[:, 1], 0, correction=0)
+            variance = moments[:, 0].mean(0) + between
         finite = (mean + variance).isfinite()
         self.count += finite
         rate = finite / self.count.clamp(1, 1 / SLOWEST)
