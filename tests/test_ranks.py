@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from running import assert_same_run, differences, dreamer_command, newest, timeless, tiny_config, tiny_flags
 from tiny import make_agent, make_batch, mode_latents, unchecked
 
+import dreamer
 from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.behavior.returns import ReturnNormalizer
+from dreamer.errors import UserError
 from dreamer.nn.optim import LaProp, OptimizerConfig
-from dreamer.system import ranks
+from dreamer.runs.folder import create_run
+from dreamer.system import device, ranks
+from dreamer.training.loop import Trainer
 from dreamer.world_model.standardize import Standardizer
 
 FAST = {"world_model.standardize": True, "optimizer.warmup": 0, "optimizer.learning_rate": 1e-3}
@@ -46,10 +51,10 @@ def of_ranks(function: Callable[[int], Any], count: int = 2) -> list[Any]:
         os.close(writer)
         readers.append(open(reader, "rb"))  # noqa: SIM115
         children.append(child)
-    answers = [pickle.loads(reader.read()) for reader in readers]
+    read = [reader.read() for reader in readers]
     for child in children:
         os.waitpid(child, 0)
-    return answers
+    return [pickle.loads(data) if data else None for data in read]
 
 
 def share(batch: Batch, number: int, count: int = 2) -> Batch:
@@ -165,3 +170,124 @@ def test_without_torchrun_nothing_is_exchanged():
     assert (ranks.number(), ranks.count(), ranks.started()) == (0, 1, 1)
     assert ranks.average(tensor) is tensor and torch.equal(ranks.gather(tensor)[0], tensor)
     assert ranks.largest(3) == ranks.total(3) == [3] and ranks.first("a") == "a" and ranks.each("a") == ["a"]
+
+
+# Runs
+
+PAIR = {"devices": 2, "env.num_envs": 4, "loop.batch_size": 4, "loop.learning_starts": 16, "tracking.console": False}
+
+
+def parameters_at_end(run: Callable[[], Any], die_at: int = 0) -> Callable[[int], Any]:
+    """Status of a run and the learner at its end, in one rank; rank 1 dies at a step if that is given."""
+
+    def train(number: int) -> Any:
+        seen = []
+        advance, end = Trainer._advance, Trainer._end
+
+        def advanced(trainer: Trainer) -> None:
+            if number == 1 and 0 < die_at <= trainer.progress.step:
+                os._exit(1)
+            advance(trainer)
+
+        def ended(trainer: Trainer) -> Any:
+            seen.append(numbers(trainer.agent))
+            return end(trainer)
+
+        Trainer._advance, Trainer._end = advanced, ended  # type: ignore[method-assign]
+        with unchecked():
+            result = run()
+        return result.status, seen[0]
+
+    return train
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_that_one_of_them_ends_resumes_as_if_nothing_had_happened(tmp_path):
+    config = tiny_config(**PAIR)
+    twins = of_ranks(parameters_at_end(lambda: dreamer.train(config, run_dir=tmp_path / "twin")))
+    assert [status for status, _ in twins] == ["finished"] * 2 and not differences(twins[0][1], twins[1][1])
+    last = [record for record in timeless(tmp_path / "twin") if "replay/rows" in record][-1]
+    assert last["replay/rows"] == last["step"] == 160 and last["loop/episodes"] == 12  # of 10 steps, in 4 environments
+
+    path = tmp_path / "run"
+    lost, _ = of_ranks(parameters_at_end(lambda: dreamer.train(config, run_dir=path), die_at=120))
+    assert lost.startswith("LostRank: rank 0: another process of this run has ended")
+    with pytest.raises(UserError, match="is trained by 2 processes, not by 1; `dreamer train --resume"):
+        dreamer.resume(path)
+    resumed = of_ranks(parameters_at_end(lambda: dreamer.resume(path)))
+    assert not differences(resumed[0][1], twins[0][1]) and not differences(resumed[1][1], twins[1][1])
+    assert_same_run(path, tmp_path / "twin")
+    left, right = newest(path / "rank_1"), newest(tmp_path / "twin" / "rank_1")
+    assert not differences(left["collector"], right["collector"]) and not differences(left["rng"], right["rng"])
+    assert left["replay"]["rng"] == right["replay"]["rng"] != newest(path)["replay"]["rng"]
+    assert timeless(path / "rank_1") == timeless(tmp_path / "twin" / "rank_1")
+
+
+@pytest.mark.slow
+def test_a_value_that_is_not_finite_in_one_rank_returns_all_to_their_checkpoint(tmp_path):
+    def train(number: int) -> Any:
+        collect, calls = Trainer.collect, []
+
+        def broken(trainer: Trainer) -> None:
+            calls.append(trainer.progress.step)
+            if number == 1 and trainer.progress.step == 60 and calls.count(60) == 1:
+                raise dreamer.errors.NotFinite("broken")
+            collect(trainer)
+
+        Trainer.collect = broken  # type: ignore[method-assign]
+        with unchecked():
+            dreamer.train(tiny_config(**PAIR | {"steps": 80}), run_dir=tmp_path / "run")
+        return calls
+
+    assert of_ranks(train) == [[*range(0, 64, 4), *range(40, 80, 4)]] * 2
+
+
+@pytest.mark.parametrize("changes", [{"env.num_envs": 3}, {"env.num_envs": 1}, {"loop.batch_size": 3}])
+def test_shares_are_equal(changes):
+    ((name, number),) = changes.items()
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(UserError, match=f"{flag} {number} has no equal shares for --devices 2; use a multiple of 2"):
+        tiny_config(**PAIR | changes)
+    share = tiny_config(**PAIR).share
+    assert (share.env.num_envs, share.loop.batch_size, share.replay.capacity * 2) == (
+        2,
+        2,
+        tiny_config().replay.capacity,
+    )
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda name: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device.choose_device("auto", 2) == device.choose_device("cuda", 2) == "cuda:1"
+    assert device.choose_device("cpu", 8) == "cpu"
+    with pytest.raises(UserError, match="--devices 3 needs 3 GPUs on this machine, which has 2; use --devices 2"):
+        device.choose_device("auto", 3)
+    with pytest.raises(UserError, match="--device cuda:1 is one device; with --devices 2 use cuda or cpu"):
+        device.choose_device("cuda:1", 2)
+
+
+def test_several_processes_are_started_by_the_command_or_torchrun(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--devices 2 needs as many processes, and there are 1: use"):
+        dreamer.train(tiny_config(**PAIR), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    path = create_run(tmp_path / "run", tiny_config(**PAIR), "cpu").path
+    with pytest.raises(UserError, match="is trained by 2 processes, not by 3; .* without torchrun starts 2 processes"):
+        dreamer.resume(path)
+    with pytest.raises(UserError, match="--env.num-envs 4 has no equal shares for --devices 3"):
+        dreamer.train(tiny_config(**{"env.num_envs": 4}), run_dir=tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_devices_starts_the_processes_and_a_mistake_is_one_line(tmp_path):
+    flags = tiny_flags(**PAIR | {"steps": 40})
+    run = dreamer_command("train", *flags, "--run-dir", tmp_path / "run")
+    assert run.returncode == 0 and "final evaluation" in run.stdout, run.stderr
+    assert dreamer.read_metrics(tmp_path / "run")[-1]["step"] == 40
+    wrong = dreamer_command("train", *flags, "--run-dir", tmp_path / "run")
+    assert wrong.returncode == 2 and not wrong.stdout
+    assert wrong.stderr.startswith(f"dreamer: {tmp_path / 'run'} already exists") and wrong.stderr.count("\n") == 1

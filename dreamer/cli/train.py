@@ -15,12 +15,14 @@ from typing import Annotated
 import tyro
 
 from dreamer.cli.configuration import defaults, with_current_names
+from dreamer.cli.devices import start_ranks
 from dreamer.cli.parsing import option_of, parse, trusted_words
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.runs.folder import default_path, open_run
 from dreamer.runs.trust import agreement
-from dreamer.system.redaction import show, warn
+from dreamer.system import ranks
+from dreamer.system.redaction import print_own_lines_only, show, warn
 from dreamer.tracking.destination import as_kept, flags, foreign
 from dreamer.tracking.video import evaluation_videos
 from dreamer.training import launch
@@ -51,7 +53,23 @@ class TrainArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Train and print the results; returns 0, 130 after an interrupt or 75 after another stop signal."""
+    if int(os.environ.get("RANK", 0)) and ranks.started() > 1:
+        print_own_lines_only()
     args = arguments(argv)
+    if args.config.devices > 1 and ranks.started() == 1:
+        return start_ranks(args.config, argv)
+    try:
+        status = _train(args, argv)
+        ranks.leave()
+    except UserError as error:
+        if ranks.number() == 0:
+            raise
+        warn(f"dreamer: {error}", own=True)
+        return 2
+    return status
+
+
+def _train(args: TrainArguments, argv: Sequence[str]) -> int:
     result = _resume(args, argv) if args.resume is not None else _start(args, argv)
     trusted, destination = agreement(args.config), flags(foreign(as_kept(args.config.tracking, result.path)))
     if result.status == "interrupted":

@@ -49,6 +49,10 @@ def validated(config: Config) -> Config:
     """Return the same configuration; raises `UserError` for a value of a wrong type or out of its range."""
     config = checked(config, flag)
     streams = config.env.num_envs
+    for name, number in (("env.num-envs", streams), ("loop.batch-size", config.loop.batch_size)):
+        if number % config.devices:
+            multiple = f"use a multiple of {config.devices}"
+            raise UserError(f"--{name} {number} has no equal shares for --devices {config.devices}; {multiple}")
     starts = streams * max(config.replay.capacity // streams - config.loop.batch_length, 0)
     if starts < config.loop.learning_starts:
         raise UserError(

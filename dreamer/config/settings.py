@@ -7,7 +7,7 @@ the environments know nothing of it, so theirs are here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -171,6 +171,9 @@ class Config:
     device: DeviceName = "auto"
     """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N. A resumed run
     keeps its device."""
+    devices: Few = 1
+    """Processes that train the agent together, each on a GPU of its own, or all on the processor. Each has an equal
+    share of the environments, of the batch and of replay."""
     env: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """Environments."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -183,6 +186,16 @@ class Config:
     """Agent."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Metric trackers."""
+
+    @property
+    def share(self) -> Config:
+        """The configuration with the environments, batch and replay of one of its processes."""
+        if self.devices == 1:
+            return self
+        env = replace(self.env, num_envs=self.env.num_envs // self.devices)
+        loop = replace(self.loop, batch_size=self.loop.batch_size // self.devices)
+        replay = replace(self.replay, capacity=self.replay.capacity // self.devices)
+        return replace(self, env=env, loop=loop, replay=replay)
 
     @property
     def planned_updates(self) -> int:

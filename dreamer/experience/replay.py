@@ -69,7 +69,7 @@ class Replay:
         batch_size: int,
         batch_length: int,
         slack: int,
-        seed: int,
+        seed: int | list[int],
         kept_checkpoints: int = 1,
     ):
         self.config, self.layout = config, layout

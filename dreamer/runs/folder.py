@@ -22,6 +22,7 @@ from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, reason
 from dreamer.runs.provenance import VERSIONED, command_line, commit, package_version
 from dreamer.runs.trust import check_folder
+from dreamer.system import ranks
 from dreamer.system.files import MB, Counter, Text, read_bytes, read_json, sync_folder, write_atomically
 from dreamer.system.redaction import redact
 
@@ -88,9 +89,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def share(self) -> Path:
+        """Folder of what this process of a run keeps for itself: the run folder, or rank_N in it for process N > 0."""
+        return self.path / f"rank_{ranks.number()}" if ranks.number() else self.path
+
+    @property
     def replay(self) -> Path:
-        """Folder of replay files."""
-        return self.path / "replay"
+        """Folder of the replay files of this process."""
+        return self.share / "replay"
 
     @property
     def videos(self) -> Path:
@@ -115,7 +121,9 @@ class RunFolder:
         return self.info.setdefault("numerics", known)  # absent if an older version wrote run.json
 
     def save(self) -> None:
-        """Write config.json and run.json; raises `UserError` when the folder cannot be written."""
+        """Write config.json and run.json, in rank 0; raises `UserError` when the folder cannot be written."""
+        if ranks.number():
+            return
         try:
             write_atomically(self.path / "config.json", to_json(self.config).encode())
             write_atomically(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False), "\n")

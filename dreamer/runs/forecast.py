@@ -57,7 +57,8 @@ def rows_between_checkpoints(config: Config) -> int:
 def require_room(expected: Forecast, folder: Path) -> None:
     """Raise `UserError` unless the replay fits the disk of a run folder, existing or not, and this machine's memory."""
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.isdir(path))
-    written = sum(file.stat().st_size for file in (folder / "replay").glob("*")) if existing == folder else 0
+    files = [*folder.glob("replay/*"), *folder.glob("rank_*/replay/*")] if existing == folder else []
+    written = sum(file.stat().st_size for file in files)
     disk, memory = free_bytes(existing) + written, total_memory()
     for room, what in ((disk, f"are free on the disk of {existing}"), (memory, "is the memory of this machine")):
         if expected.total > room:

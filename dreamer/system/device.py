@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from dreamer.errors import UserError
 
 
-def choose_device(name: str) -> str:
+def choose_device(name: str, processes: int = 1) -> str:
     """The name of a device with `auto` resolved; a CUDA device becomes the current one.
 
-    Raises `UserError` for a device that this machine lacks.
+    Of several `processes` that train one agent, each gets a GPU of its own, or all use the processor. Raises
+    `UserError` for a device that this machine lacks.
     """
+    if processes > 1:
+        name = _own_device(name, processes)
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -24,6 +29,19 @@ def choose_device(name: str) -> str:
     if name.startswith("cuda:"):
         torch.cuda.set_device(name)
     return name
+
+
+def _own_device(name: str, processes: int) -> str:
+    """The device of this process, one of several on this machine."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = name if name != "auto" else "cuda" if gpus else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is one device; with --devices {processes} use cuda or cpu")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    if name == "cuda" and here > gpus:
+        most = f"use --devices {gpus}" if gpus > 1 else "leave --devices out, or use --device cpu"
+        raise UserError(f"--devices {processes} needs {here} GPUs on this machine, which has {gpus}; {most}")
+    return name if name == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,14 @@ class Meter:
             value = value.detach().double() if isinstance(value, Tensor) and value.device.type == "cpu" else value
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the observations by those of the meters whose `state_dict` these are."""
+        self.sums, self.counts = {}, {}
+        for state in states:
+            for name, value in state["sums"].items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + state["counts"][name]
 
     def take(self) -> dict[str, float]:
         """Means since the last call."""

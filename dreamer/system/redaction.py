@@ -25,6 +25,7 @@ ASSIGNED = re.compile(
     rf"(?i)(--[\w.-]*{NAME}[\w.-]*(?:=|\s+)(?!--)|\b\w*{NAME}\w*=)(?!\[secret\])('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
 )
 """`--some-token VALUE`, `API_KEY=VALUE` and the like."""
+_only_own: list[bool] = []
 SHORTEST = 8
 """Least length of an environment variable's value to be redacted. Shorter values occur in ordinary text."""
 
@@ -46,14 +47,24 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
+def print_own_lines_only() -> None:
+    """Print from now on only `warn(own=True)`: another process prints what all processes of a run have to say."""
+    _only_own[:] = [True]
+
+
 def show(*lines: str) -> None:
     """Print lines on standard output, each of them `visible` and without secrets."""
-    _print(lines, "stdout")
+    if not _only_own:
+        _print(lines, "stdout")
 
 
-def warn(*lines: str) -> None:
-    """Print lines on standard error, each of them `visible` and without secrets."""
-    _print(lines, "stderr")
+def warn(*lines: str, own: bool = False) -> None:
+    """Print lines on standard error, each of them `visible` and without secrets.
+
+    `own` lines are about this process alone, where several train one agent.
+    """
+    if own or not _only_own:
+        _print(lines, "stderr")
 
 
 def _print(lines: tuple[str, ...], name: str) -> None:

@@ -27,10 +27,11 @@ from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.behavior.actor_critic import Metrics
 from dreamer.dynamics.rssm import RSSM
-from dreamer.errors import first_line
+from dreamer.errors import UserError, first_line
 from dreamer.fast import filter as fast_filter
 from dreamer.fast import kernels, originals
 from dreamer.nn.layers import NormSiLU
+from dreamer.system import ranks
 from dreamer.system.compile_cache import remove_half_written
 from dreamer.system.randomness import random_states, set_random_states
 from dreamer.system.redaction import warn
@@ -56,7 +57,7 @@ def accelerated(
     if obstacle is not None and (choice == "on" or agent.device.type == "cuda"):
         warn(f"not compiling: {obstacle}")
     update = AcceleratedUpdate(agent, compiled and obstacle is None)
-    if agent.device.type == "cuda" and graph != "off":
+    if agent.device.type == "cuda" and (graph == "on" or (graph == "auto" and ranks.count() == 1)):
         return GraphedUpdate(agent, update)
     if graph == "on":
         warn(f"no CUDA graph: the device is {agent.device.type}")
@@ -94,7 +95,11 @@ class AcceleratedUpdate:
                 results = agent.update(batch)
             self._compiles = last
             return results
+        except UserError:
+            raise
         except Exception as error:  # a compiler, or a cache that is damaged, can raise anything
+            if ranks.count() > 1:  # the others are in the middle of the same update
+                raise UserError(f"torch.compile fails: {first_line(error)}; use --compile off") from error
             warn(f"torch.compile fails, so the plain code runs: {first_line(error)}")
         self.compiled, self.methods = False, self.plain
         for name, buffer in agent.named_buffers():

@@ -20,7 +20,7 @@ def report_failures(collector: Collector[Any], step: int, folder: Path) -> int:
     failures, collector.failure_log = collector.failure_log, []
     file = folder / "environments.log"
     for index, text in failures:
-        warn(f"environment {index} failed: {first_line(text)} (see {file})")
+        warn(f"environment {index} failed: {first_line(text)} (see {file})", own=True)
         _append(file, f"step {step}, environment {index}: {text}\n")
     return len(failures)
 

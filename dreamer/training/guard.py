@@ -13,6 +13,7 @@ from torch import nn
 from dreamer.config import GuardConfig
 from dreamer.errors import NotFinite, UserError, reason
 from dreamer.runs.checkpoint import snapshot
+from dreamer.system import ranks
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import warn
 
@@ -38,6 +39,7 @@ class Guard:
         if self.in_a_row == 1:
             path = self._keep(update, evidence)
             where = f"; see `dreamer debug-batch {path}`" if path else ""
+            where += " and the batches of the other processes beside it" if path and ranks.count() > 1 else ""
             warn(f"update {update} is skipped: the loss or a gradient is not finite{where}")
         if self.in_a_row >= self.config.skips:
             raise NotFinite(f"the loss or a gradient was not finite in {self.in_a_row} updates in a row")
@@ -66,8 +68,9 @@ class Guard:
 
     def _keep(self, update: int, evidence: Mapping[str, Any]) -> Path | None:
         """Write FOLDER/batch_<update>.pt; returns None when enough are kept or the disk is full."""
-        kept = list(self.folder.glob("batch_*.pt")) if self.folder.is_dir() else []
-        path = self.folder / f"batch_{update:09d}.pt"
+        rank = f"_rank_{ranks.number()}" if ranks.number() else ""
+        kept = list(self.folder.glob(f"batch_?????????{rank}.pt")) if self.folder.is_dir() else []
+        path = self.folder / f"batch_{update:09d}{rank}.pt"
         if len(kept) >= KEPT_BATCHES and path not in kept:
             return None
         buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from dreamer.runs.folder import RunFolder, create_run, default_path, locked, ope
 from dreamer.runs.provenance import command_line
 from dreamer.runs.saved import State, require_complete, understood
 from dreamer.runs.trust import check_imports
+from dreamer.system import ranks
 from dreamer.system.device import choose_device
 from dreamer.system.redaction import warn
 from dreamer.tracking.destination import as_kept, foreign
@@ -25,7 +27,7 @@ from dreamer.training.loop import Result
 from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
 from dreamer.training.run import complete_again, run_plan
-from dreamer.training.state import Progress
+from dreamer.training.state import Progress, saved_state
 from envs.ranges import flag
 from envs.worker import end_unguarded_import
 
@@ -57,8 +59,11 @@ def train(
     end_unguarded_import()
     if start_from is None and load != "all":
         raise UserError(f"--load {load} says what to take from another run: name that run with --from")
-    config = validated(config)
-    device = choose_device(config.device)
+    config = validated(_for_started_ranks(config))
+    device = choose_device(config.device, config.devices)
+    ranks.join(device)
+    if ranks.number():
+        return _follow(make_env)
     factory = make_factory(config, make_env)
     spec = spec_of_factory(factory)
     if match:
@@ -81,6 +86,7 @@ def train(
     folder = create_run(path, config, device, origin, unique=run_dir is None)
     with locked(folder.path):
         folder.info["parallel"] = choose_parallel(config, factory)
+        ranks.first((folder, None))
         return run_plan(plan, folder, weights=weights)
 
 
@@ -108,11 +114,15 @@ def resume(
     if config is not None:
         folder.config = validated(config)
         changed = changes(old, folder.config)
+    _require_same_ranks(folder)
     own = {flag(name).removeprefix("--tracking.") for name in changed}
     tracking = as_kept(folder.config.tracking, folder.path, {word.partition("=")[0] for word in trusted} | own)
     config = folder.config = replace(folder.config, tracking=tracking)
     elsewhere = {name: value for name, value in foreign(tracking, trusted).items() if name not in own}
-    device = choose_device(config.device if config.device != "auto" else folder.info["device"])
+    device = choose_device(*_asked(folder, config))
+    ranks.join(device)
+    if ranks.number():
+        return _follow(make_env)
     factory = make_factory_of(folder, make_env, trusted)
     with locked(folder.path):
         if "parallel" not in folder.info or "env.parallel" in changed:  # absent if it died before it was written
@@ -121,6 +131,7 @@ def resume(
             agent = dry_run(spec_of_factory(factory), config)
             plan = make_plan(config, device, factory, agent, folder.path)
             weights = initial_weights(folder, start_from, agent)
+            ranks.first((folder, None))
             return run_plan(plan, folder, weights=weights, foreign=elsewhere)
         if start_from is not None:
             raise UserError(f"--from {start_from}: {path} has weights of its own; resume it without --from")
@@ -132,7 +143,7 @@ def resume(
             warn(f"{path} is finished at step {step}; extend it with --steps N, N > {step}")
             result = Result(folder.path, "finished", progress.evaluation, step, state["updates"])
             complete_again(folder, result, state, elsewhere)
-            return result
+            return ranks.first(result)
         if step and not any(folder.replay.glob("stream_*")):
             raise UserError(f"{path} has no replay any more and cannot be extended; start a new run with --from {path}")
         with understood(folder.checkpoints):
@@ -140,7 +151,53 @@ def resume(
             plan = make_plan(_compiled_as_before(folder, old), device, factory, agent, folder.path)
             if "schedule" in changed.values() and "decays" not in state:  # an older version wrote it
                 _keep_decays(folder, old, step, state)
+        ranks.first((folder, step))
         return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
+
+
+def _for_started_ranks(config: Config) -> Config:
+    """The configuration with as many `devices` as torchrun has started processes."""
+    started = ranks.started()
+    if config.devices not in (1, started):
+        start = f"`dreamer train --devices {config.devices}` or torchrun --nproc-per-node {config.devices}"
+        raise UserError(f"--devices {config.devices} needs as many processes, and there are {started}: use {start}")
+    return replace(config, devices=started)
+
+
+def _require_same_ranks(folder: RunFolder) -> None:
+    """Raise `UserError` unless torchrun has started as many processes as have trained the run so far."""
+    before, now = folder.config.devices, ranks.started()
+    if before != now:
+        start = f"dreamer train --resume {shlex.quote(str(folder.path))}"
+        many = f"{before} processes" if before > 1 else "one process"
+        raise UserError(f"{folder.path} is trained by {many}, not by {now}; `{start}` without torchrun starts {many}")
+
+
+def _asked(folder: RunFolder, config: Config) -> tuple[str, int]:
+    """Device and number of processes with which a run is resumed; each process has its own number of a GPU."""
+    former = folder.info["device"]
+    former = former.partition(":")[0] if config.devices > 1 else former
+    return (config.device if config.device != "auto" else former), config.devices
+
+
+def _follow(make_env: envs.BuildEnv | None) -> Result:
+    """Train as another rank than 0 in the run that rank 0 has opened or created."""
+    try:
+        message: Any = ranks.first(None)
+    except ranks.LostRank:  # rank 0 has said why
+        raise SystemExit(2) from None
+    if isinstance(message, Result):
+        return message
+    folder, step = message
+    config, state = folder.config, None
+    device = choose_device(*_asked(folder, config))
+    factory = make_factory(config, make_env)
+    if step is None:
+        agent = dry_run(spec_of_factory(factory), config)
+    else:
+        _, state = saved_state(folder, step)
+        agent = agent_of(config.agent, state, "meta")
+    return run_plan(make_plan(config, device, factory, agent, folder.path), folder, state=state)
 
 
 def make_factory(config: Config, make_env: envs.BuildEnv | None = None) -> envs.EnvFactory:

@@ -13,6 +13,7 @@ from dreamer.batch import Batch
 from dreamer.config import LoopConfig
 from dreamer.experience.ratio import ReplayRatio
 from dreamer.experience.replay import Positions, Replay
+from dreamer.system import ranks
 from dreamer.system.meters import Clock, Meter
 from dreamer.system.transfer import LateResults
 from dreamer.training.accelerate import accelerated
@@ -63,8 +64,8 @@ class Learner:
         return self._update.compiled
 
     def updates_due(self, rows: int) -> int:
-        """Updates to do after `rows` more rows were collected."""
-        if self.replay.num_starts < self.learning_starts:
+        """Updates to do after all ranks together have collected `rows` more rows."""
+        if self.replay.num_starts * ranks.count() < self.learning_starts:  # each rank has as many
             return 0
         return self.ratio(rows)
 
@@ -85,10 +86,11 @@ class Learner:
     def take_in_late_results(self, wait: bool = False) -> None:
         """Apply the updates whose results have arrived, or with `wait` all of them.
 
+        Several ranks always wait, so that all of them apply the same ones.
         Raises `NotFinite` when too many updates in a row were skipped.
         """
         with self.clock("waiting"):
-            arrived = list(self.late.arrived(wait))
+            arrived = list(self.late.arrived(wait or ranks.count() > 1))
         with self.clock("replay"):
             for pending, states, skipped in arrived:
                 self.apply_update(pending, states, skipped)

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dreamer.errors import NotFinite
 from dreamer.runs.folder import RunFolder
+from dreamer.system import ranks
 from dreamer.system.device import synchronize
 from dreamer.system.meters import peak_rss_mb
 from dreamer.tracking import Tracker
@@ -42,14 +44,18 @@ class Result:
 
 
 class Trainer:
-    """Runs the loop with the parts of a run: collector, replay, learner, evaluator, saver and tracker."""
+    """Runs the loop with the parts of a run: collector, replay, learner, evaluator, saver and tracker.
+
+    Where several ranks train one agent, all of them run the loop and take the same decisions. Rank 0, the only one with
+    an evaluator, evaluates while the others wait.
+    """
 
     def __init__(
         self,
         plan: Plan,
         folder: RunFolder,
         run: RunState,
-        evaluator: Evaluator,
+        evaluator: Evaluator | None,
         tracker: Tracker,
         received: Sequence[int] = (),
     ):
@@ -62,6 +68,9 @@ class Trainer:
         """Standard streams that cannot be written, and whose loss is reported."""
         self.received = received
         """Signals that have requested a stop so far."""
+        self._agreed_signal = 0
+        self._trouble = ""
+        """Value that is not finite, which the ranks do not know of yet."""
 
     def train(self) -> Result:
         """Alternate interaction and learning until `config.steps`, or until asked to stop.
@@ -87,9 +96,11 @@ class Trainer:
     def _advance(self) -> None:
         """One step of every environment, and everything that is due after it."""
         progress, loop, before = self.progress, self.config.loop, self.progress.step
-        self.collect()
+        with self._postponed():
+            self.collect()
+        self._agree()
         self.tracker.advance(progress.step, learning=self.learner.updates > 0)
-        for _ in range(self.learner.updates_due(self.collector.num_envs)):
+        for _ in range(self.learner.updates_due(self.config.env.num_envs)):
             self.learner.update()
             self.learner.take_in_late_results()
         if self._due(loop.log_every, before):
@@ -128,7 +139,7 @@ class Trainer:
                 finished = self.collector.advance()
         finally:
             self.progress.env_failures += report_failures(self.collector, self.progress.step, self.folder.faults)
-        self.progress.step += self.collector.num_envs * self.config.env.repeat
+        self.progress.step += self.config.env.num_envs * self.config.env.repeat
         self.progress.episodes += len(finished)
         for episode in finished:
             self.meter.add({"train/return": episode.reward, "train/length": float(episode.length)})
@@ -137,12 +148,15 @@ class Trainer:
         """Record the means since the last record."""
         self.learner.take_in_late_results(wait=True)
         progress, learner = self.progress, self.learner
+        if ranks.count() > 1:
+            self.meter.merge(ranks.each(self.meter.state_dict()))
         values = self.meter.take()
-        values |= {"replay/rows": self.replay.rows, "replay/bytes_per_row": sum(self.replay.layout.row_bytes)}
+        values["replay/rows"] = self.replay.rows * ranks.count()
+        values["replay/bytes_per_row"] = sum(self.replay.layout.row_bytes)
         if self.config.env.obs != "state":
             values |= {"env/shadows": float(self.config.env.shadows)}
-        values |= {"loop/updates": learner.updates, "loop/episodes": progress.episodes}
-        values |= {"loop/env_failures": progress.env_failures}
+        episodes, env_failures = ranks.total(progress.episodes, progress.env_failures)
+        values |= {"loop/updates": learner.updates, "loop/episodes": episodes, "loop/env_failures": env_failures}
         rows = progress.step / self.config.env.repeat
         values["replay/ratio"] = learner.updates * learner.ratio.rows_per_update / rows
         values |= self.clock.take(progress.step, learner.updates) | {"time/peak_rss_mb": peak_rss_mb()}
@@ -167,11 +181,14 @@ class Trainer:
 
         If a stop is requested during an evaluation, it remains due, and the resumed run repeats it.
         """
-        progress = self.progress
+        progress, stop = self.progress, lambda: bool(self.received)
+        if self.evaluator is None:
+            progress.evaluated_at, progress.evaluation_due = progress.step, False
+            return
         with self.clock("evaluation"):
             try:
-                sampled = self.evaluator.run(self.agent, "sample", lambda: bool(self.stop_signal))
-                mode = self.evaluator.run(self.agent, "mode", lambda: bool(self.stop_signal))
+                sampled = self.evaluator.run(self.agent, "sample", stop)
+                mode = self.evaluator.run(self.agent, "mode", stop)
             except Stopped:
                 return
             progress.evaluation = summarize(sampled, mode)
@@ -184,13 +201,31 @@ class Trainer:
     def imagine(self) -> None:
         """Compare imagined rollouts with held-out episodes (open-loop evaluation)."""
         with self.clock("imagination"):
-            show_open_loop(self.plan, self.agent, self.folder, self.progress.step, self.tracker)
+            if self.evaluator is not None:
+                show_open_loop(self.plan, self.agent, self.folder, self.progress.step, self.tracker)
         self.progress.imagination_due = False
 
     @property
     def stop_signal(self) -> int:
-        """Number of the signal that requested a stop; 0 if none did."""
+        """Number of the signal that requested a stop, the same in all ranks; 0 if none did."""
+        if ranks.count() > 1:
+            return self._agreed_signal
         return self.received[0] if self.received else 0
+
+    @contextmanager
+    def _postponed(self) -> Iterator[None]:
+        """Context in which `NotFinite` of this rank alone waits until all ranks know of it."""
+        try:
+            yield
+        except NotFinite as reason:
+            self._trouble = str(reason)
+
+    def _agree(self) -> None:
+        """Agree with the other ranks on a stop; raise `NotFinite` in all ranks where one of them has to."""
+        trouble, self._trouble = self._trouble, ""
+        self._agreed_signal, broken = ranks.largest(self.received[0] if self.received else 0, bool(trouble))
+        if broken:
+            raise NotFinite(trouble or "a state or an action of another process is not finite")
 
     @property
     def done(self) -> bool:

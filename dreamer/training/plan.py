@@ -47,7 +47,7 @@ def make_plan(config: Config, device: str, factory: envs.EnvFactory, agent: Agen
 
     Raises `UserError` when the agent, an update or the run's replay does not fit the memory or disk of this machine.
     """
-    check_memory(agent, config, device)
+    check_memory(agent, config.share, device)
     layout = layout_of(agent)
     expected = forecast(config, layout)
     require_room(expected, folder)
@@ -131,7 +131,7 @@ def choose_parallel(config: Config, factory: envs.EnvFactory) -> Parallel:
     if config.env.parallel != "auto":
         return {"on": config.env.parallel == "on"}
     processes = min(envs.cores(), torch.get_num_threads())
-    pace = envs.measure_pace(factory, config.env.num_envs, processes, config.env.timeout)
+    pace = envs.measure_pace(factory, config.share.env.num_envs, processes, config.env.timeout)
     if config.tracking.console and processes > 1:
         warn(str(pace))
     seconds = {"step": pace.step, "in_turn": pace.in_turn, "in_parallel": pace.in_parallel}

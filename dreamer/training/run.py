@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import torch
 
+from dreamer.config import override
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.saved import State
+from dreamer.system import ranks
 from dreamer.system.redaction import show, warn
 from dreamer.tracking import Tracker, open_tracker
 from dreamer.tracking.progress import phase
@@ -39,27 +41,35 @@ def run_plan(
     With `replanned`, one line says how settings that decay continue, because their plan has changed.
     """
     config, loop = plan.config, plan.config.loop
-    with _graceful_stop() as received, closing(RunState(plan, folder)) as run:
-        evaluator = Evaluator(plan.factory, loop.eval_episodes, config.seed, loop.eval_limit, config.env.timeout)
-        with closing(evaluator):
-            if weights is not None:
-                run.agent.load_state_dict(run.agent.state_dict() | weights)
-            if state is None:
-                run.begin()
-            else:
-                run.load_state_dict(state)
-            if replanned and (courses := plan_decays(run.agent, config.planned_updates)):
-                warn(f"of {config.planned_updates:,} planned updates: {'; '.join(courses)}")
-            _describe(plan, folder, run, resumed=state is not None)
-            tracker = _open_tracker(folder, state["metrics_offset"] if state is not None else None, foreign)
-            trainer = Trainer(plan, folder, run, evaluator, tracker, received)
-            try:
-                result = trainer.train()
-            except BaseException:
-                tracker.close("failed")
-                raise
+    with ExitStack() as stack:
+        received = stack.enter_context(_graceful_stop())
+        run = stack.enter_context(closing(RunState(plan, folder)))
+        evaluator = None
+        if ranks.number() == 0:
+            evaluator = Evaluator(plan.factory, loop.eval_episodes, config.seed, loop.eval_limit, config.env.timeout)
+            stack.callback(evaluator.close)
+        if weights is not None:
+            run.agent.load_state_dict(run.agent.state_dict() | weights)
+        if state is None:
+            run.begin()
+        else:
+            run.load_state_dict(state)
+        if replanned and (courses := plan_decays(run.agent, config.planned_updates)):
+            warn(f"of {config.planned_updates:,} planned updates: {'; '.join(courses)}")
+        _describe(plan, folder, run, resumed=state is not None)
+        tracker = _open_tracker(folder, state["metrics_offset"] if state is not None else None, foreign)
+        trainer = Trainer(plan, folder, run, evaluator, tracker, received)
+        try:
+            result = ranks.first(trainer.train())
+        except BaseException:
+            tracker.close("failed")
+            raise
+        if ranks.number():
+            tracker.close(result.status)
+        else:
             complete(folder, tracker, result)
-            return result
+        ranks.barrier()  # a process that ends before the others would end them
+        return result
 
 
 def complete(folder: RunFolder, tracker: Tracker, result: Result) -> None:
@@ -86,8 +96,10 @@ def complete_again(
 
 def _open_tracker(folder: RunFolder, offset: int | None, foreign: Mapping[str, str] | None) -> Tracker:
     config = folder.config
+    if ranks.number():  # its share of the records, in its own file
+        config = override(config, {"tracking.wandb": "off", "tracking.tensorboard": False, "tracking.console": False})
     return open_tracker(
-        config.tracking, folder.path, folder.info, dataclasses.asdict(config), config.steps, offset, foreign
+        config.tracking, folder.share, folder.info, dataclasses.asdict(config), config.steps, offset, foreign
     )
 
 

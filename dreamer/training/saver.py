@@ -10,18 +10,23 @@ import torch
 
 from dreamer.errors import NotFinite
 from dreamer.runs import checkpoint
+from dreamer.system import ranks
 from dreamer.tracking import Tracker
 from dreamer.tracking.progress import phase
 from dreamer.training.guard import all_finite
-from dreamer.training.state import RunState, agent_spec
+from dreamer.training.state import RunState, agent_spec, saved_state
 
 
 class Saver:
-    """Checkpoints of a run: begin to write one, commit one that is safe, go back to the newest one."""
+    """Checkpoints of a run: begin to write one, commit one that is safe, go back to the newest one.
+
+    Several ranks save together: that of rank 0, which counts, is written when those of the other ranks are safe.
+    """
 
     def __init__(self, run: RunState, tracker: Tracker):
-        self.run, self.tracker, self.folder = run, tracker, run.folder.checkpoints
-        self.writer = checkpoint.CheckpointWriter(self.folder, run.folder.config.loop.keep_checkpoints)
+        self.run, self.tracker, self.folder = run, tracker, run.folder.share / "checkpoints"
+        kept = run.folder.config.loop.keep_checkpoints + bool(ranks.number())  # one may lack that of rank 0
+        self.writer = checkpoint.CheckpointWriter(self.folder, kept)
         self._uncommitted = False
         self._best: dict[str, Any] | None = None
         progress = run.progress
@@ -50,10 +55,17 @@ class Saver:
             if run.folder.numerics.get("compiled", False) and not run.learner.compiled:
                 run.folder.numerics["compiled"] = False  # torch.compile failed in the first update
                 run.folder.save()
-            state = run.state_dict() | {"metrics_offset": self.tracker.writer.size}
+            state = run.own_state() | {"metrics_offset": self.tracker.writer.size}
+            if ranks.number() == 0:
+                ranks.barrier()
             self.writer.begin(run.progress.step, checkpoint.snapshot(state), self._sync, self._best)
             self._best = None
             self._uncommitted = True
+        if ranks.number():
+            self.writer.wait()
+            ranks.barrier()
+        if ranks.count() > 1:
+            self.finish()
 
     def require_finite(self) -> None:
         """Raise `NotFinite` when a parameter is not finite."""
@@ -75,6 +87,7 @@ class Saver:
         if self._uncommitted:
             with self.run.clock("saving"), phase("saving"):
                 self.writer.wait()
+                ranks.barrier()
                 self.run.replay.commit()
                 self._uncommitted = False
 
@@ -85,13 +98,13 @@ class Saver:
         self._best = None
         run.learner.late.drop()
         elapsed = run.clock.elapsed
-        step, state, _ = checkpoint.load(self.folder)
+        step, state = saved_state(run.folder)
         times = run.guard.go_back(step, reason)
         run.load_state_dict(state)
         self.tracker.writer.truncate(state["metrics_offset"])
         run.guard.succeed()
         run.clock.resume(elapsed)
-        fresh = np.random.SeedSequence([run.folder.config.seed, step, times])
+        fresh = np.random.SeedSequence([run.folder.config.seed, step, times, *filter(None, [ranks.number()])])
         torch.manual_seed(int(fresh.generate_state(1, np.uint64)[0] >> 1))
         run.replay.rng = np.random.default_rng(fresh)
 

@@ -44,6 +44,8 @@ def ablate(args: AblateArguments) -> int:
     args = _checked(args)
     folder = args.folder or Path("runs") / f"ablation_{datetime.now():%Y%m%d-%H%M%S}"
     check_target(folder, args)
+    if args.config.devices > 1:
+        raise UserError(f"--devices {args.config.devices}: an ablation trains each run in one process; use --jobs")
     device = choose_device(args.config.device)
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]

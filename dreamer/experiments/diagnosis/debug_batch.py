@@ -26,7 +26,7 @@ def debug_batch(file: Path) -> list[str]:
 
     Raises `UserError` for a file that no run of this configuration has kept.
     """
-    config = open_run(file.absolute().parent.parent).config
+    config = open_run(file.absolute().parent.parent).config.share
     with understood(file, "{} is not a batch that this run has kept"):
         state = unpacked(read_large(file))
         batch = _batch(state["batch"], (config.loop.batch_size, config.loop.batch_length))
