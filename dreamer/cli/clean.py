@@ -64,7 +64,8 @@ def clean(path: Path, dry_run: bool = False) -> int:
             raise UserError(
                 f"{path} is not finished (step {step:,} of {folder.config.steps:,}) and needs its replay to be resumed"
             )
-        files = [file for file in sorted(folder.replay.glob("stream_*")) if file.is_file()]
+        found = [*folder.replay.glob("stream_*"), *folder.path.glob("rank_*/replay/stream_*")]
+        files = [file for file in sorted(found) if file.is_file()]
         freed = sum(file.lstat().st_blocks * 512 for file in files)
         try:
             for file in () if dry_run else files:
