@@ -25,8 +25,8 @@ from nursery import resolve, warm_up
 
 PACKAGES = [Path(__file__).resolve().parent.parent / name for name in ("dreamer", "envs")]
 PLACES = {
-    "append": "dreamer.experience.stream:Stream.append",
-    "wrap": "dreamer.experience.stream:Stream.append",
+    "append": "dreamer.experience.ring:Ring.append",
+    "wrap": "dreamer.experience.ring:Ring.append",
     "state write-back": "dreamer.experience.replay:Replay.write_states",
     "checkpoint write": "dreamer.runs.checkpoint:save",
     "commit": "dreamer.experience.replay:Replay.commit",
@@ -52,7 +52,7 @@ SETTINGS = {
     "loop.eval_every": 800,
     "loop.checkpoint_every": 80,
 }
-"""900 rows in each of four streams whose ring has 298 places, so that every ring is overwritten twice."""
+"""900 rows of each of four environments, whose ring has 298 places, so that it is overwritten twice."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Death:
 # In the child
 
 
-def at_the_wrap(stream: Any, *_: Any) -> bool:
+def at_the_wrap(ring: Any, *_: Any) -> bool:
     """Whether an append is one of the two around the end of the ring."""
-    return stream.head % stream.ring in (0, stream.ring - 1) and stream.head > 1
+    return ring.head % ring.size in (0, ring.size - 1) and ring.head > 1
 
 
 class Assassin:
@@ -183,7 +183,7 @@ def torment(folder: Path, settings: dict[str, Any], kills: int, seconds: float, 
         if place == "any time":
             wait = draw.uniform(0, share * seconds)
         else:
-            last = 2 * settings["env.num_envs"] if place == "wrap" else int(share * calls(place, settings))
+            last = 2 if place == "wrap" else int(share * calls(place, settings))
             plan = place, draw.randint(1, max(1, last)), draw.randrange(LINES.get(place, 20))
         code, where = fork(words_for(folder, settings), log, plan, wait)
         if code == 0:
@@ -199,11 +199,11 @@ def torment(folder: Path, settings: dict[str, Any], kills: int, seconds: float, 
 
 def calls(place: str, settings: dict[str, Any]) -> float:
     """About how often a whole run comes to a place, a little less so that a child does not end before."""
-    rows, envs = settings["steps"] / settings["env.num_envs"], settings["env.num_envs"]
+    rows = settings["steps"] / settings["env.num_envs"]
     updates = settings["steps"] * settings["loop.replay_ratio"] / 8
     checkpoints = settings["steps"] / settings["loop.checkpoint_every"]
     often = {
-        "append": rows * envs,
+        "append": rows,
         "state write-back": updates,
         "update": updates,
         "metrics write": settings["steps"] / settings["loop.log_every"],
@@ -213,7 +213,7 @@ def calls(place: str, settings: dict[str, Any]) -> float:
 
 
 def ring(settings: dict[str, Any]) -> int:
-    """Places of every stream's ring."""
+    """Places of the ring."""
     from running import tiny_config
 
     from dreamer.experience.replay import ring_size

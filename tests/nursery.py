@@ -58,9 +58,8 @@ def poison_weight(agent: Any) -> None:
 
 
 def poison_rows(replay: Any, first: int, last: int) -> None:
-    """Make the rewards of some rows of every stream NaN."""
-    for stream in replay.streams:
-        stream.rows["reward"][first:last] = float("nan")
+    """Make the rewards of some rows of every environment NaN."""
+    replay.ring.rows["reward"][first:last] = float("nan")
 
 
 def kill(_: Any, number: int) -> None:

@@ -176,12 +176,11 @@ def replayed(path: Path) -> list[Any]:
     """Every readable row and state of a run's replay, as the newest checkpoint sees it."""
     run = restored(path)
     try:
-        seen = []
-        for stream in run.replay.streams:
-            places = np.arange(max(0, stream.head - run.replay.capacity), stream.head) % stream.ring
-            rows = {name: stream.rows[name][places].tobytes() for name in stream.rows.dtype.names}
-            seen.append((stream.head, rows, stream.states[places, stream.live[places]].tobytes()))
-        return seen
+        ring = run.replay.ring
+        places = np.arange(max(0, ring.head - run.replay.capacity), ring.head) % ring.size
+        rows = [ring.rows[name][places].tobytes() for name in ring.rows.dtype.names]
+        states = [ring.newest(places, np.full_like(places, env)).tobytes() for env in range(ring.num_envs)]
+        return [ring.head, rows, states]
     finally:
         run.close()
 

@@ -182,7 +182,7 @@ DAMAGES = {
         r"metrics\.jsonl is a link to .*outside; links out of run are refused",
     ),
     "replay a link": (link("replay", ".."), RESUME, r"run/replay is a link to"),
-    "stream a link": (link("replay/stream_000.rows", "../../outside"), RESUME, r"stream_000\.rows is a link to"),
+    "stream a link": (link("replay/rows.bin", "../../outside"), RESUME, r"rows\.bin is a link to"),
     "config.json.tmp a link": (link("config.json.tmp", "../outside"), RESUME, r"config\.json\.tmp is a link to"),
     "lock a link": (link(".lock", "../outside"), RESUME, r"\.lock is a link to"),
     "film a link": (link("videos/eval_000000008.part.mp4", "../../outside"), RESUME, r"part\.mp4 is a link to"),
@@ -265,17 +265,19 @@ DAMAGES = {
     "observations of words": (having({"cue": "many"}, "spec", "obs_shapes"), "evaluate run", MISFIT),
     "action unknown": (having([1], "spec", "action"), "evaluate run", MISFIT),
     "no replay state": (without("replay"), RESUME, MISFIT + "it has no replay"),
-    "heads negative": (
-        having([-1, -1], "replay", "heads"),
+    "head negative": (
+        having(-1, "replay", "head"),
         RESUME,
         MISFIT + "ValueError: positions of rows must be whole",
     ),
-    "heads beyond the file": (
-        having([10**6] * 2, "replay", "heads"),
+    "head beyond the file": (
+        having(10**6, "replay", "head"),
         RESUME,
-        r"stream_000\.rows is missing or shorter",
+        r"rows\.bin is missing or shorter",
     ),
-    "heads too many": (having([0] * 9, "replay", "heads"), RESUME, MISFIT + "ValueError: positions must be those of"),
+    "more environments": (having(9, "replay", "environments"), RESUME, MISFIT + "ValueError: positions must be those"),
+    "live slots too few": (having(torch.zeros(0, dtype=torch.uint8), "replay", "live"), RESUME, MISFIT + "ValueError"),
+    "heads that differ": (having([3, 4], "replay", "heads"), RESUME, MISFIT + "TypeError"),
     "queue beyond the rows": (
         having([[0, 10**9]], "replay", "queue"),
         RESUME,

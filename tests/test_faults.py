@@ -84,8 +84,7 @@ def test_a_faulty_environment_costs_its_episode_and_the_run_goes_on_exactly(run_
     assert [record["loop/env_failures"] for record in records][-1] == 4  # episodes 1 and 6 of both environments
 
     run = restored(run_dir / "whole", make_env)
-    for stream in run.replay.streams:
-        rows = stream.rows[: stream.head]
+    for rows in run.replay.ring.rows[: run.replay.ring.head].T:
         episode, step = rows["obs/episode"][:, 0], rows["obs/step"][:, 0]
         assert np.isfinite(rows["obs/row"]).all()
         assert (rows["is_first"] == (step == 0)).all()
@@ -220,8 +219,9 @@ def test_when_what_draws_dies_an_episode_is_lost_and_no_frame_is_wrong(blinded, 
 
     config = open_run(path).config
     dtype = layout_of(dreamer.load(path)).dtype
-    for index, (head, failed) in enumerate(zip(newest(path)["replay"]["heads"], failures, strict=True)):
-        rows = np.memmap(path / "replay" / f"stream_{index:03d}.rows", dtype, "r")[:head]
+    stored = np.memmap(path / "replay" / "rows.bin", dtype, "r").reshape(-1, len(failures))
+    for index, failed in enumerate(failures):
+        rows = stored[: newest(path)["replay"]["head"], index]
         second = np.flatnonzero(rows["is_first"])[1]
         assert second in ((5, 6) if failed else (21,)), "a display may go on with the context that is current"
         env = make_factory(config)(index)
@@ -294,9 +294,11 @@ def test_a_loss_that_is_not_finite_costs_one_update(poisoned, capsys):
 
 def test_states_of_a_skipped_update_are_not_stored(poisoned):
     run = restored(poisoned["row"][0])
-    for stream in run.replay.streams:
-        places = np.arange(stream.head)
-        assert np.isnan(stream.rows["reward"][10]) and np.isfinite(stream.states[places, stream.live[places]]).all()
+    ring = run.replay.ring
+    for env in range(ring.num_envs):
+        places = np.arange(ring.head)
+        states = ring.newest(places, np.full_like(places, env))
+        assert np.isnan(ring.rows["reward"][10, env]) and np.isfinite(states).all()
     run.close()
 
 
@@ -355,7 +357,7 @@ def disk(folder, size):
 WRITES = {
     "configuration": ("dreamer.system.files:write_atomically", 1),
     "first checkpoint": ("dreamer.runs.checkpoint:save", 1),
-    "replay": ("dreamer.experience.stream:map_file", 2),
+    "replay": ("dreamer.experience.ring:map_file", 2),
     "record": ("dreamer.tracking.jsonl:JsonlWriter.write", 4),
     "evaluation": ("dreamer.training.loop:Trainer.evaluate", 1),
     "checkpoint": ("dreamer.runs.checkpoint:save", 4),

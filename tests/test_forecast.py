@@ -76,7 +76,7 @@ def test_what_a_run_has_written_counts_as_room_when_it_goes_on(tmp_path, monkeyp
     with pytest.raises(UserError):
         require_room(expected, tmp_path)
     (tmp_path / "replay").mkdir()
-    (tmp_path / "replay" / "stream_000.rows").write_bytes(bytes(100))
+    (tmp_path / "replay" / "rows.bin").write_bytes(bytes(100))
     require_room(expected, tmp_path)
 
 

@@ -18,6 +18,7 @@ import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from running import tiny_config
 
 import dreamer
+from dreamer.batch import Row
 from dreamer.cli.track import _state
 from dreamer.config import from_json, to_json
 from dreamer.errors import UserError
@@ -196,10 +198,9 @@ def small_replay(folder):
 def test_a_changed_state_of_replay_is_refused_or_can_be_sampled(value, seed):
     with tempfile.TemporaryDirectory() as folder:
         replay = small_replay(folder)
-        for stream in replay.streams:
-            for _ in range(40):
-                stream.append(replay_row(), torch.zeros(3).numpy())
-        replay.next_online, replay.queue = [36, 36], type(replay.queue)([(0, 5), (1, 33)])
+        for _ in range(40):
+            replay.ring.append(replay_row(), np.zeros((2, 3)))
+        replay.next_online, replay.queue = 36, type(replay.queue)([(0, 5), (1, 33)])
         state = damaged(replay.state_dict(), value, seed)
         again = small_replay(folder)
         try:
@@ -213,9 +214,7 @@ def test_a_changed_state_of_replay_is_refused_or_can_be_sampled(value, seed):
 
 
 def replay_row():
-    import numpy as np
-
-    return np.zeros((), LAYOUT.dtype)[()]
+    return Row({"x": np.zeros((2, 2))}, np.zeros((2, 1)), *np.zeros((4, 2)))
 
 
 @fuzz
@@ -223,10 +222,10 @@ def replay_row():
 def test_flags_of_replay_are_flags_whatever_the_file_holds(data):
     with tempfile.TemporaryDirectory() as folder:
         replay = small_replay(folder)
-        for stream in replay.streams:
-            for _ in range(40):
-                stream.append(replay_row(), torch.zeros(3).numpy())
-            stream.rows.view("u1")[:] = (data * (stream.rows.nbytes // len(data) + 1))[: stream.rows.nbytes][0]
+        for _ in range(40):
+            replay.ring.append(replay_row(), np.zeros((2, 3)))
+        stored = replay.ring.rows.reshape(-1).view("u1")
+        stored[:] = np.resize(np.frombuffer(data, "u1"), len(stored))
         batch, _ = replay.sample()
         for flag in (batch.is_first, batch.is_last, batch.is_terminal):
             assert set(flag.view(torch.uint8).unique().tolist()) <= {0, 1}

@@ -332,7 +332,7 @@ def test_replay_holds_the_bytes_that_were_seen(run):
     dtype = layout_of(agent).dtype
     assert dtype["obs/image"].shape == shape and dtype["obs/image"].base == np.uint8
     assert dtype.itemsize < 768 + 16
-    rows = np.memmap(run / "replay" / "stream_001.rows", dtype, "r")[: state["replay"]["heads"][1]]
+    rows = np.memmap(run / "replay" / "rows.bin", dtype, "r").reshape(-1, 2)[: state["replay"]["head"], 1]
     env = envs.make("toy:push", obs="pixels", image_size=shape[:2], index=1, time_limit=100)
     for row in rows:
         obs = env.reset()[0] if row["is_first"] else env.step(row["prev_action"])[0]

@@ -51,8 +51,8 @@ CONSOLES = {
 NUMBERS = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU]
 REPLACED = "it was moved, replaced or cut while the run was using it"
 CRIMES = {
-    "truncate -s 1 run/replay/stream_000.rows": "stream_000.rows was cut while the run was using it",
-    "truncate -s 1 run/replay/stream_001.states": "stream_001.states was cut while the run was using it",
+    "truncate -s 1 run/replay/rows.bin": "rows.bin was cut while the run was using it",
+    "truncate -s 1 run/replay/states.bin": "states.bin was cut while the run was using it",
     "rm -r run/replay": f"cannot write replay in run/replay: {REPLACED}",
     "rm run/metrics.jsonl": f"cannot write run/metrics.jsonl: {REPLACED}",
     "truncate -s 1 run/metrics.jsonl": f"cannot write run/metrics.jsonl: {REPLACED}",

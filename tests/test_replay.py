@@ -12,6 +12,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from older import older_state
 from running import forked
 from scipy.stats import chisquare
 
@@ -19,7 +20,7 @@ from dreamer.batch import ROW_SCALARS, Row
 from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.replay import Positions, Replay, ReplayConfig
-from dreamer.experience.stream import GROWTH
+from dreamer.experience.ring import GROWTH
 
 LAYOUT = RowLayout(obs_shapes={"where": (2,), "noise": (3,)}, action_dim=2, packed_dim=4)
 EPISODE = 7
@@ -52,9 +53,9 @@ def state_at(position, streams, version=0.0):
 
 def feed(replay, count):
     """Append the next `count` rows of every stream."""
-    streams = len(replay.streams)
+    streams = replay.num_streams
     for _ in range(count):
-        position = replay.streams[0].head
+        position = replay.ring.head
         replay.append(row_at(position, streams), state_at(position, streams))
 
 
@@ -65,17 +66,18 @@ def places(batch):
 
 
 def stored_state(replay, stream, position):
-    ring = replay.streams[stream]
-    return np.array(ring.state(position % ring.ring))
+    ring = replay.ring
+    return ring.newest(np.array([position % ring.size]), np.array([stream]))[0]
 
 
 def contents(replay):
     """Everything that can be read: (records, states) of each stream's readable rows."""
     snapshot = []
-    for index, stream in enumerate(replay.streams):
-        positions = range(max(0, stream.head - replay.capacity), stream.head)
-        records = [stream.rows[position % stream.ring].tobytes() for position in positions]
-        snapshot.append((records, [stored_state(replay, index, position).tobytes() for position in positions]))
+    ring = replay.ring
+    positions = range(max(0, ring.head - replay.capacity), ring.head)
+    for stream in range(replay.num_streams):
+        records = [ring.rows[position % ring.size, stream].tobytes() for position in positions]
+        snapshot.append((records, [stored_state(replay, stream, position).tobytes() for position in positions]))
     return snapshot
 
 
@@ -305,7 +307,7 @@ def test_a_checkpoint_sees_its_rows_and_states_whatever_came_after(tmp_path, onl
         replay.load_state_dict(saved)
         assert contents(replay) == before
         assert [replay.sample()[1].start.tolist() for _ in range(3)] == expected
-        wraps = replay.streams[0].head // replay.streams[0].ring
+        wraps = replay.ring.head // replay.ring.size
     assert wraps >= 3
 
 
@@ -349,7 +351,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, safe):
         assert contents(again) == before
         assert contents(replay) == contents(twin)
         older = saved, before
-    assert replay.streams[0].head // replay.streams[0].ring >= 2
+    assert replay.ring.head // replay.ring.size >= 2
 
 
 def test_states_wait_in_memory_only_up_to_a_limit(tmp_path, monkeypatch):
@@ -376,7 +378,7 @@ def test_every_kept_checkpoint_keeps_its_rows(tmp_path):
         saved.append((replay.state_dict(), contents(replay)))
         replay.commit()
     churn(replay, rng, 10)
-    assert replay.must_commit and replay.streams[0].head > 2 * replay.streams[0].ring
+    assert replay.must_commit and replay.ring.head > 2 * replay.ring.size
     for state, before in saved[-2:]:
         again = make_replay(tmp_path, kept=2)
         again.load_state_dict(state)
@@ -416,16 +418,84 @@ def test_files_that_do_not_fit_the_checkpoint_are_refused(tmp_path, suffix, dama
     replay = make_replay(tmp_path)
     feed(replay, 35)
     saved = replay.state_dict()
-    file = tmp_path / f"stream_001.{suffix}"
+    file = tmp_path / f"{suffix}.bin"
     if damage == "missing":
         file.unlink()
     else:
         os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(UserError, match=rf"stream_001\.{suffix} is missing or shorter"):
+    with pytest.raises(UserError, match=rf"{suffix}\.bin is missing or shorter"):
         make_replay(tmp_path).load_state_dict(saved)
 
 
 # Files
+
+
+def test_many_environments_take_few_file_descriptors_and_little_disk(tmp_path):
+    """Each environment once had two maps with a descriptor each, and a common limit is 1024."""
+
+    def feed_many():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        replay = make_replay(tmp_path, streams=600, rows=10_000)
+        feed(replay, 2 * LENGTH)
+        stream, position = places(replay.sample()[0])
+        assert (np.diff(position) == 1).all() and (np.diff(stream) == 0).all()
+        return str(sum(file.stat().st_size for file in tmp_path.iterdir()))
+
+    code, size = forked(feed_many)
+    assert code == 0 and int(size) <= 2 * 16 * GROWTH * sum(LAYOUT.row_bytes)
+
+
+@pytest.mark.parametrize("rows", [10, 35, 130])
+def test_replay_of_an_older_version_is_joined(tmp_path, rows):
+    """Two files for every environment become two in all, and are kept while a checkpoint may need them."""
+    rng = np.random.default_rng(0)
+    replay = make_replay(tmp_path, online=True, kept=2)
+    for _ in range(rows // 5):
+        replay.state_dict()
+        replay.commit()
+        churn(replay, rng, 5)
+    saved, before = replay.state_dict(), contents(replay)
+    expected = [replay.sample()[1].start.tolist() for _ in range(3)]
+    older = older_state(tmp_path, saved, LAYOUT)
+    for _ in range(2):  # the first process dies before it has saved anything
+        for file in replay.ring.files:
+            file.unlink()
+        replay = make_replay(tmp_path, online=True, kept=2, seed=99)
+        replay.load_state_dict(older)
+        assert contents(replay) == before
+        assert [replay.sample()[1].start.tolist() for _ in range(3)] == expected
+        churn(replay, rng, 5)
+    for _ in range(2):
+        assert len(list(tmp_path.glob("stream_*"))) == 4
+        saved = replay.state_dict()
+        replay.commit()
+    assert not list(tmp_path.glob("stream_*"))
+    before = contents(replay)
+    again = make_replay(tmp_path, online=True, kept=2)
+    again.load_state_dict(saved)
+    assert contents(again) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"heads": [10, 11]}, "step together"),
+        ({"heads": [10]}, "step together"),
+        ({"heads": [-1, -1]}, "whole numbers"),
+        ({"next_online": [1, 2]}, "step together"),
+        ({"live": [torch.zeros(0, dtype=torch.uint8)] * 2}, "live slots"),
+        ({"live": [torch.zeros(8, dtype=torch.uint8)]}, "live slots"),
+        ({}, r"stream_001\.states is missing or shorter"),
+    ],
+)
+def test_a_damaged_replay_of_an_older_version_is_refused(tmp_path, damage, message):
+    replay = make_replay(tmp_path)
+    feed(replay, 10)
+    older = older_state(tmp_path, replay.state_dict(), LAYOUT)
+    if not damage:
+        os.truncate(tmp_path / "stream_001.states", 100)
+    with pytest.raises((UserError, ValueError), match=message):
+        make_replay(tmp_path).load_state_dict(older | damage)
 
 
 def test_files_grow_in_steps_up_to_the_ring_and_keep_their_rows(tmp_path):
@@ -435,7 +505,7 @@ def test_files_grow_in_steps_up_to_the_ring_and_keep_their_rows(tmp_path):
     for position in range(2 * GROWTH + 150):
         bare.obs["where"][0, 1] = bare.reward[0] = position
         replay.append(bare, state_at(position, 1))
-        sizes.add(tuple(file.stat().st_size for file in replay.streams[0].files))
+        sizes.add(tuple(file.stat().st_size for file in replay.ring.files))
     rows, states = LAYOUT.row_bytes
     ring = 2 * GROWTH + 100
     assert sorted(sizes) == [(rows * count, states * count) for count in (GROWTH, 2 * GROWTH, ring)]

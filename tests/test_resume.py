@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from nursery import poison_weight, resolve, run, run_child
+from older import make_older
 from running import (
     PIXELS,
     ROOT,
@@ -59,7 +60,7 @@ WRAPPING = {
     "loop.eval_every": 800,
     "loop.checkpoint_every": 160,
 }
-"""110 rows in each of sixteen streams that keep 62 in a ring of at most 90, so that every ring is overwritten."""
+"""110 rows of each of sixteen environments, which keep 62 in a ring of at most 90, so that it is overwritten."""
 
 FAST = {
     # What is interrupted, at which call, before or after it.
@@ -70,7 +71,7 @@ STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
 CORES = {"ssm": "toy:copy", "rnn": "toy:copy_discrete", "gru": "toy:copy", "mdn_rnn": "toy:copy_discrete"}
 SLOW = {
     "learning": (PLAIN, "dreamer.agent:Agent.update", 15, "after"),
-    "storing": (WRAPPING, "dreamer.experience.stream:Stream.append", 16 * 103 + 3, "after"),
+    "storing": (WRAPPING, "dreamer.experience.ring:Ring.append", 103, "after"),
     "last evaluation": (PLAIN, "dreamer.training.evaluate:Evaluator.run", 4, "before"),
     "before the first checkpoint": (PLAIN, "dreamer.runs.checkpoint:save", 1, "before"),
     "second checkpoint": (PLAIN, "dreamer.runs.checkpoint:save", 2, "before"),
@@ -320,6 +321,13 @@ def test_a_finished_run_is_extended_as_if_it_had_been_longer(copied, twins, caps
     assert_same_run(copied, twins(PLAIN | {"steps": 240}))
 
 
+def test_a_run_of_an_older_version_is_joined_and_continues_exactly(copied, twins):
+    make_older(copied, plan_of(copied).layout)
+    assert main(["train", "--resume", str(copied), "--steps", "240"]) == 0
+    assert_same_run(copied, twins(PLAIN | {"steps": 240}))
+    assert sorted(file.name for file in (copied / "replay").iterdir()) == ["rows.bin", "states.bin"]
+
+
 def test_a_finished_run_says_so_and_how_to_extend_it(copied, capsys):
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     assert main(["train", "--resume", str(copied)]) == 0
@@ -374,7 +382,7 @@ def test_what_may_change_on_resume_changes_nothing_that_is_learned(twins, tmp_pa
     assert open_run(path).config == new and len(list((path / "checkpoints").glob("*.ckpt"))) == 4
     twin = newest(twins(WRAPPING))
     assert not differences(newest(path)["agent"], twin["agent"])
-    assert newest(path)["replay"]["heads"] == twin["replay"]["heads"]
+    assert newest(path)["replay"]["head"] == twin["replay"]["head"]
 
 
 def test_threads_and_compilation_may_change_with_one_line(copied, capsys, monkeypatch):
@@ -626,10 +634,10 @@ class Unrepeatable(Counting):
 def test_environments_that_do_not_repeat_themselves_cost_their_open_episodes_alone(tmp_path, capsys):
     config = tiny_config("toy:counting", steps=40)
     path = dreamer.train(config, run_dir=tmp_path / "run", make_env=Unrepeatable).path
-    rows = newest(path)["replay"]["heads"]
+    rows = newest(path)["replay"]["head"]
     result = dreamer.resume(path, config=tiny_config("toy:counting", steps=120), make_env=Unrepeatable)
     assert "environments [0, 1] did not replay their open episode identically" in capsys.readouterr().err
-    assert result.status == "finished" and rows == [20, 20] and newest(path)["replay"]["heads"] == [60, 60]
+    assert result.status == "finished" and rows == 20 and newest(path)["replay"]["head"] == 60
 
 
 # New runs from old weights

@@ -38,7 +38,7 @@ def reference(tmp_path_factory):
 def stored_actions(path):
     """The actions in a run's replay, without those of first rows."""
     run = restored(path)
-    rows = [stream.rows[: stream.head] for stream in run.replay.streams]
+    rows = list(run.replay.ring.rows[: run.replay.ring.head].T)
     run.close()
     return np.concatenate([each["prev_action"][~each["is_first"]] for each in rows])
 

@@ -1,9 +1,9 @@
 """Replay: a bounded buffer on disk that takes arrival rows and gives training sequences.
 
-Every environment has its own stream (`dreamer.experience.stream`). A stream's ring is larger than its capacity by
-`slack` rows per kept checkpoint, so that rows appended later overwrite no row that a kept checkpoint needs. The newest
-checkpoint always sees exactly the rows and states it was saved with, whenever the process died. An older one sees its
-rows, some of them with newer states.
+A stream is the rows of one environment. All streams lie in one ring (`dreamer.experience.ring`), which is larger than
+the capacity by `slack` rows per kept checkpoint, so that rows appended later overwrite no row that a kept checkpoint
+needs. The newest checkpoint always sees exactly the rows and states it was saved with, whenever the process died. An
+older one sees its rows, some of them with newer states.
 
 Between `state_dict` and `commit` a checkpoint is being written while training continues. Until it is safe, both slots
 of a row can be needed, one by the previous checkpoint and one by the new one. States written back meanwhile therefore
@@ -26,8 +26,9 @@ from annotated_types import Interval
 
 from dreamer.batch import ROW_SCALARS, Batch, Row
 from dreamer.errors import UserError, reason
+from dreamer.experience.joining import OlderFiles, joined
 from dreamer.experience.layout import RowLayout
-from dreamer.experience.stream import Stream
+from dreamer.experience.ring import Ring
 from dreamer.system.files import sync_folder
 from envs.ranges import LARGE
 
@@ -80,24 +81,35 @@ class Replay:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write replay in {path}: {reason(error)}") from None
-        ring = ring_size(config, num_streams, batch_length, slack, kept_checkpoints)
-        self.streams = [Stream(path, index, layout, ring) for index in range(num_streams)]
+        size = ring_size(config, num_streams, batch_length, slack, kept_checkpoints)
+        self.ring = Ring(path, num_streams, layout, size)
         self.queue: deque[tuple[int, int]] = deque()
-        self.next_online = [0] * num_streams
-        self.committed_head = [0] * num_streams
-        self._saving: list[int] | None = None
+        self.next_online = 0
+        self.committed_head = 0
+        self.older = OlderFiles(path, kept_checkpoints)
+        self._saving: int | None = None
         self._waiting_bytes = 0
         self.rng = np.random.default_rng(seed)
 
     @property
+    def num_streams(self) -> int:
+        """Environments."""
+        return self.ring.num_envs
+
+    @property
     def rows(self) -> int:
         """Rows that can be read now."""
-        return sum(min(stream.head, self.capacity) for stream in self.streams)
+        return min(self.ring.head, self.capacity) * self.num_streams
 
     @property
     def num_starts(self) -> int:
         """Sequences that can be drawn now."""
-        return int(self._starts_per_stream().sum())
+        return self._starts * self.num_streams
+
+    @property
+    def _starts(self) -> int:
+        """Sequences of each stream that can be drawn now."""
+        return max(min(self.ring.head, self.capacity) - self.batch_length, 0)
 
     @property
     def must_commit(self) -> bool:
@@ -105,36 +117,24 @@ class Replay:
 
         The next append would overwrite a row that the last checkpoint needs, or too many states wait in memory.
         """
-        heads = zip(self.streams, self.committed_head, strict=True)
-        full = any(stream.head - committed >= self.slack for stream, committed in heads)
-        return full or self._waiting_bytes > WAITING_BYTES
+        return self.ring.head - self.committed_head >= self.slack or self._waiting_bytes > WAITING_BYTES
 
     def append(self, row: Row, packed: np.ndarray) -> None:
         """Add one row of every environment, with its packed core state `[env, packed]`."""
-        self._require_whole()
-        records = np.zeros(len(self.streams), self.layout.dtype)
-        for key in self.layout.obs_shapes:
-            records[f"obs/{key}"] = row.obs[key]
-        for name in (*ROW_SCALARS, "prev_action"):
-            records[name] = getattr(row, name)
-        for index, stream in enumerate(self.streams):
-            stream.append(records[index], packed[index])
-            if self.config.online and stream.head - self.next_online[index] > self.batch_length:
-                self.queue.append((index, self.next_online[index] + 1))
-                self.next_online[index] += self.batch_length
+        self.ring.require_whole()
+        self.ring.append(row, packed)
+        if self.config.online and self.ring.head - self.next_online > self.batch_length:
+            self.queue.extend((stream, self.next_online + 1) for stream in range(self.num_streams))
+            self.next_online += self.batch_length
 
     def sample(self) -> tuple[Batch, Positions]:
         """Draw `batch_size` sequences: first the queued newest ones, then uniformly over all possible starts."""
-        self._require_whole()
+        self.ring.require_whole()
         positions = self._draw()
-        length = self.batch_length + 1
-        records = np.empty((self.batch_size, length), self.layout.dtype)
-        context = np.empty((self.batch_size, self.layout.packed_dim), np.float32)
-        for i, (index, start) in enumerate(zip(positions.stream, positions.start, strict=True)):
-            stream = self.streams[index]
-            places = np.arange(start - 1, start - 1 + length) % stream.ring
-            records[i] = stream.rows[places]
-            context[i] = stream.state(int(places[0]))
+        steps = np.arange(-1, self.batch_length)
+        places = (positions.start[:, None] + steps) % self.ring.size
+        records = self.ring.rows[places, positions.stream[:, None]]
+        context = self.ring.newest(places[:, 0], positions.stream)
         last = records["is_last"]
         last[:, :-1] |= records["is_first"][:, 1:]  # an episode that was cut off ends where the next one starts
 
@@ -149,44 +149,30 @@ class Replay:
 
     def write_states(self, positions: Positions, packed: np.ndarray) -> None:
         """Replace the stored states of sampled rows by `packed` `[batch, time, packed]`; evicted rows are skipped."""
-        self._require_whole()
-        steps = np.arange(self.batch_length)
-        for index, start, states in zip(positions.stream, positions.start, packed, strict=True):
-            stream = self.streams[index]
-            kept = start + steps >= stream.head - self.capacity
-            places = (start + steps[kept]) % stream.ring
-            if self._saving is None:
-                stream.write(places, states[kept])
-            else:
-                stream.waiting.update(zip(places.tolist(), states[kept], strict=True))
-                self._waiting_bytes += len(places) * states[0].nbytes
-
-    def _require_whole(self) -> None:
-        for stream in self.streams:
-            stream.require_whole()
-
-    def _starts_per_stream(self) -> np.ndarray:
-        rows = np.array([min(stream.head, self.capacity) for stream in self.streams])
-        starts: np.ndarray = np.maximum(rows - self.batch_length, 0)
-        return starts
+        self.ring.require_whole()
+        at = positions.start[:, None] + np.arange(self.batch_length)
+        kept = at >= self.ring.head - self.capacity
+        streams = np.broadcast_to(positions.stream[:, None], at.shape)[kept]
+        places, states = at[kept] % self.ring.size, packed[kept]
+        if self._saving is None:
+            self.ring.write(places, streams, states)
+        else:
+            self.ring.wait(places, streams, states)
+            self._waiting_bytes += states.nbytes
 
     def _draw(self) -> Positions:
         chosen: list[tuple[int, int]] = []
+        oldest = max(self.ring.head - self.capacity, 0)
         while self.queue and len(chosen) < self.batch_size:
-            index, start = self.queue.popleft()
-            if start - 1 >= self.streams[index].head - self.capacity:
-                chosen.append((index, start))
-        counts = self._starts_per_stream()
-        bounds = np.cumsum(counts)
-        if not bounds[-1]:
+            stream, start = self.queue.popleft()
+            if start - 1 >= oldest:
+                chosen.append((stream, start))
+        if not self._starts:
             raise ValueError(f"no sequence of {self.batch_length} rows after a context row has been collected yet")
-        draws = self.rng.integers(bounds[-1], size=self.batch_size - len(chosen))
-        streams = np.searchsorted(bounds, draws, side="right")
-        for index, draw in zip(streams, draws, strict=True):
-            oldest = max(self.streams[index].head - self.capacity, 0)
-            chosen.append((int(index), int(oldest + draw - (bounds[index] - counts[index]) + 1)))
-        streams_array, starts = (np.array(column) for column in zip(*chosen, strict=True))
-        return Positions(streams_array, starts)
+        draws = self.rng.integers(self.num_starts, size=self.batch_size - len(chosen))
+        drawn = np.stack([draws // self._starts, oldest + draws % self._starts + 1], 1)
+        streams, starts = np.concatenate([np.array(chosen, np.int64).reshape(-1, 2), drawn]).T
+        return Positions(streams, starts)
 
     # Saving
 
@@ -195,54 +181,59 @@ class Replay:
 
         They are not overwritten before `commit`. The checkpoint may be written, in any thread, after `sync`.
         """
-        self._saving = [stream.head for stream in self.streams]
+        self._saving = self.ring.head
         return {
-            "layout": self.layout.describe(self.streams[0].ring),
-            "heads": list(self._saving),
-            "live": [torch.from_numpy(np.packbits(stream.live)) for stream in self.streams],
+            "layout": self.layout.describe(self.ring.size),
+            "environments": self.num_streams,
+            "head": self.ring.head,
+            "live": torch.from_numpy(np.packbits(self.ring.live[: self.ring.used])),
             "queue": [list(item) for item in self.queue],
-            "next_online": list(self.next_online),
+            "next_online": self.next_online,
             "rng": json.dumps(self.rng.bit_generator.state),
         }
 
     def sync(self) -> None:
         """Make all rows and states safe against power loss; raises `UserError` when the disk does not take them."""
         try:
-            for stream in self.streams:
-                stream.sync()
+            self.ring.sync()
             sync_folder(self.path)
         except OSError as error:
             raise UserError(f"cannot write replay in {self.path}: {reason(error)}") from error
 
     def commit(self) -> None:
         """Declare that the state last returned by `state_dict` is safe on disk."""
+        self._commit()
+        self.older.commit()
+
+    def _commit(self) -> None:
         if self._saving is None:
             raise RuntimeError("call state_dict() before commit()")
-        self._require_whole()
-        for stream in self.streams:
-            stream.commit()
+        self.ring.require_whole()
+        self.ring.commit()
         self.committed_head, self._saving, self._waiting_bytes = self._saving, None, 0
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the rows and states of a checkpoint; raises `UserError` when the files do not fit it."""
-        size = state["layout"].rpartition(" ")[2]  # the files keep it when checkpoints are made or kept otherwise
-        ring = int(size) if size.isdecimal() else 0
-        expected = self.layout.describe(ring)
+        words = state["layout"].rpartition(" ")[2]  # the files keep it when checkpoints are made or kept otherwise
+        size = int(words) if words.isdecimal() else 0
+        expected = self.layout.describe(size)
         if state["layout"] != expected:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")
-        self.slack = min(self.slack, (ring - self.capacity) // self.kept_checkpoints)
+        self.slack = min(self.slack, (size - self.capacity) // self.kept_checkpoints)
         if self.slack < 1:
-            most = ring - self.capacity
+            most = size - self.capacity
             raise UserError(f"the replay has room for at most {most} checkpoints: lower --loop.keep-checkpoints")
-        _check_positions(state, len(self.streams), self.batch_length)
-        for stream, head, live in zip(self.streams, state["heads"], state["live"], strict=True):
-            stream.ring = ring
-            stream.restore(head, live.numpy())
-        self.queue = deque((index, start) for index, start in state["queue"])
-        self.next_online = list(state["next_online"])
+        self.ring.size = size
+        if "heads" in state:
+            state = joined(state, self.ring, self.path)
+        _check_positions(state, self.num_streams, self.batch_length)
+        self.ring.restore(state["head"], state["live"].numpy())
+        self.queue = deque((stream, start) for stream, start in state["queue"])
+        self.next_online = state["next_online"]
         self.rng.bit_generator.state = json.loads(state["rng"])
-        self._saving = list(state["heads"])
-        self.commit()
+        self._saving = state["head"]
+        self._commit()
+        self.older = OlderFiles(self.path, self.kept_checkpoints)
 
 
 def ring_size(config: ReplayConfig, num_streams: int, batch_length: int, slack: int, kept_checkpoints: int) -> int:
@@ -256,11 +247,11 @@ def _capacity(config: ReplayConfig, num_streams: int, batch_length: int) -> int:
 
 def _check_positions(state: Mapping[str, Any], streams: int, length: int) -> None:
     """Raise `ValueError` for positions that no replay can have."""
-    heads, online, queue = state["heads"], state["next_online"], [tuple(item) for item in state["queue"]]
-    numbers = [*heads, *online, *(number for item in queue for number in item)]
+    head, online, queue = state["head"], state["next_online"], [tuple(item) for item in state["queue"]]
+    numbers = [head, online, *(number for item in queue for number in item)]
     if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
         raise ValueError("positions of rows must be whole numbers")
-    if len(heads) != streams or len(online) != streams or any(n > head for n, head in zip(online, heads, strict=True)):
-        raise ValueError(f"positions must be those of {streams} streams")
-    if any(index >= streams or not 1 <= start <= heads[index] - length for index, start in queue):
+    if state["environments"] != streams or online > head:
+        raise ValueError(f"positions must be those of {streams} environments")
+    if any(stream >= streams or not 1 <= start <= head - length for stream, start in queue):
         raise ValueError("queued sequences must lie within the rows")

@@ -12,7 +12,7 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experience.layout import RowLayout
 from dreamer.experience.replay import LEAST_CAPACITY, ring_size
-from dreamer.experience.stream import GROWTH
+from dreamer.experience.ring import reserved
 from dreamer.system.memory import GB, free_bytes, total_memory
 
 
@@ -43,7 +43,7 @@ def forecast(config: Config, layout: RowLayout) -> Forecast:
     collected = math.ceil(config.steps / (config.env.repeat * streams))
     slack = rows_between_checkpoints(config)
     ring = ring_size(config.replay, streams, loop.batch_length, slack, loop.keep_checkpoints)
-    rows = min(ring, math.ceil(collected / GROWTH) * GROWTH)
+    rows = reserved(collected, streams, ring)
     image_bytes = sum(math.prod(shape) for shape in images(layout.obs_shapes).values())
     return Forecast(sum(layout.row_bytes), image_bytes, rows * streams)
 
