@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from itertools import product
 
 import pytest
+import torch
 import yaml
 from running import ROOT, timeless, tiny_config, tiny_flags
 from tiny import unchecked
@@ -30,6 +33,7 @@ from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import folder as run_folder
 from dreamer.runs.folder import create_run, open_run
 from dreamer.runs.provenance import command_line
+from dreamer.system.device import gpu_names
 from dreamer.tracking import read
 
 
@@ -68,6 +72,82 @@ def refused(capsys, *argv):
     return output.err
 
 
+# Devices
+
+
+class Child(subprocess.Popen):
+    """No process, which ends with success when it is told to."""
+
+    made = ()
+
+    def __init__(self, *_, env=os.environ, **__):
+        self.gpu, self.returncode, self.stdin = env.get("CUDA_VISIBLE_DEVICES"), None, io.BytesIO()
+        Child.made = (*Child.made, self)
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        return self.returncode
+
+    def kill(self):
+        self.returncode = -9
+
+
+def test_jobs_are_dealt_to_the_gpus_with_the_fewest_of_them(tmp_path, monkeypatch):
+    def later():
+        running = [child for child in Child.made if child.returncode is None]
+        most.append(max(Counter(child.gpu for child in running).values(), default=0))
+        for child in running[1:2] or running[:1]:  # the second of those that run ends first
+            child.returncode = 0
+
+    most = []
+    monkeypatch.setattr(Child, "made", ())
+    monkeypatch.setattr(jobs.subprocess, "Popen", Child)
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: len(Child.made) >= 4 and later())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-aa,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert gpu_names() == ["5", "GPU-aa", "7"]
+    config, told = tiny_config(), []
+    work = [jobs.Job(Trial("toy:copy", "rssm", seed), tmp_path, tmp_path / "log", config) for seed in range(9)]
+    assert jobs.do_all(work, 4, lambda job, gpu: told.append(gpu), lambda job, error: None, gpu_names()) == 0
+    assert [child.gpu for child in Child.made] == told and told[:7] == ["5", "GPU-aa", "7", "5", "GPU-aa", "7", "5"]
+    assert max(most) == 2
+    monkeypatch.setattr(Child, "made", ())
+    assert jobs.do_all(work, 4, lambda job, gpu: told.append(gpu), lambda job, error: None) == 0
+    assert {child.gpu for child in Child.made} == {"5, GPU-aa,7"} and set(told[9:]) == {""}
+
+
+def test_without_a_list_of_visible_devices_gpus_have_numbers(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count in (0, 3):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert gpu_names() == ["0", "1", "2"][:count]
+
+
+def test_an_ablation_names_the_gpus(tmp_path, monkeypatch, capsys):
+    def start(job, limit, gpu):
+        given.append(gpu)
+        child = Child()
+        child.returncode = 2
+        job.log.write_text("dreamer: no\n")
+        return child
+
+    given = []
+    monkeypatch.setattr(ablate, "choose_device", lambda name: "cuda")
+    monkeypatch.setattr(ablate, "gpu_names", lambda: ["0", "1"])
+    monkeypatch.setattr(grid, "check_memory", lambda *_: None)
+    monkeypatch.setattr(jobs, "_start", start)
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(ablate, "check_target", lambda *_: None)
+    assert main(flags(tmp_path, "--tasks", "toy:copy", "--cores", "rssm", "--seeds", "2", "--jobs", "2")) == 1
+    said = capsys.readouterr().out
+    assert "2 runs on 2 GPUs" in said and given == ["0", "1"]
+    assert [line.split("  ")[1:3] for line in said.splitlines() if line.startswith("start")] == [
+        [f" toy:copy rssm seed {seed}", f"on GPU {seed}"] for seed in (0, 1)
+    ]
+
+
 # Before anything starts
 
 
@@ -76,7 +156,7 @@ def planned(monkeypatch):
     """Jobs are collected instead of done, as if someone had pressed Ctrl-C at once."""
     collected = []
 
-    def collect(jobs, limit, started, ended):
+    def collect(jobs, limit, started, ended, gpus):
         collected[:] = jobs
         return signal.SIGINT if jobs else 0
 

@@ -44,6 +44,14 @@ def _own_device(name: str, processes: int) -> str:
     return name if name == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
 
 
+def gpu_names() -> list[str]:
+    """The CUDA devices of this process, each by the value of CUDA_VISIBLE_DEVICES that leaves it alone visible."""
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in visible.split(",") if name.strip()] or list(map(str, range(count)))
+    return names[:count]
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished, so that timings include its work."""
     if device.type == "cuda":

@@ -26,7 +26,7 @@ from dreamer.runs import checkpoint
 from dreamer.runs.folder import create_unique, locked
 from dreamer.runs.saved import require_complete
 from dreamer.runs.trust import agreement
-from dreamer.system.device import choose_device
+from dreamer.system.device import choose_device, gpu_names
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact, show, visible
 from dreamer.tracking import read
@@ -47,6 +47,8 @@ def ablate(args: AblateArguments) -> int:
     if args.config.devices > 1:
         raise UserError(f"--devices {args.config.devices}: an ablation trains each run in one process; use --jobs")
     device = choose_device(args.config.device)
+    gpus = gpu_names() if device == "cuda" else []
+    where = f"{len(gpus)} GPUs" if len(gpus) > 1 else device
     trials = grid.trials(args.tasks, grid.with_objectives(args.cores, args.objectives), args.seeds)
     pending = [trial for trial in trials if not _is_finished(folder / trial.place, args.config.steps)]
     configs = grid.configurations(args.config, pending, visible(folder.resolve().name), args.match_params, device)
@@ -61,8 +63,8 @@ def ablate(args: AblateArguments) -> int:
             if not (folder / MANIFEST).exists():
                 write_atomically(folder / MANIFEST, manifest(args).encode())
             progress = Progress(folder / "failures.json", len(trials), pending)
-            show(f"{folder}: {len(trials)} runs on {device}, {len(trials) - len(jobs)} of them finished")
-            stopped_by = do_all(jobs, args.jobs, progress.started, progress.ended)
+            show(f"{folder}: {len(trials)} runs on {where}, {len(trials) - len(jobs)} of them finished")
+            stopped_by = do_all(jobs, args.jobs, progress.started, progress.ended, gpus if len(gpus) > 1 else ())
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
     resume = f"dreamer ablate --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
@@ -109,10 +111,11 @@ class Progress:
         """Errors of the runs that failed at the last try."""
         self._save()
 
-    def started(self, job: Job) -> None:
-        """Print that a run starts."""
+    def started(self, job: Job, gpu: str) -> None:
+        """Print that a run starts, and its GPU if there are several."""
         self._began[job.trial] = time.monotonic()
-        show(f"start   {job.trial}  output in {job.log}")
+        place = f"  on GPU {gpu}" if gpu else ""
+        show(f"start   {job.trial}{place}  output in {job.log}")
 
     def ended(self, job: Job, error: str) -> None:
         """Print that a run ended; `error` is empty for a finished run."""

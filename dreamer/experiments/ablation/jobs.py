@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,31 @@ class Job:
     config: Config
 
 
-def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ended: Callable[[Job, str], None]) -> int:
+@dataclass(frozen=True)
+class Running:
+    """A job that a child does."""
+
+    job: Job
+    offset: int
+    """Bytes that its log had before."""
+    gpu: str
+    """Value of CUDA_VISIBLE_DEVICES for the child; empty for that of this process."""
+
+
+def do_all(
+    jobs: Sequence[Job],
+    limit: int,
+    started: Callable[[Job, str], None],
+    ended: Callable[[Job, str], None],
+    gpus: Sequence[str] = (),
+) -> int:
     """Do jobs, at most `limit` at a time. Returns 0 when all were done, or the signal that stopped them.
 
-    `ended` gets the job and its error, which is empty for a finished run. It is not called for a job that was stopped.
-    The first signal lets the children save a checkpoint; another SIGINT or SIGTERM ends them at once.
+    A job sees one of `gpus` alone: the one with the fewest jobs. `started` gets the job and its GPU, which is empty
+    without `gpus`. `ended` gets the job and its error, which is empty for a finished run. It is not called for a job
+    that was stopped. The first signal lets the children save a checkpoint; another SIGINT or SIGTERM ends them at once.
     """
-    waiting, running = deque(jobs), dict[subprocess.Popen[bytes], tuple[Job, int]]()
+    waiting, running = deque(jobs), dict[subprocess.Popen[bytes], Running]()
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -76,17 +94,19 @@ def do_all(jobs: Sequence[Job], limit: int, started: Callable[[Job], None], ende
                 if waiting and not received and len(running) < limit:
                     job = waiting.popleft()
                     offset = job.log.stat().st_size if job.log.exists() else 0
-                    running[_start(job, limit)] = job, offset
-                    started(job)
+                    busy = Counter(each.gpu for each in running.values())
+                    gpu = min(gpus, key=lambda name: busy[name], default="")
+                    running[_start(job, limit, gpu)] = Running(job, offset, gpu)
+                    started(job, gpu)
                 if len(received) > forwarded:
                     forwarded = len(received)
                     for child in running:
                         child.terminate()
                 for child in [child for child in running if child.poll() is not None]:
-                    job, offset = running.pop(child)
+                    own = running.pop(child)
                     _release(child)
                     if child.returncode == 0 or not received:
-                        ended(job, _error(child.returncode, job.log, offset))
+                        ended(own.job, _error(child.returncode, own.job.log, own.offset))
                 time.sleep(POLL_SECONDS)
         finally:
             for child in running:
@@ -136,10 +156,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _start(job: Job, limit: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, limit: int, gpu: str) -> subprocess.Popen[bytes]:
     """Start a child in its own session, so that only the parent gets Ctrl-C from a terminal."""
     threads = str(max(1, envs.cores() // limit))
     shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if limit > 1 else {}
+    shared |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         child = subprocess.Popen(
