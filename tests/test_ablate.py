@@ -128,12 +128,14 @@ def test_without_a_list_of_visible_devices_gpus_have_numbers(monkeypatch):
 def test_an_ablation_names_the_gpus(tmp_path, monkeypatch, capsys):
     def start(job, limit, gpu):
         given.append(gpu)
-        child = Child()
-        child.returncode = 2
         job.log.write_text("dreamer: no\n")
+        child = Child()
+        for each in Child.made if len(Child.made) == 2 else ():
+            each.returncode = 2
         return child
 
     given = []
+    monkeypatch.setattr(Child, "made", ())
     monkeypatch.setattr(ablate, "choose_device", lambda name: "cuda")
     monkeypatch.setattr(ablate, "gpu_names", lambda: ["0", "1"])
     monkeypatch.setattr(grid, "check_memory", lambda *_: None)
