@@ -325,7 +325,7 @@ def test_an_environment_is_registered_by_a_module_of_the_users(registering, run_
     assert "over 3 episodes" in text and f"--episodes 20 --env-import {registering}\n" in text
     state = newest(run_dir)
     assert state["spec"]["obs_shapes"] == {"hint": (1, 3), "left": (1,)} and state["spec"]["action"] == [3, True]
-    assert state["replay"]["heads"] == [30, 30]
+    assert state["replay"]["head"] == 30
     lengths = [record["train/length"] for record in read(run_dir / "metrics.jsonl") if "train/length" in record]
     assert lengths and set(lengths) == {4.0}
 

@@ -11,6 +11,7 @@ import tyro
 
 from dreamer.cli.parsing import parse
 from dreamer.errors import UserError, reason
+from dreamer.experience.joining import replay_files
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import locked, open_run
 from dreamer.runs.trust import check_folder
@@ -64,8 +65,8 @@ def clean(path: Path, dry_run: bool = False) -> int:
             raise UserError(
                 f"{path} is not finished (step {step:,} of {folder.config.steps:,}) and needs its replay to be resumed"
             )
-        found = [*folder.replay.glob("stream_*"), *folder.path.glob("rank_*/replay/stream_*")]
-        files = [file for file in sorted(found) if file.is_file()]
+        folders = [folder.replay, *sorted(folder.path.glob("rank_*/replay"))]
+        files = [file for each in folders for file in replay_files(each)]
         freed = sum(file.lstat().st_blocks * 512 for file in files)
         try:
             for file in () if dry_run else files:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamer.experience.ring import Ring, require_file
+from dreamer.experience.ring import FILES, Ring, require_file
 
 
 def joined(state: Mapping[str, Any], ring: Ring, folder: Path) -> dict[str, Any]:
@@ -47,11 +47,20 @@ def joined(state: Mapping[str, Any], ring: Ring, folder: Path) -> dict[str, Any]
     return {**state, "environments": ring.num_envs} | changed
 
 
+def replay_files(folder: Path) -> list[Path]:
+    """The files of replay in its folder, of this version and of older ones."""
+    return [file for file in sorted(folder.glob("*")) if file.is_file() and (file.name in FILES or _is_older(file))]
+
+
+def _is_older(file: Path) -> bool:
+    return file.name.startswith("stream_") and file.suffix in (".rows", ".states")
+
+
 class OlderFiles:
     """The files of an older version that a run has in its replay folder, deleted when nothing needs them."""
 
     def __init__(self, folder: Path, kept_checkpoints: int):
-        self.files = [file for file in folder.glob("stream_*") if file.suffix in (".rows", ".states")]
+        self.files = [file for file in replay_files(folder) if _is_older(file)]
         self.needed = kept_checkpoints
 
     def commit(self) -> None:

@@ -21,6 +21,7 @@ from dreamer.errors import UserError, reason
 from dreamer.experience.layout import RowLayout
 from dreamer.system.files import require_same
 
+FILES = "rows.bin", "states.bin"
 GROWTH = 4096
 """Places by which the files grow until the ring has its full size; fewer for more than `GROWN` rows in all."""
 GROWN = 16 * GROWTH
@@ -31,7 +32,7 @@ class Ring:
     """Rows and states of environments that step together."""
 
     def __init__(self, path: Path, num_envs: int, layout: RowLayout, size: int):
-        self.files = path / "rows.bin", path / "states.bin"
+        self.files = [path / name for name in FILES]
         self.num_envs, self.layout, self.size = num_envs, layout, size
         self.head = 0
         """Position of the next rows."""

@@ -11,6 +11,7 @@ from typing import Any
 import envs
 from dreamer.config import Config, Effect, changes, override, validated
 from dreamer.errors import UserError
+from dreamer.experience.joining import replay_files
 from dreamer.experience.spaces import long_vectors
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder, create_run, default_path, locked, open_run
@@ -144,7 +145,7 @@ def resume(
             result = Result(folder.path, "finished", progress.evaluation, step, state["updates"])
             complete_again(folder, result, state, elsewhere)
             return ranks.first(result)
-        if step and not any(folder.replay.glob("stream_*")):
+        if step and not replay_files(folder.replay):
             raise UserError(f"{path} has no replay any more and cannot be extended; start a new run with --from {path}")
         with understood(folder.checkpoints):
             agent = agent_of(config.agent, state, "meta")
