@@ -213,7 +213,8 @@ DAMAGES = {
     "no checkpoints": (lambda path: shutil.rmtree(path / "checkpoints"), r"no usable checkpoint in .*checkpoints$"),
     "half-written checkpoint": (half_written, r"no usable checkpoint in .*checksum does not match"),
     "other format": (other_format, r"has format 7, this version reads format 1; use the version .* in run\.json"),
-    "no replay": (lambda path: shutil.rmtree(path / "replay"), r"replay file .*rows\.bin is missing"),
+    "no replay": (lambda path: shutil.rmtree(path / "replay"), r"has no replay any more and cannot be extended"),
+    "no rows": (lambda path: (path / "replay" / "rows.bin").unlink(), r"replay file .*rows\.bin is missing"),
     "lock not writable": (folder_instead(".lock"), r"cannot lock .*: Is a directory"),
 }
 
