@@ -20,9 +20,11 @@ from dreamer.config import (
     changeable,
     compose,
     from_json,
+    group_name,
     override,
     serialization,
     to_json,
+    used_tree,
     validated,
 )
 from dreamer.errors import UserError
@@ -414,3 +416,19 @@ def test_the_document_lists_what_may_change_on_resume():
         assert set(re.findall("`(--[a-z.-]+)`", cells)) - {"--env-import"} == settings
     known = list(leaves(dataclasses.asdict(Config())))
     assert all(any(f"{path}.".startswith(f"{name}.") for path in known) for name in changeable())
+
+
+def test_seeds_of_one_configuration_have_one_group():
+    base = compose("quick", task="dmc:walker_walk")
+    name = group_name(base)
+    assert re.fullmatch("dmc_walker_walk_rssm_300k_[0-9a-f]{8}", name)
+    same = {"seed": 3, "loop.log_every": 7, "agent.dynamics.gru.deter": 24, "tracking.wandb": "off"}
+    assert group_name(override(base, same)) == name
+    others = [{"agent.optimizer.learning_rate": 1e-3}, {"steps": 7}, {"task": "dmc:walker_run"}]
+    names = [name, *(group_name(override(base, one)) for one in others), group_name(base, {"path": "a", "load": "all"})]
+    assert len(set(names)) == len(names)
+
+
+def test_used_settings_are_nested_and_leave_out_other_cores():
+    tree = used_tree(compose("quick", **{"agent.dynamics.core": "gru"}))
+    assert set(tree["agent"]["dynamics"]) == {"core", "latent", "gru"} and tree["seed"] == 0

@@ -19,8 +19,14 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from running import differences, tiny_config
+from tiny import unchecked
 
+import dreamer
+from dreamer.config import group_name
 from dreamer.errors import UserError
+from dreamer.runs import provenance
+from dreamer.runs.folder import create_run, open_run
 from dreamer.tracking import (
     JsonlWriter,
     Metric,
@@ -502,7 +508,8 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, home, capfd):
     run_dir.mkdir()
     film = run_dir / "eval_000000010.mp4"
     imageio.mimwrite(film, [np.full((16, 16, 3), 8 * i, np.uint8) for i in range(8)], fps=8, macro_block_size=16)
-    config = TrackingConfig(console=False, wandb_project="some-project", wandb_group="g", wandb_tags=("a", "b"))
+    names = {"wandb_project": "some-project", "wandb_group": "g", "wandb_tags": ("a", "b")}
+    config = TrackingConfig(console=False, close_seconds=200.0, **names)
     info = {"commit": COMMIT + "-dirty", "command": "dreamer train --seed 3"}
 
     tracker = open_tracker(config, run_dir, info, {"seed": 3, "agent": {"size": "1m"}}, 100, None)
@@ -515,6 +522,8 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, home, capfd):
     offset = tracker.writer.size
     tracker.log(20, {"train/return": 3.5})
     tracker.summary({"eval/return_mean": 7.0})
+    (run_dir / "step_000000000020.ckpt").write_bytes(b"weights")
+    tracker.artifact(20, "best", {"checkpoints/step_000000000020.ckpt": run_dir / "step_000000000020.ckpt"})
     tracker.close("finished")
     assert service_processes() == []
 
@@ -538,7 +547,13 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, home, capfd):
     assert (folder / "files" / history[2]["eval/film.path"]).read_bytes() == film.read_bytes()
     assert (folder / "files" / history[3]["imagination/errors.path"]).read_bytes()[:4] == b"\x89PNG"
     summary = {key: value for record in find(records, "summary") for key, value in record["update"].items()}
-    assert summary["eval/return_mean"] == 7.0 and summary["train/return"] == 3.5
+    assert summary["final/return_mean"] == 7.0 and summary["train/return"] == {"max": 3.5}
+    assert run["job_type"] == "train" and run["display_name"] == "a run"
+    (artifact,) = find(records, "artifact")
+    assert (artifact["type"], set(artifact["aliases"])) == ("model", {"best", "latest"})
+    (content,) = artifact["manifest"]["contents"]
+    assert content["path"] == "checkpoints/step_000000000020.ckpt" and artifact["name"] == f"model-{run['run_id']}"
+    assert Path(content["local_path"]).read_bytes() == b"weights"
     assert [record["exit_code"] for record in find(records, "exit")] == [0]
 
     resumed = open_tracker(config, run_dir, info, {}, 100, offset)
@@ -548,8 +563,119 @@ def test_offline_wandb_run_is_read_back_and_resumed(tmp_path, home, capfd):
     (again,) = set((run_dir / "wandb").glob("offline-run-*")) - {folder}
     records = inspect(again)
     assert find(records, "run")[0]["run_id"] == run["run_id"] and find(records, "run")[0]["resume"] is True
+    assert "display_name" not in find(records, "run")[0], "a resumed run keeps its name"
     assert [record["item"]["step"] for record in find(records, "history")] == [20]
     assert find(records, "preempting") and find(records, "exit")[0]["exit_code"] == 1
+
+
+VARIABLES = {
+    "PROJECT": ("project", "their-project", "project", "my-project"),
+    "ENTITY": ("entity", "their-team", "entity", "my-team"),
+    "NAME": ("display_name", "their-name", "name", "my-name"),
+    "RUN_GROUP": ("run_group", "their-group", "group", "my-group"),
+    "TAGS": ("tags", "a,b", "tags", ("c",)),
+    "NOTES": ("notes", "their notes", None, None),
+    "JOB_TYPE": ("job_type", "their-job", None, None),
+    "RUN_ID": ("run_id", "their-id", None, None),
+}
+"""Variable of W&B -> its field in the record of a run, a value, the setting here and another value."""
+
+
+def test_variables_of_wandb_win_over_defaults_and_flags_over_variables(tmp_path, home, monkeypatch, capfd):
+    for variable, (_, value, *_) in VARIABLES.items():
+        monkeypatch.setenv(f"WANDB_{variable}", value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    flags = {f"wandb_{setting}": value for *_, setting, value in VARIABLES.values() if setting}
+    for folder, config in (("first", {}), ("second", flags)):
+        (tmp_path / folder).mkdir()
+        config = TrackingConfig(console=False, close_seconds=200.0, **config)
+        tracker = open_tracker(config, tmp_path / folder, {}, {}, 100, None, group="usual-group")
+        tracker.close("finished")
+        assert f"upload with: wandb sync {tmp_path}/wandb/offline-run-*" in capfd.readouterr().err
+    first, second = (find(inspect(run), "run")[0] for run in sorted((tmp_path / "wandb").glob("offline-run-*")))
+    for field, value, setting, given in VARIABLES.values():
+        assert first[field] == (value.split(",") if field == "tags" else value)
+        assert second[field] == ((list(given) if field == "tags" else given) if setting else first[field])
+
+
+def test_without_flags_and_variables_wandb_gets_the_defaults(tmp_path, home):
+    path = tmp_path / "some run"
+    path.mkdir()
+    config = TrackingConfig(console=False, close_seconds=200.0)
+    open_tracker(config, path, {}, {}, 100, None, group="usual-group").close("finished")
+    (run,) = find(inspect(next((path / "wandb").glob("offline-run-*"))), "run")
+    found = {name: run.get(name) for name in ("project", "run_group", "display_name", "job_type", "entity", "tags")}
+    assert found == {
+        "project": "dreamer",
+        "run_group": "usual-group",
+        "display_name": "some run",
+        "job_type": "train",
+        "entity": None,
+        "tags": None,
+    }
+
+
+def test_wandb_gets_used_settings_uncommitted_changes_and_the_best_model(tmp_path, home, monkeypatch):
+    """Of a whole run; the changes are in its folder, too."""
+    secret = "an-old-secret-value"
+    monkeypatch.setenv("SOME_TOKEN", secret)
+    monkeypatch.setattr(provenance, "CODE", edited_checkout(tmp_path / "code", f"x = 2  # {secret}\n"))
+    changes = {"agent.dynamics.core": "gru", "agent.dynamics.gru.deter": 16, "tracking.wandb": "offline"}
+    changes |= {"tracking.wandb_artifact": "best", "tracking.close_seconds": 100.0}
+    with unchecked():
+        run = dreamer.train(tiny_config(steps=20, **{"loop.eval_every": 10} | changes), run_dir=tmp_path / "run")
+    records = inspect(next((run.path / "wandb").glob("offline-run-*")))
+    (logged,) = find(records, "run")
+    settings = logged["config"]["update"]
+    dynamics = settings["agent"]["dynamics"]
+    assert set(dynamics) == {"core", "latent", "gru"} and dynamics["gru"]["deter"] == 16
+    assert logged["run_group"] == group_name(open_run(run.path).config)
+    assert logged["git"]["commit"] == open_run(run.path).info["commit"].removesuffix("-dirty")
+    patch = (run.path / "diff.patch").read_text()
+    assert "-x = 1\n+x = 2  # [secret]\n" in patch and open_run(run.path).info["commit"].endswith("-dirty")
+    (sent,) = (run.path / "wandb").glob("offline-run-*/files/diff.patch")
+    assert sent.read_text() == patch and {"path": "diff.patch"} in [
+        file for one in find(records, "files") for file in one["files"]
+    ]
+    (artifact,) = find(records, "artifact")
+    names = {content["path"]: content["local_path"] for content in artifact["manifest"]["contents"]}
+    assert set(artifact["aliases"]) == {"best", "latest"} and set(names) == {
+        "config.json",
+        "run.json",
+        "checkpoints/step_000000000010.ckpt",
+    }
+    for name, local in names.items():
+        target = tmp_path / "model" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path(local).read_bytes())
+    assert not differences(
+        dreamer.load(tmp_path / "model").state_dict(), dreamer.load(run.path, checkpoint="best").state_dict()
+    )
+
+
+def edited_checkout(folder, text):
+    """A git repository whose only file, `x.py`, differs from its commit."""
+    folder.mkdir()
+    (folder / "x.py").write_text("x = 1\n")
+    name = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "x.py"], [*name, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True)
+    (folder / "x.py").write_text(text)
+    return folder
+
+
+def test_uncommitted_changes_are_cut_at_a_line_and_kept_only_where_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "CODE", edited_checkout(tmp_path / "code", "y = 'some line'\n" * 100_000))
+    found = provenance.diff()
+    assert 990_000 < len(found.encode()) <= 1_000_000
+    *_, line, last = found.splitlines()
+    assert (line, last) == ("+y = 'some line'", "# cut here: there are more changes than 1 MB")
+    config = tiny_config(**{"tracking.git_diff": False})
+    assert not (create_run(tmp_path / "off", config, "cpu").path / "diff.patch").exists()
+    monkeypatch.setattr(provenance, "CODE", tmp_path)
+    assert (
+        provenance.diff() == "" and not (create_run(tmp_path / "on", tiny_config(), "cpu").path / "diff.patch").exists()
+    )
 
 
 @pytest.mark.parametrize(("mode", "lines"), [("disabled", 0), ("offline", 1)])

@@ -20,6 +20,7 @@ from pydantic import StringConstraints
 from typing_extensions import TypedDict
 
 from dreamer.cli.parsing import parse
+from dreamer.config import group_name, used_tree
 from dreamer.errors import UserError, first_line
 from dreamer.runs.folder import RunFolder, locked, open_run
 from dreamer.runs.trust import check_destination
@@ -122,7 +123,8 @@ def _to_wandb(run: RunFolder, args: TrackArguments) -> str:
         return f"W&B run {state['id']}: nothing new, it has all {len(records)} records; videos: {len(videos)}"
     with one_line("W&B"):
         (run.path / STATE).unlink(missing_ok=True)
-        view = WandbView(tracking, run.path, run.info, dataclasses.asdict(run.config), run_id=state["id"])
+        group = group_name(run.config, run.info.get("start_from"))
+        view = WandbView(tracking, run.path, run.info, used_tree(run.config), run_id=state["id"], group=group)
         view.start()
         if not view.notice:
             raise UserError("W&B is disabled here (WANDB_MODE)")

@@ -9,7 +9,7 @@ identity      settings that a run uses, and those that tell runs apart
 """
 
 from dreamer.config.composition import compose, override, resized, size_settings, validated
-from dreamer.config.identity import BY_SIZE, identity, used_settings
+from dreamer.config.identity import BY_SIZE, group_name, identity, used_settings, used_tree
 from dreamer.config.renamed import RENAMED, current_name
 from dreamer.config.resuming import Effect, changeable, changes, leaves
 from dreamer.config.serialization import from_dict, from_json, to_json
@@ -44,6 +44,7 @@ __all__ = [
     "current_name",
     "from_dict",
     "from_json",
+    "group_name",
     "identity",
     "leaves",
     "override",
@@ -51,6 +52,7 @@ __all__ = [
     "size_settings",
     "to_json",
     "used_settings",
+    "used_tree",
     "validated",
     "words",
 ]

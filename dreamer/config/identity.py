@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import re
 from typing import Any
 
 from dreamer.config.composition import size_settings
@@ -42,6 +45,26 @@ def used_settings(config: Config) -> dict[str, Any]:
     if "agent.dynamics.latent" in found:
         found["agent.dynamics.latent"] = dynamics.family
     return found
+
+
+def used_tree(config: Config) -> dict[str, Any]:
+    """Return the used settings as nested dicts."""
+    tree: dict[str, Any] = {}
+    for path, value in used_settings(config).items():
+        *parents, name = path.split(".")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = value
+    return tree
+
+
+def group_name(config: Config, start_from: Any = None) -> str:
+    """Return one name for all runs that differ in the seed alone; `start_from` is the source of their first weights."""
+    known = json.dumps([identity(config), config.task, start_from], sort_keys=True, default=str)
+    task = re.sub(r"[^A-Za-z0-9]+", "_", config.task).strip("_")
+    digest = hashlib.sha256(known.encode(errors="replace")).hexdigest()[:8]
+    return f"{task[:60]}_{config.agent.dynamics.core}_{config.size}_{digest}"
 
 
 def identity(config: Config) -> dict[str, Any]:

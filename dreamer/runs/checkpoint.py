@@ -76,9 +76,9 @@ def keep_best(folder: Path, step: int) -> bool:
     return bool(kept)
 
 
-def best_file(folder: Path) -> Path | None:
-    """The best checkpoint; None where there is none."""
-    return next(iter(_newest_first(folder / BEST)), None)
+def file_of(folder: Path, wanted: Literal["last", "best"]) -> Path | None:
+    """The file of the last or the best checkpoint; None where there is none."""
+    return next(iter(_newest_first(folder / BEST if wanted == BEST else folder)), None)
 
 
 def load(folder: Path, wanted: Wanted = None) -> tuple[int, State, list[str]]:

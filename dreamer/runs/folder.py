@@ -20,13 +20,14 @@ from typing_extensions import TypedDict
 
 from dreamer.config import Config, from_json, to_json
 from dreamer.errors import UserError, reason
-from dreamer.runs.provenance import VERSIONED, command_line, commit, package_version
+from dreamer.runs.provenance import VERSIONED, command_line, commit, diff, package_version
 from dreamer.runs.trust import check_folder
 from dreamer.system import ranks
 from dreamer.system.files import MB, Counter, Text, read_bytes, read_json, sync_folder, write_atomically
 from dreamer.system.redaction import redact
+from dreamer.tracking.destination import DIFF
 
-UNBEGUN = {".lock", "config.json", "config.json.tmp", "run.json.tmp"}
+UNBEGUN = {".lock", "config.json", "config.json.tmp", "run.json.tmp", DIFF, f"{DIFF}.tmp"}
 
 
 class Parallel(TypedDict, total=False):
@@ -173,6 +174,11 @@ def create_run(
     run = RunFolder(path, config, cast(RunInfo, info))
     with locked(path):
         _refuse_content(path)  # another process may have been faster
+        if config.tracking.git_diff and (changes := diff()):
+            try:
+                write_atomically(path / DIFF, changes)
+            except OSError as error:
+                raise UserError(f"cannot write to {path}: {reason(error)}") from None
         run.save()
     return run
 

@@ -19,8 +19,12 @@ from dreamer.tracking.config import TrackingConfig
 Printable = Annotated[str, MaxLen(1000), Predicate(str.isprintable)]
 SETTINGS = ("entity", "project")
 """Settings of a run that choose where in a W&B account its data are stored."""
+PROJECT = "dreamer"
+"""W&B project of runs for which neither their settings nor W&B's own name one."""
 PLACE = "wandb_run.json"
 """File of a run folder that names the project, and perhaps the entity, of its W&B run."""
+DIFF = "diff.patch"
+"""File of the uncommitted changes of the code, in a run folder and in a W&B run, where W&B looks for this name."""
 MOST = 100_000
 """Largest number of characters that are read of a settings file."""
 
@@ -43,6 +47,12 @@ def settings_here() -> dict[str, str]:
     return _settings_in(Path(".wandb/settings")) | _settings_in(Path("wandb/settings"))
 
 
+def own_group_and_tags() -> tuple[str, tuple[str, ...]]:
+    """Group and tags of W&B's variables, for runs whose own are made up: those of an ablation."""
+    tags = os.environ.get("WANDB_TAGS", "").split(",")
+    return os.environ.get("WANDB_RUN_GROUP", ""), tuple(tag for tag in tags if tag)
+
+
 def as_kept(tracking: TrackingConfig, run_dir: Path, named: Collection[str] = ()) -> TrackingConfig:
     """The settings with project and entity of the W&B run that the folder's data went to, if it is known.
 
@@ -63,11 +73,10 @@ def foreign(tracking: TrackingConfig, named: Collection[str] = ()) -> dict[str, 
 
     `named` are the settings that the user has confirmed, such as `wandb-entity=my-team`.
     """
-    own, usual = own_settings(), TrackingConfig()
-    found = {}
+    own, found = own_settings(), {}
     for setting in SETTINGS:
         value = getattr(tracking, f"wandb_{setting}")
-        known = ("", getattr(usual, f"wandb_{setting}"), own.get(setting))
+        known = ("", own.get(setting), *([PROJECT] if setting == "project" else []))
         if value not in known and f"wandb-{setting}={value}" not in named:
             found[f"wandb-{setting}"] = value
     return found

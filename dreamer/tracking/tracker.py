@@ -62,6 +62,11 @@ class Tracker:
         for view in self._media_views:
             view.show("image", step, name, path)
 
+    def artifact(self, step: int, alias: str, files: Mapping[str, Path]) -> None:
+        """Send the files of a model at `step`, by their names in it, to the views that can."""
+        for view in self._views:
+            view.show("artifact", step, alias, files)
+
     def summary(self, values: Mapping[str, SupportsFloat]) -> None:
         """Show results of the whole run, such as its final evaluation, in the views that can."""
         numbers = {name: float(value) for name, value in values.items()}
@@ -92,12 +97,13 @@ def open_tracker(
     total_steps: int,
     resume_offset: int | None,
     foreign: Mapping[str, str] | None = None,
+    group: str = "",
 ) -> Tracker:
     """Open the tracker of the run in `run_dir`, an existing folder.
 
-    `run_info` is the content of run.json, `run_config` the content of config.json. `resume_offset` is None for a new
-    run; a resumed run loses the records after that many bytes, the `size` of its writer. `foreign` is as in
-    `WandbView`. Raises `UserError` when metrics.jsonl cannot be written, or would continue another run's file.
+    `run_info` is the content of run.json, `run_config` the settings to show. `resume_offset` is None for a new
+    run; a resumed run loses the records after that many bytes, the `size` of its writer. `foreign` and `group` are as
+    in `WandbView`. Raises `UserError` when metrics.jsonl cannot be written, or would continue another run's file.
     """
     path = run_dir / "metrics.jsonl"
     if resume_offset is None and path.exists() and path.stat().st_size:
@@ -107,7 +113,7 @@ def open_tracker(
         warn(f"dreamer: {path} lacks {missing} bytes written before the checkpoint; the run continues without them")
     views: list[View] = []
     if config.wandb != "off":
-        views.append(WandbView(config, run_dir, run_info, run_config, foreign=foreign))
+        views.append(WandbView(config, run_dir, run_info, run_config, foreign=foreign, group=group))
     if config.tensorboard:
         views.append(TensorBoardView(run_dir / "tensorboard", first_step=writer.last.get("step", -1) + 1))
     return Tracker(config, writer, views, ConsoleView(total_steps) if config.console else None)

@@ -36,6 +36,9 @@ class View:
     def image(self, step: int, name: str, path: Path) -> None:
         """Show the PNG picture at `path`."""
 
+    def artifact(self, step: int, alias: str, files: Mapping[str, Path]) -> None:
+        """Send the files of a model by their names in it; `alias` says which one of the run it is."""
+
     def summary(self, values: Mapping[str, float]) -> None:
         """Show the results of the whole run."""
 
@@ -61,7 +64,7 @@ class BackgroundView:
         self._thread = threading.Thread(target=self._work, name=f"dreamer {view.title}", daemon=True)
         self._thread.start()
 
-    def show(self, method: Literal["log", "video", "image", "summary"], *words: Any) -> None:
+    def show(self, method: Literal["log", "video", "image", "artifact", "summary"], *words: Any) -> None:
         """Queue a call of a method of the view."""
         if not self._enabled:
             return

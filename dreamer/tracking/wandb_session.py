@@ -21,19 +21,29 @@ RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def run_id(run_dir: Path) -> str:
-    """Return the W&B id of a run folder, made on first use and kept in RUN/wandb_id.
+    """Return the W&B id of a run folder, kept in RUN/wandb_id. On first use it is WANDB_RUN_ID or a new one.
 
     Raises:
         ValueError: the file holds something else.
     """
     path = run_dir / "wandb_id"
     if not path.exists():
-        write_atomically(path, f"{secrets.token_hex(4)}\n".encode())
+        write_atomically(path, f"{os.environ.get('WANDB_RUN_ID') or secrets.token_hex(4)}\n".encode())
     with open(path, encoding="utf-8") as file:
         kept = file.read(1000).strip()
     if not RUN_ID.fullmatch(kept):
         raise ValueError(f"{path} does not hold a W&B run id; delete it to start a new W&B run")
     return kept
+
+
+def chosen_by_variables() -> set[str]:
+    """Return the names of the W&B settings that W&B's variables choose, such as `run_name` for WANDB_NAME."""
+    import wandb
+
+    settings = wandb.Settings()
+    usual = set(settings.model_fields_set)
+    settings.update_from_env_vars(dict(os.environ))
+    return set(settings.model_fields_set) - usual
 
 
 def keep_run(run_dir: Path, run: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -11,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dreamer.config import override
+from dreamer.config import group_name, override, used_tree
+from dreamer.runs import checkpoint
 from dreamer.runs.folder import RunFolder
 from dreamer.runs.saved import State
 from dreamer.system import ranks
@@ -75,6 +75,10 @@ def run_plan(
 def complete(folder: RunFolder, tracker: Tracker, result: Result) -> None:
     """Do what follows the last checkpoint. A run that is killed meanwhile does it again when it is resumed."""
     tracker.summary(result.evaluation)
+    wanted = folder.config.tracking.wandb_artifact
+    if wanted != "off" and result.status == "finished" and (file := checkpoint.file_of(folder.checkpoints, wanted)):
+        files = {name: folder.path / name for name in ("config.json", "run.json")}
+        tracker.artifact(checkpoint.step_of(file), wanted, files | {f"checkpoints/{file.name}": file})
     with phase("drawing"):
         show_curve(folder)
     tracker.close(result.status)
@@ -95,11 +99,11 @@ def complete_again(
 
 
 def _open_tracker(folder: RunFolder, offset: int | None, foreign: Mapping[str, str] | None) -> Tracker:
-    config = folder.config
+    config, group = folder.config, group_name(folder.config, folder.info.get("start_from"))
     if ranks.number():  # its share of the records, in its own file
         config = override(config, {"tracking.wandb": "off", "tracking.tensorboard": False, "tracking.console": False})
     return open_tracker(
-        config.tracking, folder.share, folder.info, dataclasses.asdict(config), config.steps, offset, foreign
+        config.tracking, folder.share, folder.info, used_tree(config), config.steps, offset, foreign, group
     )
 
 

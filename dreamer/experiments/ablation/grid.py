@@ -14,6 +14,7 @@ from dreamer.config import Config, override, validated
 from dreamer.dynamics import LATENTS, CoreName, LatentChoice
 from dreamer.errors import UserError
 from dreamer.system.redaction import show
+from dreamer.tracking.destination import own_group_and_tags
 from dreamer.training.launch import make_factory
 from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import check_memory, dry_run, spec_of_factory
@@ -125,13 +126,14 @@ def _configuration(shared: Config, trial: Trial, group: str) -> Config:
     variant, _, objective = trial.core.partition("+")
     core, _, latent = variant.partition(":")
     family = [latent or LATENTS[core][0]] if LATENTS[core] else []
-    tags = [*shared.tracking.wandb_tags, core, *family, *filter(None, [objective]), trial.task]
+    own_group, own_tags = own_group_and_tags()
+    tags = [*(shared.tracking.wandb_tags or own_tags), core, *family, *filter(None, [objective]), trial.task]
     changes = {
         "task": trial.task,
         "seed": trial.seed,
         **core_settings(variant),
         "agent.world_model.representation.objective": objective or get_args(ObjectiveName)[0],
-        "tracking.wandb_group": shared.tracking.wandb_group or group,
+        "tracking.wandb_group": shared.tracking.wandb_group or own_group or group,
         "tracking.wandb_tags": tuple(dict.fromkeys(tags)),
     }
     return validated(override(shared, changes))

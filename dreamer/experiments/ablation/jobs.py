@@ -40,7 +40,7 @@ from envs.process import INSISTENT, open_streams, stop_signals, stopped_status
 POLL_SECONDS = 0.1
 LEFT_BY_A_RUN = {
     *("config.json", "run.json", ".lock", "metrics.jsonl", "checkpoints", "faults", "replay", "videos", "tensorboard"),
-    *("wandb", "wandb_id", destination.PLACE),
+    *("wandb", "wandb_id", destination.PLACE, destination.DIFF),
 }
 """Files that may be in the folder of a run without a checkpoint, also with `.tmp` behind their names."""
 
