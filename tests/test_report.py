@@ -144,7 +144,7 @@ def test_the_wheel_has_the_templates_and_the_registry_of_metrics():
     packages = [path.parent for path in (ROOT / "dreamer").rglob("__init__.py")]
     packaged = {path for package in packages for pattern in patterns for path in package.glob(pattern)}
     others = {path for path in (ROOT / "dreamer").rglob("*.*") if path.suffix not in (".py", ".pyc")}
-    assert others == packaged and len(packaged) == 4
+    assert others == packaged and len(packaged) == 6
 
 
 def test_markdown_has_the_same_tables(ablation):

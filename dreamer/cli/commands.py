@@ -110,6 +110,14 @@ def report(argv: Sequence[str]) -> int:
     return 0
 
 
+def compare(argv: Sequence[str]) -> int:
+    """Print returns of runs beside published ones."""
+    from dreamer.experiments.published.compare import CompareArguments, compare
+
+    show(*compare(parse(CompareArguments, "compare", argv)))
+    return 0
+
+
 @dataclass(frozen=True)
 class TasksArguments:
     """List the tasks that can be trained on this machine."""

@@ -34,6 +34,7 @@ COMMANDS = {
     "exam": "measure what each dynamics core can represent",
     "ablate": "train every combination of task, core and seed",
     "report": "write a page about a run, or a comparison of the cores of an ablation",
+    "compare": "compare runs with published returns of other methods",
 }
 """Subcommands and their descriptions; each is a function of `commands`, or `run` of the module of its name."""
 WRITING = ("train", "ablate")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from dreamer.system.files import write_atomically
 from dreamer.tracking.jsonl import read
 
 if TYPE_CHECKING:  # takes a second to load, which would slow down `import dreamer`
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#F0E442")
@@ -68,8 +69,13 @@ def points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     return steps, values
 
 
-def learning_curve(records: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-    """Return a figure of the returns of training and evaluation episodes over environment steps."""
+def learning_curve(
+    records: Sequence[Mapping[str, Any]], title: str = "", behind: Callable[[Axes], None] | None = None
+) -> Figure:
+    """Return a figure of the returns of training and evaluation episodes over environment steps.
+
+    `behind` draws other curves after these, such as published ones.
+    """
     import matplotlib.figure
     from matplotlib.ticker import EngFormatter
 
@@ -93,5 +99,7 @@ def learning_curve(records: Sequence[Mapping[str, Any]], title: str = "") -> Fig
     axes.set_title(title, parse_math=False)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid()
+    if behind is not None:
+        behind(axes)
     figure.legend(loc="outside upper center", ncols=4)
     return figure

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dreamer.dynamics import CoreName
+from dreamer.experiments.published import curves as published
 from dreamer.experiments.report.analysis import MOST_PAIRED, THRESHOLDS, Analysis
 from dreamer.experiments.report.statistics import Estimate
 from dreamer.tracking.plotting import INK, PALETTE, STYLE, WIDTH, svg
@@ -41,10 +43,14 @@ def core_colors(names: Iterable[str]) -> dict[str, str]:
     return {name: PALETTE[order.index(name) % len(PALETTE)] for name in names}
 
 
-def draw(analysis: Analysis, folder: Path) -> dict[str, str]:
+Behind = Mapping[str, Sequence[published.Curve]]
+"""Published curves by task."""
+
+
+def draw(analysis: Analysis, folder: Path, behind: Behind) -> dict[str, str]:
     """Write `<name>.png` of every figure that the numbers allow into `folder` and return their SVG by name."""
     folder.mkdir(exist_ok=True)
-    drawings = {"learning_curves": _learning_curves}
+    drawings: dict[str, Callable[[Analysis], Figure]] = {"learning_curves": partial(_learning_curves, behind=behind)}
     if analysis.compared:
         drawings |= {"intervals": _intervals, "profiles": _profiles}
     if analysis.compared and 1 < len(analysis.arms) <= MOST_PAIRED:
@@ -58,7 +64,7 @@ def draw(analysis: Analysis, folder: Path) -> dict[str, str]:
     return drawn
 
 
-def _learning_curves(analysis: Analysis) -> Figure:
+def _learning_curves(analysis: Analysis, behind: Behind) -> Figure:
     columns = 2 if len(analysis.cells) in (2, 4) else min(3, len(analysis.cells))
     rows = -(-len(analysis.cells) // columns)
     figure = Figure(figsize=(WIDTH, 0.4 + (2.4 if columns > 1 else 3.4) * rows), layout="constrained")
@@ -66,6 +72,7 @@ def _learning_curves(analysis: Analysis) -> Figure:
     for axes, (task, results) in zip(grid.flat, analysis.cells.items(), strict=False):
         for arm, result in results.items():
             _line(axes, analysis, arm, result.steps, result.curve)
+        published.draw(axes, behind.get(task, ()), int(max(result.steps[-1] for result in results.values())))
         axes.set(title=textwrap.fill(task, 44))
         axes.set_ylim(bottom=min(axes.get_ylim()[0], analysis.scales[task].low))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -147,5 +154,6 @@ def _legend(figure: Figure, analysis: Analysis) -> None:
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     shown = [name for name in analysis.arms if name in handles]
+    shown += [label for label in handles if label not in shown]
     columns = max(1, min(6, len(shown), LEGEND // (max(map(len, shown), default=0) + 5)))
     figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=columns)

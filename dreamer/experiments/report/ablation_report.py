@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dreamer.errors import UserError, reason
+from dreamer.experiments.published.curves import curves_for
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
 from dreamer.experiments.report.ablation_sections import Excluded
 from dreamer.experiments.report.analysis import THRESHOLDS, analyse
@@ -54,15 +55,16 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
         "left_out": [entry._asdict() for entry in excluded],
         "settings": differing(counted),
     }
+    behind = {one.task: curves_for(one.config, until=one.step) for one in counted}
     document = Document(
         title=f"{arms.title}: {folder.resolve().name}",
         subtitle=f"{_tally(counted, excluded)}; written {written}",
         summary=verdict,
-        sections=ablation_sections.sections(analysis, arms, counted, excluded, differing(counted), origin),
+        sections=ablation_sections.sections(analysis, arms, counted, excluded, differing(counted), origin, behind),
     )
     try:
         with phase("drawing"):
-            svg = ablation_figures.draw(analysis, folder / "figures")
+            svg = ablation_figures.draw(analysis, folder / "figures", behind)
         write_atomically(folder / "report.json", json.dumps(_plain(numbers), indent=1, allow_nan=False), "\n")
         write_atomically(folder / "report.md", markdown(document))
         write_atomically(folder / "report.html", html(document, svg))

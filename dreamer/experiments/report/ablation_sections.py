@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dreamer.experiments.report.ablation_figures import core_colors
+from dreamer.experiments.published import curves as published
+from dreamer.experiments.report.ablation_figures import Behind, core_colors
 from dreamer.experiments.report.analysis import MOST_PAIRED, Analysis, ArmResult
 from dreamer.experiments.report.arms import CORE, Arms
 from dreamer.experiments.report.document import Section, Table, TableCell
@@ -40,9 +41,10 @@ def sections(
     excluded: list[Excluded],
     differ: Differing,
     origin: dict[str, str],
+    behind: Behind,
 ) -> list[Section]:
     """Return all sections; `runs` are those that count."""
-    sections = [*_arms(arms, runs), _results(analysis, arms), _tasks(analysis, arms)]
+    sections = [*_arms(arms, runs), _results(analysis, arms), _tasks(analysis, arms, behind)]
     if analysis.compared and 1 < len(analysis.arms) <= MOST_PAIRED:
         sections.append(_improvement(analysis, arms))
     if analysis.compared:
@@ -83,8 +85,9 @@ def _result(arm: ArmResult) -> list[str]:
     return [*scores, str(arm.runs), number(arm.parameters, 0), number(arm.dynamics_parameters, 0), *costs]
 
 
-def _tasks(analysis: Analysis, arms: Arms) -> Section:
+def _tasks(analysis: Analysis, arms: Arms, behind: Behind) -> Section:
     text = "Mean return of evaluations with sampled actions. Intervals are bootstrap intervals of the mean over seeds."
+    text = " ".join([text, published.described([curve for curves in behind.values() for curve in curves])]).strip()
     columns = ["task", arms.noun, f"final return {INTERVAL}", f"area {INTERVAL}", "seeds"]
     rows: Rows = [
         [task, _named(analysis, arm), estimate(result.final, 1), estimate(result.auc, 1), str(result.seeds)]

@@ -45,6 +45,8 @@ class Run:
     """Environment steps at the evaluations `[evaluation]`."""
     returns: np.ndarray
     """Mean returns with sampled actions `[evaluation]`."""
+    mode_returns: np.ndarray
+    """Mean returns with the policy's mode `[evaluation]`; NaN where not recorded."""
     step: int
     """Environment steps of the last record."""
     wall_seconds: float
@@ -146,6 +148,7 @@ def read_run(path: Path, place: str) -> tuple[Run, list[dict[str, Any]]]:
         info=folder.info,
         steps=steps,
         returns=returns,
+        mode_returns=_modes(records),
         step=int(max([0, *steps, *every])),
         wall_seconds=_total(elapsed) if len(elapsed) else math.nan,
         seconds_per_update=1 / _rate(*_columns(records, "loop/updates", "time/updates_per_second")),
@@ -158,6 +161,13 @@ def _columns(records: list[dict[str, Any]], *names: str) -> np.ndarray:
     """Values `[name record]` of the records that have all of these names."""
     rows = [[record[name] for name in names] for record in records if all(name in record for name in names)]
     return np.array(rows, float).reshape(-1, len(names)).T
+
+
+def _modes(records: list[dict[str, Any]]) -> np.ndarray:
+    """Returns with the policy's mode `[evaluation]`, beside those with sampled actions."""
+    name = "eval/mode_return_mean"
+    found = [record.get(name) for record in records if "step" in record and "eval/return_mean" in record]
+    return np.array([math.nan if value is None else value for value in found], float)
 
 
 def _total(elapsed: np.ndarray) -> float:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dreamer.config import Config, compose, leaves
 from dreamer.errors import UserError, reason
+from dreamer.experiments.published import curves as published
 from dreamer.experiments.report import run_media
 from dreamer.experiments.report.document import Document, Section, Table, html
 from dreamer.experiments.report.run_folders import MARKS, Run, read_run
@@ -56,9 +59,13 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
         run, records = read_run(folder, folder.resolve().name)
     groups = panels(sorted({name for record in records for name in record}))
     imagination = run_media.read_imagination(folder)
+    curves = published.curves_for(run.config, until=run.step)
+    returns = (
+        f"{RETURNS} {published.described(curves)}".strip() if len(run.steps) else "Nothing has been evaluated yet."
+    )
     summary = [*_results(run, records), *run_media.skills(imagination)]
     sections = [
-        Section("Returns", RETURNS if len(run.steps) else "Nothing has been evaluated yet.", "returns"),
+        Section("Returns", returns, "returns"),
         *run_media.videos(folder),
         *run_media.imagination(imagination),
         *_curves(records, groups),
@@ -66,7 +73,8 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
         *_provenance(run),
     ]
     subtitle = f"{run.core}, size {run.config.size}, seed {run.seed}; {folder.resolve().name}"
-    figures = _draw(records, groups) | (imagination.figures if imagination else {})
+    behind = partial(published.draw, curves=curves, end=run.step)
+    figures = _draw(records, groups, behind) | (imagination.figures if imagination else {})
     try:
         write_atomically(folder / PAGE, html(Document(run.task, subtitle, summary, sections), figures))
     except OSError as error:
@@ -157,11 +165,13 @@ def _curves(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[
     return sections
 
 
-def _draw(records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return SVG by name: `returns`, and a grid of curves for each group of metrics."""
+def _draw(
+    records: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], behind: Callable[[Axes], None]
+) -> dict[str, str]:
+    """Return SVG by name: `returns`, with curves behind those of the run, and a grid for each group of metrics."""
     with matplotlib.rc_context(STYLE):
         with phase("drawing"):
-            drawn = {"returns": svg(learning_curve(records))}
+            drawn = {"returns": svg(learning_curve(records, behind=behind))}
         with matplotlib.rc_context({"font.size": 7.5, "axes.titlesize": 7.5}):
             for group, names in follow(groups.items(), "drawing", len(groups), "figures"):
                 drawn[group] = svg(_grid(records, names))
