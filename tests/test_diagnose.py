@@ -123,6 +123,15 @@ def test_a_starved_replay_ratio(tmp_path, capsys):
     assert found["advice"] == "--loop.learning-starts 11 (now 110)"
 
 
+def test_too_few_updates_to_learn_much(barely_trained, capsys):
+    found = findings(barely_trained, capsys)["updates"]
+    made = read_records(barely_trained)[-1]["loop/updates"]
+    assert found["says"].startswith(f"this run has made {made:.0f} updates in 160 steps, too few to learn much")
+    assert re.fullmatch(r"--steps \d+ or more \(now 160\)", found["advice"])
+    config = dreamer.compose("dmc_fast", task="dmc:walker_walk", steps=1500)
+    assert "has made 0 updates in 1,500 steps" in verdicts(config, [{"step": 1500}])["updates"].says
+
+
 def test_updates_that_do_not_keep_up():
     records = [{"step": 100 * i, "loop/updates": 5 * i} for i in range(1, 9)]
     verdict = verdicts(tiny_config(steps=800), records)["replay ratio"]

@@ -178,7 +178,10 @@ def test_the_verdict_follows_the_numbers():
     assert not covers(lucky), "a point on either side in turn has the right mean mass, but never two outcomes"
     refuted = dict(results, uncertainty={"gru": [RESULT]})
     assert "cannot cover both outcomes. Refuted here" in " ".join(verdict(refuted))
-    lines = document(results).splitlines()
+    quick = dict(results, settings=results["settings"] | {"effort": 0.2})
+    [only] = verdict(quick)
+    assert only.startswith("No verdict: effort 0.2 is below 1") and "onfirmed" not in document(quick)
+    lines = document(quick).splitlines()
     assert any(line.startswith("| rssm | 0.20 | 0.65 | 0.33 |") for line in lines)
 
 

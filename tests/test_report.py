@@ -225,6 +225,28 @@ def test_cores_without_a_common_task_are_not_compared(tmp_path, capsys):
     assert "cannot be compared" in text and (tmp_path / "report.html").is_file()
 
 
+def test_cores_that_learned_nothing_are_not_ranked(tmp_path, capsys):
+    """The runs make 300 updates. Every core returns nothing, or about nothing."""
+    for core, final in {"rssm": 3.0, "rnn": 0.0}.items():
+        for seed in range(2):
+            make_run(tmp_path / f"{core}{seed}", core, "dmc:cartpole_balance", seed, final)
+    assert main(["report", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Every core ends at a score of at most 0.00 (IQM over 1 task): nothing was learned")
+    assert "highest" not in text and "leads" not in text
+    assert "4 of 4 runs have made too few updates to learn much: rnn0, rnn1, rssm0 and rssm1." in text
+    page = (tmp_path / "report.html").read_text()
+    assert "this run has made 300 updates in 400 steps" in page
+    assert json.loads((tmp_path / "report.json").read_text())["unhealthy"]["rnn0"] == ["updates"]
+
+
+def test_equal_scores_are_named_together(tmp_path, capsys):
+    for core in ("rssm", "rnn"):
+        make_run(tmp_path / core, core, "dmc:cartpole_balance", 0, 500.0)
+    assert main(["report", str(tmp_path)]) == 0
+    assert "rssm and rnn end with the highest score, 0.50" in capsys.readouterr().out
+
+
 def test_equal_cores_are_not_told_apart(tmp_path):
     for core, finals in {"rssm": (1.0, 5.0, 9.0), "rnn": (2.0, 5.0, 8.5)}.items():
         for seed, final in enumerate(finals):

@@ -91,6 +91,8 @@ def test_the_page_of_a_run_shows_what_it_did(trained, capsys):
         "Settings",
     ):
         assert title in page.text
+    assert re.search(r"^Unhealthy: .*updates.*; see Diagnosis\.$", said, re.MULTILINE)
+    assert "too few to learn much" in page.text and "no metric is infinite" in page.text
     info = json.loads((trained / "run.json").read_text())
     for text in (info["command"], info["commit"], info["versions"]["torch"], info["platform"], "toy:copy"):
         assert text in page.text

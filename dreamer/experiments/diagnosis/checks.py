@@ -12,6 +12,7 @@ import numpy as np
 
 from dreamer.experiments.diagnosis.history import FEWEST, Finding, RunHistory
 from dreamer.nn.optim import FINAL_FRACTION
+from dreamer.training.plan import few_updates
 from envs.returns import largest_return
 
 SOLVED = 0.9
@@ -28,6 +29,17 @@ def finite(history: RunHistory) -> Finding:
             says = f"{bad[0]} is {record[bad[0]]} at step {record['step']:,}" + (", and more" if len(bad) > 1 else "")
             return Finding(True, says, f"--agent.optimizer.learning-rate {rate / 3:.1g} (now {rate:g})")
     return Finding(False, "no metric is infinite or not a number")
+
+
+def updates(history: RunHistory) -> Finding:
+    """Healthy when a run makes enough updates to learn something."""
+    if not history.step:
+        return Finding(None, "no records")
+    made = int(max(history.values("loop/updates"), default=0))
+    says, _, steps = few_updates(history.config, made, history.step).partition("; raise --steps to ")
+    if says:
+        return Finding(True, says, f"--steps {steps} (now {history.config.steps})")
+    return Finding(False, f"{made:,} updates")
 
 
 def entropy(history: RunHistory) -> Finding:
@@ -182,6 +194,7 @@ def learning_rate(history: RunHistory) -> Finding:
 
 CHECKS: dict[str, Callable[[RunHistory], Finding]] = {
     "numbers": finite,
+    "updates": updates,
     "learning rate": learning_rate,
     "entropy": entropy,
     "KL": free_nats,

@@ -29,7 +29,7 @@ def diagnose(args: DiagnoseArguments) -> tuple[list[str], bool]:
     """Return the diagnosis in lines, and True for an unhealthy run; raises `UserError` without a run folder."""
     run = open_run(args.run)
     history = RunHistory(run.config, read(run.metrics))
-    findings = {name: check(history) for name, check in CHECKS.items()}
+    findings = findings_of(history)
     unhealthy = any(finding.unhealthy for finding in findings.values())
     if args.json:
         checks = [{"check": name, **dataclasses.asdict(finding)} for name, finding in findings.items()]
@@ -37,6 +37,11 @@ def diagnose(args: DiagnoseArguments) -> tuple[list[str], bool]:
     config = run.config
     head = f"{args.run}: {config.agent.dynamics.core} on {config.task}, step {history.step:,} of {config.steps:,}"
     return [head, *_lines(findings)], unhealthy
+
+
+def findings_of(history: RunHistory) -> dict[str, Finding]:
+    """Return the finding of every check, by its name."""
+    return {name: check(history) for name, check in CHECKS.items()}
 
 
 def _lines(findings: dict[str, Finding]) -> list[str]:

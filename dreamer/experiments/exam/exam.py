@@ -65,7 +65,7 @@ class ExamArguments:
     free_nats: NonNegative = 0.0
     """Free nats of rssm and ssm. 0 trains priors to the end; Dreamer V3 uses 1."""
     effort: Annotated[float, Interval(gt=0, le=100)] = 1.0
-    """Factor of episodes and updates; below 1 for a quick try."""
+    """Factor of episodes and updates; below 1 for a quick try without a verdict."""
     jobs: FewOrNone = 0
     """Number of models trained at a time, each in its own process; 0 is one per processor core. Speed runs alone."""
     json: bool = False

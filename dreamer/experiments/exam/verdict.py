@@ -22,6 +22,8 @@ TOLERANCE_PER_STATE = 0.20
 """Largest mean difference of the mass in single states. One future per state has 0.38, whatever its mean mass."""
 RECALLS, GUESSES = 0.95, 0.6
 """Accuracy from which a cue counts as recalled, and accuracy up to which it counts as forgotten."""
+VALID_EFFORT = 1.0
+"""Effort from which the limits above hold; they were chosen for models trained for as long."""
 DETERMINISTIC = ("rnn", "gru")
 
 
@@ -42,7 +44,14 @@ def document(results: dict[str, Any]) -> str:
 
 
 def verdict(results: dict[str, Any]) -> list[str]:
-    """Return sentences for each part. They confirm or refute expectations from the literature."""
+    """Return sentences for each part. They confirm or refute expectations from the literature.
+
+    With less than `VALID_EFFORT` one sentence says that there is no verdict.
+    """
+    effort = results["settings"]["effort"]
+    if effort < VALID_EFFORT:
+        says = f"effort {effort:g} is below {VALID_EFFORT:g}, so the models are not trained to the end"
+        return [f"No verdict: {says}. The table shows that the exam works, not what the cores can represent."]
     parts = {"uncertainty": _uncertainty, "memory": _memory, "drift": _drift, "speed": _speed}
     return [sentence for name, part in parts.items() if name in results for sentence in part(results[name])]
 

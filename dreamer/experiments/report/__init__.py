@@ -7,6 +7,7 @@ ablation_verdict   its conclusions, as sentences
 ablation_sections  its tables
 ablation_figures   its figures
 analysis           its numbers, by the estimators of `statistics`
+health             findings of `dreamer diagnose`
 run_folders        run folders, read and reduced to what is compared
 arms               names of runs by the settings that vary
 document           sections, tables and media of a report, rendered with templates/*.j2

@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamer.errors import UserError, reason
 from dreamer.experiments.published.curves import curves_for
-from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict
+from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict, health
 from dreamer.experiments.report.ablation_sections import Excluded
 from dreamer.experiments.report.analysis import THRESHOLDS, analyse
 from dreamer.experiments.report.arms import confounding, differing, with_arms
@@ -42,6 +42,8 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
         analysis = analyse(counted, arms.values)
     verdict = ablation_verdict.verdict(analysis, arms)
     verdict += ablation_verdict.cautions(analysis, arms, len(excluded), confounding(counted, arms))
+    signs = health.of_runs(folder, counted)
+    verdict += health.caution(signs)
     written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     origin = {"command": command_line(), "commit": commit(), "written": written}
     numbers = {
@@ -54,13 +56,16 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
         "runs": [_run(one, analysis.scales[one.task].score(one.final, one.largest_return)) for one in counted],
         "left_out": [entry._asdict() for entry in excluded],
         "settings": differing(counted),
+        "unhealthy": {path: names for path, found in signs.items() if (names := health.unhealthy(found))},
     }
     behind = {one.task: curves_for(one.config, until=one.step) for one in counted}
     document = Document(
         title=f"{arms.title}: {folder.resolve().name}",
         subtitle=f"{_tally(counted, excluded)}; written {written}",
         summary=verdict,
-        sections=ablation_sections.sections(analysis, arms, counted, excluded, differing(counted), origin, behind),
+        sections=ablation_sections.sections(
+            analysis, arms, counted, excluded, differing(counted), origin, behind, health.section_of_runs(signs)
+        ),
     )
     try:
         with phase("drawing"):

@@ -42,6 +42,7 @@ def sections(
     differ: Differing,
     origin: dict[str, str],
     behind: Behind,
+    diagnosis: Section,
 ) -> list[Section]:
     """Return all sections; `runs` are those that count."""
     sections = [*_arms(arms, runs), _results(analysis, arms), _tasks(analysis, arms, behind)]
@@ -50,8 +51,8 @@ def sections(
     if analysis.compared:
         text = "Fraction of the runs of all tasks that end above a score. Higher is better. Bands are pointwise."
         sections.append(Section("Performance profiles", text, "profiles"))
-    sections += [_scores(analysis, arms), _excluded(excluded), _settings(differ, runs), _runs(runs, analysis, arms)]
-    return [*sections, *_provenance(origin, runs)]
+    sections += [_scores(analysis, arms), _excluded(excluded), diagnosis, _settings(differ, runs)]
+    return [*sections, _runs(runs, analysis, arms), *_provenance(origin, runs)]
 
 
 def _arms(arms: Arms, runs: list[Run]) -> list[Section]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dreamer.experiments.report.analysis import Analysis
 from dreamer.experiments.report.arms import Arms
 from dreamer.experiments.report.statistics import Estimate
-from dreamer.experiments.report.wording import estimate, listing
+from dreamer.experiments.report.wording import estimate, listing, number
 
 FEW_SEEDS = 5
 """Number of seeds from which percentile intervals are near their nominal coverage, on a few tasks."""
+NOTHING = 0.005
+"""Score below which an IQM reads 0.00."""
 NAMED = 8
 """Number of arms beyond which a sentence counts the others."""
 
@@ -21,12 +23,19 @@ def verdict(analysis: Analysis, arms: Arms) -> list[str]:
     if not tasks:
         return [f"No task has finished runs of every {arms.noun}, so the {arms.noun}s cannot be compared."]
     best = analysis.ranked()[0]
+    top = analysis.arms[best].final.value
     over = f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}"
     score = estimate(analysis.arms[best].final)
+    if top < NOTHING:
+        which = f"{arms.said(best)} ends at" if len(analysis.arms) == 1 else f"Every {arms.noun} ends at"
+        at_most = "" if len(analysis.arms) == 1 else "at most "
+        return [f"{which} a score of {at_most}{number(top)} (IQM over {over}): nothing was learned on these tasks."]
     if len(analysis.arms) == 1:
         alone = f"There is no other {arms.noun} to compare it with."
         return [f"{arms.said(best)} ends at a score of {score} (IQM over {over}). {alone}"]
-    first = f"{arms.said(best)} ends with the highest score, {score} (IQM over {over}, 95 % interval)."
+    equal = [arms.said(name) for name in analysis.ranked() if analysis.arms[name].final.value == top]
+    verb = "ends" if len(equal) == 1 else "end"
+    first = f"{listing(equal, NAMED)} {verb} with the highest score, {score} (IQM over {over}, 95 % interval)."
     return [first, *_against_the_best(analysis, arms), *_by_area(analysis, arms)]
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter
 from dreamer.config import Config, compose, leaves
 from dreamer.errors import UserError, reason
 from dreamer.experiments.published import curves as published
-from dreamer.experiments.report import run_media
+from dreamer.experiments.report import health, run_media
 from dreamer.experiments.report.document import Document, Section, Table, html
 from dreamer.experiments.report.run_folders import MARKS, Run, read_run
 from dreamer.experiments.report.wording import UNKNOWN, duration, number
@@ -63,9 +63,11 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
     returns = (
         f"{RETURNS} {published.described(curves)}".strip() if len(run.steps) else "Nothing has been evaluated yet."
     )
-    summary = [*_results(run, records), *run_media.skills(imagination)]
+    found = health.findings(run.config, records)
+    summary = [*_results(run, records), *health.summary(found), *run_media.skills(imagination)]
     sections = [
         Section("Returns", returns, "returns"),
+        health.section(found),
         *run_media.videos(folder),
         *run_media.imagination(imagination),
         *_curves(records, groups),
