@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
+from envs.batched import OneOfBatch
 from envs.dmc import ALIASES, DMC, dmc_tasks
 from envs.errors import UserError, did_you_mean, one_line
-from envs.gymnasium import buildable_gym_ids, gym_ids, is_registered, make_gym
+from envs.gymnasium import buildable_gym_ids, gym_ids, gym_vector_ids, is_registered, make_gym, make_gym_vector
 from envs.rendering import require_backend
 from envs.settings import DEFAULTS, EnvSettings, arguments_of
 from envs.toy import TOYS, make_toy
@@ -32,9 +34,9 @@ def make(
 ) -> gymnasium.Env:
     """Build a task by name and wrap it as `prepare` does.
 
-    `task` is `dmc:<domain>_<task>`, `gym:[module:]<id>` or `toy:<name>`. `changes` are settings by name:
-    `make("dmc:walker_walk", repeat=2)`. Where frames are observed, the rendering backend is selected before anything
-    is built.
+    `task` is `dmc:<domain>_<task>`, `gym:[module:]<id>`, `gym-vector:[module:]<id>` or `toy:<name>`. `changes` are
+    settings by name: `make("dmc:walker_walk", repeat=2)`. Where frames are observed, the rendering backend is selected
+    before anything is built.
     Raises UserError for an unknown task (with the closest names), where its constructor fails, for `camera` or
     `shadows` with a task that is not from dmc, where frames are observed and no rendering backend works, and as
     `prepare` does.
@@ -50,6 +52,15 @@ def make(
     return wrapped(env, settings, seed=seed, index=index)
 
 
+def make_batch(task: str, settings: EnvSettings, num_envs: int) -> VectorEnv:
+    """Build the vector environment of a `gym-vector:[module:]<id>` task; raises UserError as `make` does."""
+    name = task.partition(":")[2]
+    with one_line(f"task '{task}' cannot be built"):
+        if not is_registered(name):
+            raise UserError(_unknown(task, "gym-vector"))
+        return make_gym_vector(name, arguments_of(settings.kwargs), num_envs)
+
+
 def tasks() -> dict[str, list[str]]:
     """Full names of all tasks that can be trained here, by family; a family may be empty."""
     families = {"dmc": _dmc_names(), "gym": buildable_gym_ids(), "toy": list(TOYS)}
@@ -63,6 +74,8 @@ def _build(family: str, name: str, task: str, settings: EnvSettings) -> gymnasiu
         return DMC(*dmc_tasks()[name], settings.render_size, settings.camera, settings.shadows, **arguments)
     if family == "gym" and is_registered(name):
         return make_gym(name, arguments, drawn=settings.obs != "state")
+    if family == "gym-vector" and is_registered(name):
+        return OneOfBatch(lambda size: make_gym_vector(name, arguments, size))
     if family == "toy" and name in TOYS:
         return make_toy(name, **arguments)
     raise UserError(_unknown(task, family))
@@ -70,6 +83,7 @@ def _build(family: str, name: str, task: str, settings: EnvSettings) -> gymnasiu
 
 def _unknown(task: str, family: str) -> str:
     names: dict[str, Callable[[], list[str]]] = {"dmc": _dmc_names, "gym": gym_ids, "toy": lambda: list(TOYS)}
+    names["gym-vector"] = gym_vector_ids
     package = next((package for ids, package in PACKAGES.items() if re.match(ids, task)), None)
     if package is not None and package not in sys.modules:
         missing = "" if importlib.util.find_spec(package) else f" (`pip install {package}`)"

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium
+from gymnasium.vector import VectorEnv
 
-from envs.catalog import make
-from envs.errors import one_line
+from envs.batched import BatchedEnvs, OneOfBatch, require_batchable
+from envs.catalog import make, make_batch
+from envs.errors import UserError, one_line
 from envs.interface import BuildEnv
 from envs.rendering import before_building
 from envs.settings import DEFAULTS, EnvSettings
+from envs.vector import Vector, make_vector
 from envs.wrappers import prepare
 
 EVAL_INDEX = 10_000
@@ -50,9 +56,37 @@ class EnvFactory:
         if self.custom is not None:
             before_building(drawn=settings.obs != "state")
             with one_line(f"{self.task}: make_env failed"):
-                env = self.custom()
+                env = OneOfBatch(self._batch) if self.batched else self.custom()
+            if isinstance(env, VectorEnv):
+                raise UserError(f"{self.task}: a make_env that returns a VectorEnv must have the argument num_envs")
             return prepare(env, settings, seed=self.seed, index=index)
         return make(self.task, settings, seed=self.seed, index=index)
+
+    @property
+    def batched(self) -> bool:
+        """True where training steps all environments as one batch: a gym-vector task, or an argument `num_envs`."""
+        if self.custom is None:
+            return self.task.startswith("gym-vector:")
+        return "num_envs" in inspect.signature(self.custom).parameters
+
+    def vector(self, indices: Sequence[int], parallel: bool = False, timeout: float = 0.0) -> Vector:
+        """The environments to train in: one batch where there is one, otherwise as `make_vector`."""
+        if not self.batched:
+            return make_vector(self, indices, parallel, timeout)
+        self.require_trainable(self.short_limit)
+        single = replace(self, short_limit=0)(indices[0])
+        return BatchedEnvs(self._batch, single, indices, self.seed, self.settings, timeout)
+
+    def require_trainable(self, short_limit: int) -> None:
+        """Raise UserError for settings that environments stepped as one batch cannot have in training."""
+        if self.batched:
+            require_batchable(replace(self.settings, cap=short_limit))
+
+    def _batch(self, num_envs: int) -> VectorEnv:
+        if self.custom is None:
+            return make_batch(self.task, self.settings, num_envs)
+        batch: Any = self.custom
+        return batch(num_envs=num_envs)
 
 
 def import_module(name: str) -> None:

@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec, find_highest_version, load_env_creator
+from gymnasium.envs.registration import EnvSpec, VectorizeMode, find_highest_version, load_env_creator
+from gymnasium.vector import VectorEnv
 
+from envs.errors import UserError
 from envs.rendering import before_building
 from envs.spaces import action_codec, observation_leaves
 
@@ -20,6 +22,11 @@ DRAWN_BY_PYGAME = ("gymnasium.envs.classic_control", "gymnasium.envs.toy_text", 
 def gym_ids() -> list[str]:
     """Every registered id, including those that cannot be built here."""
     return sorted(gymnasium.registry)
+
+
+def gym_vector_ids() -> list[str]:
+    """Every registered id with a batched version."""
+    return sorted(env_id for env_id, spec in gymnasium.registry.items() if spec.vector_entry_point is not None)
 
 
 def is_registered(name: str) -> bool:
@@ -47,6 +54,18 @@ def make_gym(name: str, arguments: Mapping[str, Any], drawn: bool) -> gymnasium.
     if not known:
         before_building(drawn)  # its module may have imported MuJoCo
     return gymnasium.make(spec, disable_env_checker=True, **{**_drawing(spec, creator), **arguments})
+
+
+def make_gym_vector(name: str, arguments: Mapping[str, Any], num_envs: int) -> VectorEnv:
+    """Build the batched version of a registered `[module:]id`.
+
+    Raises UserError for an id without one. Its constructor may fail in any way.
+    """
+    spec = gymnasium.registry[name.rpartition(":")[2]]
+    if spec.vector_entry_point is None:
+        raise UserError(f"{spec.id} has no batched version (a vector_entry_point); use gym:{name}")
+    mode: Any = VectorizeMode.VECTOR_ENTRY_POINT
+    return gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode=mode, **arguments)
 
 
 def buildable_gym_ids() -> list[str]:

@@ -18,7 +18,7 @@ Arrival = tuple[Observation, float, bool, bool]
 """Result of a step or reset without its info: observation, reward, terminated, truncated."""
 StreamPosition = tuple[int, Sequence[Any] | np.ndarray]
 """Position in the stream of an environment: the episode, and the actions since its reset."""
-BuildEnv = Callable[[], gymnasium.Env]
-"""Constructor of one environment."""
+BuildEnv = Callable[..., gymnasium.Env]
+"""Constructor of one environment. One with an argument `num_envs` returns a `gymnasium.vector.VectorEnv`."""
 MakeEnv = Callable[[int], gymnasium.Env]
 """Constructor of the environment with a given index."""

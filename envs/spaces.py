@@ -32,6 +32,11 @@ class Leaf(NamedTuple):
     convert: Callable[[np.ndarray], np.ndarray]
     """Conversion of a native array to an element of that space; always a copy."""
 
+    @property
+    def is_plain(self) -> bool:
+        """True for a vector whose values are those of the environment."""
+        return self.convert is _read_vector
+
     def extract(self, observation: Any) -> np.ndarray:
         """Value of this entry in a native observation, converted; raises ValueError for one that does not fit."""
         for key in self.path:
@@ -233,6 +238,6 @@ def _box_decoder(space: spaces.Box) -> Callable[[Any], np.ndarray]:
         # np.clip takes several times as long as these two calls on short vectors.
         normalised = np.minimum(np.maximum(np.asarray(action, np.float64), -1.0), 1.0)
         native = np.minimum(np.maximum(normalised * scale + offset, low), high)
-        return native.astype(dtype).reshape(shape)
+        return native.astype(dtype).reshape(*native.shape[:-1], *shape)  # also of several environments
 
     return decode

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from envs.batched import BatchedEnvs
 from envs.guarded import Guarded
 from envs.interface import MakeEnv, Observation, StreamPosition
 from envs.parallel import ParallelEnvs
 
-Vector = SyncVectorEnv | ParallelEnvs
+Vector = SyncVectorEnv | ParallelEnvs | BatchedEnvs
 
 
 def cores() -> int:

@@ -159,7 +159,8 @@ class Config:
     The sections name their own."""
 
     task: str = "dmc:cartpole_balance"
-    """Task: dmc:<domain>_<task>, gym:<registered id> or toy:<name>; `dreamer tasks` lists them."""
+    """Task: dmc:<domain>_<task>, gym:<registered id> or toy:<name>; `dreamer tasks` lists them. With gym-vector:<id>
+    training steps all environments as one batch."""
     preset: PresetName = "quick"
     """Named set of defaults; other options override single settings of it."""
     size: SizeName = "1m"

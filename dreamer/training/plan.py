@@ -47,6 +47,7 @@ def make_plan(config: Config, device: str, factory: envs.EnvFactory, agent: Agen
 
     Raises `UserError` when the agent, an update or the run's replay does not fit the memory or disk of this machine.
     """
+    factory.require_trainable(config.env.train_time_limit)
     check_memory(agent, config.share, device)
     layout = layout_of(agent)
     expected = forecast(config, layout)
@@ -128,6 +129,10 @@ def choose_parallel(config: Config, factory: envs.EnvFactory) -> Parallel:
     `auto` counts on at most as many processes as PyTorch has threads: a run with fewer threads than the machine has
     cores shares the machine with others.
     """
+    if factory.batched:
+        if config.env.parallel == "on":
+            raise UserError(f"--env.parallel on: the environments of {config.task} are stepped as one batch; use auto")
+        return {"on": False}
     if config.env.parallel != "auto":
         return {"on": config.env.parallel == "on"}
     processes = min(envs.cores(), torch.get_num_threads())

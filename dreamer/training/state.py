@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs
 from dreamer.agent import Agent
 from dreamer.errors import UserError
 from dreamer.experience.collect import Collector
@@ -88,7 +87,7 @@ class RunState:
         indices = list(range(rank * share.env.num_envs, (rank + 1) * share.env.num_envs))
         short = config.env.num_envs // 2
         training = replace(plan.factory, short_limit=config.env.train_time_limit, short_envs=short)
-        self.vector = envs.make_vector(training, indices, folder.info["parallel"]["on"], config.env.timeout)
+        self.vector = training.vector(indices, folder.info["parallel"]["on"], config.env.timeout)
         found = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         if found != plan.spec:
             self.vector.close()
