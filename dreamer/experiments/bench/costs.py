@@ -102,7 +102,7 @@ class Subject:
         update = self.accelerated.update if isinstance(self.accelerated, GraphedUpdate) else self.accelerated
         update.prepare()
         with replaced(update.methods), _spied(places, agent.device) as spent:
-            for _ in range(updates):
+            for _ in follow(range(updates), "measuring parts", updates, "updates"):
                 whole = timed(partial(agent.update, self.batch), agent.device)
                 samples.append({**spent, "backward": whole - sum(_taken(spent).values())})
         return {name: median(sample[name] for sample in samples) for name in samples[0]}
@@ -200,7 +200,8 @@ def product_gflops(device: torch.device, dtype: torch.dtype, repeats: int = 5) -
     size = PRODUCT_SIZES[device.type]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     torch.mm(left, right)
-    return 2 * size**3 / min(timed(lambda: torch.mm(left, right), device) for _ in range(repeats)) / 1e9
+    counted = follow(range(repeats), "measuring matrix products", repeats)
+    return 2 * size**3 / min(timed(lambda: torch.mm(left, right), device) for _ in counted) / 1e9
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
