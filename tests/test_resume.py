@@ -740,7 +740,18 @@ def test_parts_of_an_agent_are_loaded_by_name_as_far_as_they_fit(finished, tmp_p
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert misfits and all(name.startswith("world_model.reward.") for name in misfits)
     assert all(f"{name} is {list(source[name].shape)} there" in line for name in misfits), line
+    loaded = sum(name in fit and name.startswith(parts) for name in new)
+    assert f": {loaded} of {sum(name.startswith(parts) for name in new)} tensors loaded; left out: " in line
     assert json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]["load"] == "dynamics,reward,critic"
+
+
+def test_a_part_of_which_nothing_fits_is_named(finished, tmp_path, capsys):
+    gru = PLAIN | {"steps": 4, "agent.dynamics.core": "gru"}
+    with pytest.raises(dreamer.UserError, match="--load dynamics: nothing to load: world_model.core."):
+        dreamer.train(tiny_config("toy:copy", **gru), run_dir=tmp_path / "a", start_from=finished, load="dynamics")
+    dreamer.train(tiny_config("toy:copy", **gru), run_dir=tmp_path / "a", start_from=finished, load="encoder,dynamics")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "tensors loaded" in line]
+    assert "; nothing of dynamics; " in line and "; not there: world_model.core." in line
 
 
 @pytest.mark.parametrize(
@@ -777,7 +788,7 @@ def test_clean_deletes_the_replay_of_finished_runs_alone(finished, tmp_path, cap
         output = capsys.readouterr()
         assert output.err == refusal
         amount = f"{size / 1e6:>10,.1f} MB"
-        assert output.out.splitlines() == [f"{amount}  {done}", f"{amount}  {would}freed in 1 runs"]
+        assert output.out.splitlines() == [f"{amount}  {done}", f"{amount}  {would}freed in 1 run"]
         if would:
             assert everything_below(tmp_path) == before
     gone = {path for path in before if path.parent == done / "replay"}

@@ -48,7 +48,8 @@ def run(argv: Sequence[str]) -> int:
             refused += 1
             warn(f"dreamer: {error}")
     if freed:
-        show(f"{sum(freed) / MB:>10,.1f} MB  {'would be ' if args.dry_run else ''}freed in {len(freed)} runs")
+        count = "1 run" if len(freed) == 1 else f"{len(freed)} runs"
+        show(f"{sum(freed) / MB:>10,.1f} MB  {'would be ' if args.dry_run else ''}freed in {count}")
     return 2 if refused else 0
 
 

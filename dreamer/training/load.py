@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from dreamer.system.device import choose_device
 from dreamer.system.redaction import warn
 from dreamer.tracking.progress import phase
 
+_Shapes = dict[str, list[int]]
 WHOLE = {"all": "", "world_model": "world_model."}
 """Loads that must fit whole -> beginning of the names of their tensors."""
 STATISTICS = "world_model.standardizer."
@@ -114,9 +115,28 @@ def read_weights(path: Path, load: str, agent: Agent) -> dict[str, Any]:
     if not fitting:
         raise UserError(f"--from {path} --load {load}: nothing to load: {_listed(differ, 1)}")
     if differ:
-        whole = len(theirs | ours)
-        warn(f"--from {path} --load {load}: {len(misfits)} of {whole} tensors left out: {_listed(differ, LISTED)}")
+        warn(f"--from {path} --load {load}: {_left_out(load, agent, fitting, theirs, ours)}")
     return fitting
+
+
+def _left_out(load: str, agent: Agent, fitting: Collection[str], theirs: _Shapes, ours: _Shapes) -> str:
+    """What a load of parts leaves out: parts of which nothing fits, tensors of other shapes, tensors not there."""
+    empty = [
+        part
+        for part in load.replace(" ", "").split(",")
+        if not any(name.startswith(_prefixes(part, agent)) for name in fitting)
+    ]
+    shapes = [
+        f"{name} is {theirs[name]} there and {ours[name]} here"
+        for name in ours
+        if name in theirs and name not in fitting
+    ]
+    absent = [name for name in ours if name not in theirs]
+    lines = [f"{len(fitting)} of {len(ours)} tensors loaded"]
+    lines += [f"nothing of {', '.join(empty)}"] if empty else []
+    lines += [f"left out: {_listed(shapes, LISTED)}"] if shapes else []
+    lines += [f"not there: {_listed(absent, LISTED)}"] if absent else []
+    return "; ".join(lines)
 
 
 def _prefixes(load: str, agent: Agent) -> tuple[str, ...]:
@@ -135,10 +155,10 @@ def _prefixes(load: str, agent: Agent) -> tuple[str, ...]:
 
 def _listed(texts: Sequence[str], most: int) -> str:
     more = len(texts) - most
-    return "; ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _shapes(modules: Mapping[str, Any]) -> dict[str, list[int]]:
+def _shapes(modules: Mapping[str, Any]) -> _Shapes:
     return {name: list(value.shape) for name, value in modules.items()}
 
 
