@@ -57,15 +57,16 @@ def make_gym(name: str, arguments: Mapping[str, Any], drawn: bool) -> gymnasium.
 
 
 def make_gym_vector(name: str, arguments: Mapping[str, Any], num_envs: int) -> VectorEnv:
-    """Build the batched version of a registered `[module:]id`.
+    """Build the batched version of a registered `[module:]id`; one of one environment draws frames if it can.
 
     Raises UserError for an id without one. Its constructor may fail in any way.
     """
     spec = gymnasium.registry[name.rpartition(":")[2]]
     if spec.vector_entry_point is None:
         raise UserError(f"{spec.id} has no batched version (a vector_entry_point); use gym:{name}")
-    mode: Any = VectorizeMode.VECTOR_ENTRY_POINT
-    return gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode=mode, **arguments)
+    entry, mode = spec.vector_entry_point, VectorizeMode.VECTOR_ENTRY_POINT
+    drawing = _drawing(spec, load_env_creator(entry) if isinstance(entry, str) else entry) if num_envs == 1 else {}
+    return gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode=mode, **{**drawing, **arguments})
 
 
 def buildable_gym_ids() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from importlib.util import find_spec
 from typing import ClassVar
 
 import gymnasium
@@ -120,6 +122,20 @@ def test_a_failure_of_one_is_one_of_all_and_they_start_again():
     assert vector.step(actions)[0]["step"].tolist() == [[1.0], [1.0]]
 
 
+class Hanging(CountingBatch):
+    def step(self, actions):
+        time.sleep(30)
+
+
+def test_a_batch_that_hangs_has_failed():
+    vector = factory(lambda num_envs: Hanging(num_envs)).vector([0, 1], timeout=0.2)
+    vector.reset()
+    began = time.monotonic()
+    info = vector.step(np.zeros((2, 2), np.float32))[-1]
+    assert time.monotonic() - began < 10
+    assert envs.failures(info)[1].startswith("TimeoutError: no answer within 0.2 seconds")
+
+
 class Unmarked(CountingBatch):
     metadata: ClassVar = {}
 
@@ -158,6 +174,7 @@ def test_tasks_with_a_batched_version_have_a_name():
     assert vector.single_action_space == alone.action_space == spaces.Discrete(2)
     obs, _ = vector.reset()
     assert obs["observation"].shape == (3, 4)
+    assert vector.batch.render_mode is None and alone.render_mode == ("rgb_array" if find_spec("pygame") else None)
     obs, rewards, *_ = vector.step(np.array([0, 1, 1]))
     assert rewards.tolist() == [1.0] * 3 and obs["observation"][0, 1] < obs["observation"][1, 1]
     with pytest.raises(envs.UserError, match="Pendulum-v1 has no batched version .* use gym:Pendulum-v1"):

@@ -17,10 +17,12 @@ import dreamer
 from dreamer.agent import Agent
 from dreamer.batch import Batch
 from dreamer.behavior.returns import ReturnNormalizer
+from dreamer.config import GuardConfig
 from dreamer.errors import UserError
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.runs.folder import create_run
 from dreamer.system import device, ranks
+from dreamer.training.guard import Guard
 from dreamer.training.loop import Trainer
 from dreamer.world_model.standardize import Standardizer
 
@@ -140,6 +142,16 @@ def test_a_loss_that_is_not_finite_in_one_rank_skips_the_update_in_all(broken: s
         return [float(skipped), *param.tolist(), float(optimizer.step(loss.nan_to_num())["grad_norm"])]
 
     assert of_ranks(step) == [[1.0, 1.0, 1.0, 1.0, pytest.approx(1.5 * 3**0.5)]] * 2
+
+
+def test_each_rank_keeps_its_batch_of_a_skipped_update(tmp_path, capfd):
+    def skip(number: int) -> None:
+        Guard(GuardConfig(), tmp_path).skip(7, {"batch": torch.full((1,), number)})
+
+    assert of_ranks(skip) == [None, None]
+    kept = {path.name: int(torch.load(path)["batch"]) for path in tmp_path.iterdir()}
+    assert kept == {"batch_000000007.pt": 0, "batch_000000007_rank_1.pt": 1}
+    assert "batch_000000007.pt` and the batches of the other processes beside it" in capfd.readouterr().err
 
 
 def test_words_and_counts_are_agreed():

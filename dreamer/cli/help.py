@@ -24,6 +24,7 @@ COMMON = (
     "--steps",
     "--seed",
     "--device",
+    "--devices",
     "--env-import",
     "--loop.replay-ratio",
     "--agent.optimizer.learning-rate",

@@ -42,12 +42,13 @@ def train(
     load: str = "all",
     match: bool = False,
 ) -> Result:
-    """Train a new agent.
+    """Train a new agent, in this process or as one of those that torchrun has started.
 
     Args:
         config: the run's configuration, see `dreamer.compose`.
         run_dir: folder to create (default: runs/<task>_...); it must not exist with content.
-        make_env: constructor of your own `gymnasium.Env`; `config.task` is then only a name.
+        make_env: constructor of your own `gymnasium.Env`; `config.task` is then only a name. One with an argument
+            `num_envs` returns a `gymnasium.vector.VectorEnv`.
         start_from: run folder whose newest checkpoint gives the initial weights.
         load: weights to take from there: "all", "world_model", or names of parts separated by commas
             (`dreamer.training.load.parts_of`). Of parts, tensors that do not fit keep their initial values, and one
