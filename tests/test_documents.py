@@ -7,6 +7,7 @@ import functools
 import io
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -105,6 +106,16 @@ def test_links_lead_somewhere(path: Path) -> None:
         if anchor and file.suffix == ".md":
             headings = re.findall(r"^#+ +(.+)$", FENCE.sub("", file.read_text()), re.MULTILINE)
             assert anchor in map(slug, headings), f"{path.name} links to {target}"
+
+
+def test_pages_of_results_link_to_nothing_that_is_not_there() -> None:
+    """`dreamer report --no-links` writes such a page."""
+    pages = sorted((ROOT / "docs").rglob("*.html"))
+    assert pages
+    for page in pages:
+        for target in re.findall(r'(?:href|src)="([^"#][^"]*)"', page.read_text()):
+            here = target.startswith("data:") or (page.parent / unquote(target)).exists()
+            assert here, f"{page.relative_to(ROOT)} links to {target}"
 
 
 @pytest.mark.parametrize("path", documents())

@@ -13,9 +13,11 @@ from dreamer.cli.main import main
 from dreamer.experiments.exam import drift, recall, uncertainty
 from dreamer.experiments.exam.exam import ALL, _results
 from dreamer.experiments.exam.learner import Stage, exam_config, train_model, with_initial_context
+from dreamer.experiments.exam.plots import FIGURES
 from dreamer.experiments.exam.recordings import record, smooth_actions, uniform_actions
 from dreamer.experiments.exam.verdict import covers, document, verdict
 from dreamer.openloop.rollouts import crps
+from dreamer.tracking.plotting import WIDTH
 from envs import make
 from envs.push import displacement
 
@@ -183,6 +185,16 @@ def test_the_verdict_follows_the_numbers():
     assert only.startswith("No verdict: effort 0.2 is below 1") and "onfirmed" not in document(quick)
     lines = document(quick).splitlines()
     assert any(line.startswith("| rssm | 0.20 | 0.65 | 0.33 |") for line in lines)
+
+
+def test_figures_are_as_wide_as_a_page():
+    example = {"means": [0.0, 1.0], "weights": [0.3, 0.7], "sigma": 0.1, "samples": [0.0, 1.0]}
+    for count, rows, columns in ((1, 1, 1), (4, 1, 4), (7, 2, 4)):
+        part = {f"core{i}": [{"example": example}] for i in range(count)}
+        figure = FIGURES["uncertainty"](part, dict.fromkeys(part, "black"))
+        width, height = figure.get_size_inches()
+        assert (width, len(figure.axes)) == (WIDTH, count) and height > 2 * rows
+        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (rows, columns)
 
 
 @pytest.mark.slow

@@ -240,6 +240,24 @@ def test_cores_that_learned_nothing_are_not_ranked(tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())["unhealthy"]["rnn0"] == ["updates"]
 
 
+def test_a_report_without_links_can_leave_its_folder(tmp_path):
+    make_run(tmp_path / "a")
+    assert main(["report", str(tmp_path)]) == 0
+    assert 'href="./a"' in (tmp_path / "report.html").read_text() and "](./a)" in (tmp_path / "report.md").read_text()
+    assert main(["report", str(tmp_path), "--no-links"]) == 0
+    page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert 'href="./' not in page and "](./" not in text and ">a</td>" in page
+
+
+def test_a_narrow_screen_scrolls_figures_and_tables(tmp_path):
+    make_run(tmp_path / "a")
+    main(["report", str(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    narrow = re.search(r"@media \(max-width: 56rem\) \{(.*?\})\s*\}", page, re.DOTALL)
+    assert narrow and "figure { overflow-x: auto; }" in narrow[1] and "max-width: none" in narrow[1]
+    assert page.count('<div class="scroll"><table>') == page.count("<table") and ".scroll { overflow-x: auto; }" in page
+
+
 def test_equal_scores_are_named_together(tmp_path, capsys):
     for core in ("rssm", "rnn"):
         make_run(tmp_path / core, core, "dmc:cartpole_balance", 0, 500.0)

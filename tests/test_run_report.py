@@ -115,6 +115,9 @@ def test_videos_are_carried_by_the_page_as_far_as_there_is_room(trained, monkeyp
     links = [value for name, value in page.attributes if value.endswith(".mp4")]
     assert links == ["./videos/eval_000000030.mp4", "./videos/eval_000000010.mp4"]
     assert "step 30 (0.0 MB, not in this page)" in page.text
+    write_run_report(trained, links=False)
+    page = read_page(trained / "report.html")
+    assert not [value for _, value in page.attributes if value.endswith(".mp4")] and "step 30" not in page.text
 
 
 def test_settings_are_those_changed_from_the_preset(trained):

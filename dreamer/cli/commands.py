@@ -93,19 +93,22 @@ class ReportArguments:
 
     folder: tyro.conf.Positional[Path]
     """Run folder, or folder of run folders at any depth. The report is written into it."""
+    links: bool = True
+    """Link to run folders and large videos; --no-links for a report that is copied elsewhere."""
 
 
 def report(argv: Sequence[str]) -> int:
     """Write the report and print its conclusions and its path."""
-    folder = parse(ReportArguments, "report", argv).folder
+    args = parse(ReportArguments, "report", argv)
+    folder = args.folder
     # scipy and matplotlib take seconds to load.
     from dreamer.experiments.report.ablation_report import write_ablation_report
     from dreamer.experiments.report.run_report import is_run, write_run_report
 
     if is_run(folder):
-        page, summary = write_run_report(folder)
+        page, summary = write_run_report(folder, args.links)
     else:
-        page, summary = write_ablation_report(folder)
+        page, summary = write_ablation_report(folder, args.links)
     show(*summary, "", f"report  {page}")
     return 0
 

@@ -17,7 +17,7 @@ from dreamer.experiments.report import ablation_figures, ablation_sections, abla
 from dreamer.experiments.report.ablation_sections import Excluded
 from dreamer.experiments.report.analysis import THRESHOLDS, analyse
 from dreamer.experiments.report.arms import confounding, differing, with_arms
-from dreamer.experiments.report.document import Document, html, markdown
+from dreamer.experiments.report.document import Document, html, markdown, without_links
 from dreamer.experiments.report.run_folders import Failure, Run, find_runs
 from dreamer.runs.provenance import command_line, commit
 from dreamer.runs.trust import check_folder
@@ -26,9 +26,10 @@ from dreamer.system.redaction import redact_command
 from dreamer.tracking.progress import phase
 
 
-def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
+def write_ablation_report(folder: Path, links: bool = True) -> tuple[Path, list[str]]:
     """Write report.html, report.md, report.json and figures/*.png into `folder`; returns the page and the verdict.
 
+    Without `links` nothing links to the run folders, so that the report can leave its folder.
     Raises `UserError` when there is no finished run below `folder`, or when it cannot be written to.
     """
     check_folder(folder)
@@ -67,6 +68,7 @@ def write_ablation_report(folder: Path) -> tuple[Path, list[str]]:
             analysis, arms, counted, excluded, differing(counted), origin, behind, health.section_of_runs(signs)
         ),
     )
+    document = document if links else without_links(document)
     try:
         with phase("drawing"):
             svg = ablation_figures.draw(analysis, folder / "figures", behind)

@@ -5,6 +5,7 @@ Text from outside cannot become markup: the environment of each format escapes e
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,19 @@ class Document:
     subtitle: str
     summary: Sequence[str]
     sections: Sequence[Section]
+
+
+def without_links(document: Document) -> Document:
+    """Return the document without links to files beside it, for a page that leaves its folder."""
+    sections = []
+    for section in document.sections:
+        table = section.table
+        if table is not None:
+            rows = [[dataclasses.replace(_as_cell(cell), link="") for cell in row] for row in table.rows]
+            table = dataclasses.replace(table, rows=rows)
+        media = [one for one in section.media if one.data is not None]
+        sections.append(dataclasses.replace(section, table=table, media=media))
+    return dataclasses.replace(document, sections=sections)
 
 
 def html(document: Document, svg: Mapping[str, str]) -> str:

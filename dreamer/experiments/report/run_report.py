@@ -19,7 +19,7 @@ from dreamer.config import Config, compose, leaves
 from dreamer.errors import UserError, reason
 from dreamer.experiments.published import curves as published
 from dreamer.experiments.report import health, run_media
-from dreamer.experiments.report.document import Document, Section, Table, html
+from dreamer.experiments.report.document import Document, Section, Table, html, without_links
 from dreamer.experiments.report.run_folders import MARKS, Run, read_run
 from dreamer.experiments.report.wording import UNKNOWN, duration, number
 from dreamer.system.files import write_atomically
@@ -50,9 +50,10 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*MARKS, "config.json"))
 
 
-def write_run_report(folder: Path) -> tuple[Path, list[str]]:
+def write_run_report(folder: Path, links: bool = True) -> tuple[Path, list[str]]:
     """Write report.html into a run folder and return its path and its summary.
 
+    Without `links` nothing links to videos that are too large for the page, so that it can leave its folder.
     Raises `UserError` when the folder is damaged or cannot be written to.
     """
     with phase("reading"):
@@ -77,8 +78,9 @@ def write_run_report(folder: Path) -> tuple[Path, list[str]]:
     subtitle = f"{run.core}, size {run.config.size}, seed {run.seed}; {folder.resolve().name}"
     behind = partial(published.draw, curves=curves, end=run.step)
     figures = _draw(records, groups, behind) | (imagination.figures if imagination else {})
+    document = Document(run.task, subtitle, summary, sections)
     try:
-        write_atomically(folder / PAGE, html(Document(run.task, subtitle, summary, sections), figures))
+        write_atomically(folder / PAGE, html(document if links else without_links(document), figures))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {reason(error)}") from None
     return folder / PAGE, summary
