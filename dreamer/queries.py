@@ -19,7 +19,7 @@ from dreamer.behavior.acting import ActionMode, Carry, check_mode
 from dreamer.behavior.actor_critic import ActorCritic
 from dreamer.behavior.imagination import rollout
 from dreamer.errors import UserError
-from dreamer.experience.spaces import action_tensor, episode_starts, observation_tensors
+from dreamer.experience.spaces import action_steps, action_tensor, episode_starts, observation_tensors
 from dreamer.nn.distributions import ActionDistribution, multiplies_bfloat16
 from dreamer.nn.struct import Struct, shapes
 from dreamer.world_model.world_model import WorldModel
@@ -144,7 +144,7 @@ class Queries(nn.Module):
             raise UserError(f"imagine starts from states with one leading axis, got {list(leading)}; {hint}")
         check_mode(mode)
         if horizon is None:
-            horizon = self.config.imagination_horizon if np.ndim(actions) < 2 else np.shape(actions)[1]
+            horizon = self.config.imagination_horizon if actions is None else action_steps(actions, self.action)
         if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
             raise UserError(f"horizon must be a whole number of at least 1, got {horizon!r}")
         policy = self.actor_critic.policy(mode == "sample")

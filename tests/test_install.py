@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -113,4 +114,6 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     package = (tmp_path / "reference" / "dreamer" / "index.html").read_text()
     names = [*dreamer.__all__, "agent.Agent.act", "queries.Queries.observe", "queries.Imagination.rewards"]
     assert [name for name in names if f'id="dreamer.{name}"' not in package] == []
+    notebook = (tmp_path / "examples" / "1_train_and_look_inside" / "index.html").read_text()
+    assert "agent.imagine" in re.sub("<[^>]+>", "", notebook) and "data:image/png" in notebook
     assert (tmp_path / "results" / "ablation" / "report.html").exists()

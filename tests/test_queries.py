@@ -187,6 +187,14 @@ WRONG: dict[str, tuple[Callable[[Agent, Struct], Any], str]] = {
         lambda agent, state: agent.imagine(state, 4, np.zeros((3, 2))),
         r"action is float64 \[3, 2\]; it must be \[3, 4, 2\]",
     ),
+    "actions without a start": (
+        lambda agent, state: agent.imagine(state, actions=np.zeros((4, 2))),
+        r"actions have shape \[4, 2\]; they must be \[start, step, 2\]$",
+    ),
+    "ragged actions": (
+        lambda agent, state: agent.imagine(state, actions=[[[0.0]], [[0.0, 1.0]]]),
+        "actions is no array",
+    ),
     "more actions": (lambda agent, state: agent.imagine(state, 4, np.zeros((3, 5, 2))), r"it must be \[3, 4, 2\]"),
     "actions not finite": (lambda agent, state: agent.imagine(state, 1, np.full((3, 1, 2), np.nan)), "not finite"),
     "sequences of states": (
@@ -226,6 +234,8 @@ def test_indices_out_of_range_and_a_missing_decoder_are_refused() -> None:
         agent.imagine(start, 2, [[0, 3]])
     with pytest.raises(UserError, match=r"must be \[1, 2, 3\], or indices \[1, 2\]"):
         agent.imagine(start, 2, [0, 1])
+    with pytest.raises(UserError, match=r"shape \[2\]; they must be \[start, step, 3\], or indices \[start, step\]"):
+        agent.imagine(start, actions=[0, 1])
     rollouts = agent.imagine(start, 2)
     for decode in (rollouts.observations, lambda: agent.decode(start)):
         with pytest.raises(UserError, match="--objective r2, which has no decoder"):

@@ -82,6 +82,7 @@ def test_a_run_of_a_users_own_environment_is_evaluated_imagined_and_filmed(runs:
     seen = dreamer.imagine(runs / "b", Striped, write_to=tmp_path / "seen", episodes=2, context=1, horizon=2, samples=3)
     assert set(seen.signals) > {"reward"} and seen.settings.samples == 3
     assert all(signal.samples.shape[:3] == (2, 3, 3) for signal in seen.signals.values())
+    assert all(f"real={list(signal.real.shape)}, samples=[2, 3, 3" in repr(signal) for signal in seen.signals.values())
     assert json.loads((tmp_path / "seen" / "imagination.json").read_text())["settings"]["horizon"] == 2
 
 
@@ -135,6 +136,7 @@ def test_runs_are_a_table_of_metrics_settings_and_status(runs: Path, monkeypatch
     assert first["parameters"] == sum(dreamer.load(runs / "a").parameter_counts().values())
     assert second["agent.dynamics.gru.deter"] == 16 and second["agent.dynamics.core"] == "gru"
     assert not [name for name in second if name.startswith("agent.dynamics.rssm.")]
+    assert repr(table).startswith("Table(3 rows, ") and len(repr(table)) < 80
     records = dreamer.read_metrics(runs / "a")
     assert [row["eval/return_mean"] for row in records if "eval/return_mean" in row][-1] == first["return"]
     monkeypatch.setitem(sys.modules, "pandas", None)

@@ -117,6 +117,15 @@ def action_tensor(action: Any, spec: ActionSpec, leading: tuple[int, ...]) -> Fl
     return _finite("action", action, array)
 
 
+def action_steps(actions: Any, spec: ActionSpec) -> int:
+    """Length of sequences of action vectors or indices `[start, step, ...]`; raises `UserError` for other axes."""
+    shape = _array("actions", actions).shape
+    if len(shape) not in ((2, 3) if spec.discrete else (3,)):
+        indices = ", or indices [start, step]" if spec.discrete else ""
+        raise UserError(f"actions have shape {list(shape)}; they must be [start, step, {spec.dim}]{indices}")
+    return shape[1]
+
+
 def _array(name: str, value: Any) -> np.ndarray:
     try:
         return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

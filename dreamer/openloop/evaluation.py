@@ -69,6 +69,10 @@ class Signal:
     errors: dict[str, list[float]]
     """Curves of `ErrorCurves` over the predicted steps of all episodes."""
 
+    def __repr__(self) -> str:
+        sizes = [f"{name}={list(getattr(self, name).shape)}" for name in ("real", "samples", "rollouts")]
+        return f"Signal({', '.join(sizes)}, errors={list(self.errors)})"
+
     @property
     def is_image(self) -> bool:
         """True for images `[height, width, channel]`, False for vectors."""

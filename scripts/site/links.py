@@ -67,7 +67,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     for path, page in pages.items():
         for link in sorted(page.links):
             parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
+            if parts.scheme or parts.netloc:  # also pictures of notebooks, whose scheme is data
                 continue
             target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
             target = target / "index.html" if target.is_dir() else target
@@ -104,7 +104,7 @@ def repository_path(uri: str, link: str) -> str:
 def page_of(path: str) -> str:
     """Return the source of the page, or the file of the site, that shows a file of the repository."""
     if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+        return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
     return PAGES.get(path, f"source/{path}.md")
 
 

@@ -15,6 +15,10 @@ from dreamer.tracking import read
 class Table(list[dict[str, Any]]):
     """Rows of one table, as dicts; `pandas.DataFrame(table)` and `to_pandas()` are the same."""
 
+    def __repr__(self) -> str:
+        columns = len({name for row in self for name in row})
+        return f"Table({len(self)} rows, {columns} columns), a list of dicts; to_pandas() shows it"
+
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame`; raises `UserError` without pandas, which nothing else here needs."""
         try:
