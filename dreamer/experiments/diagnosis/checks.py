@@ -35,7 +35,8 @@ def updates(history: RunHistory) -> Finding:
     """Healthy when a run makes enough updates to learn something."""
     if not history.step:
         return Finding(None, "no records")
-    made = int(max(history.values("loop/updates"), default=0))
+    counted = history.values("loop/updates")
+    made = int(counted[np.isfinite(counted)].max(initial=0))
     says, _, steps = few_updates(history.config, made, history.step).partition("; raise --steps to ")
     if says:
         return Finding(True, says, f"--steps {steps} (now {history.config.steps})")
