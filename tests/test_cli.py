@@ -11,8 +11,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from nursery import run
 from running import ROOT, dreamer_command, tiny_config, tiny_flags
 
@@ -27,10 +29,11 @@ from dreamer.cli.parsing import REGISTRY
 from dreamer.cli.train import TrainArguments
 from dreamer.cli.train import arguments as train_arguments
 from dreamer.experiments.ablation.manifest import AblateArguments
+from dreamer.experiments.bench import doctor
 from dreamer.presets import PRESETS
 from dreamer.runs import checkpoint
 from dreamer.runs.folder import open_run
-from dreamer.training import launch, loop
+from dreamer.training import accelerate, launch, loop
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +400,38 @@ def test_doctor_prints_environment_information(capsys):
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["python"].startswith(".".join(map(str, sys.version_info[:3])))
     assert "torch 2" in lines["packages"] and "GB free" in lines["disk"]
-    assert {"code", "cores", "device", "rendering", "W&B"} <= lines.keys()
+    assert {"code", "cores", "device", "compiler", "rendering", "W&B"} <= lines.keys()
+
+
+def test_doctor_names_every_gpu_its_driver_and_what_compiles(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(doctor, "choose_device", lambda name: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    gpus = [SimpleNamespace(name="NVIDIA H100", major=9, minor=0), SimpleNamespace(name="Tesla T4", major=7, minor=5)]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda number: SimpleNamespace(**vars(gpus[number]), total_memory=16e9)
+    )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (15e9 - number * 1e9, 16e9))
+    assert doctor.devices() == [
+        "device      auto takes cuda; torch is built for CUDA 12.8; NVIDIA driver 570.86.15",
+        "cuda:0      NVIDIA H100, capability 9.0, 16.0 GB, 15.0 free, bfloat16",
+        "cuda:1      Tesla T4, capability 7.5, 16.0 GB, 14.0 free, no bfloat16",
+    ]
+    monkeypatch.setattr(accelerate, "has_triton", lambda: False)
+    assert doctor.compilers().startswith("compiler    torch.compile: Triton is not installed here, or does not support")
+    monkeypatch.setattr(doctor, "choose_device", lambda name: "cpu")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    assert doctor.driver() == "none"
+    assert re.fullmatch(
+        r"compiler    torch.compile finds no C\+\+ compiler here .*; C none, C\+\+ none, Python.h \w+, Triton .+",
+        doctor.compilers(),
+    )
 
 
 def test_a_run_ends_with_its_results_and_what_to_do_next(tmp_path, capsys):

@@ -1,8 +1,13 @@
-"""`dreamer doctor`: versions, devices, rendering, W&B login and disk space of this machine."""
+"""`dreamer doctor`: versions, devices, compilers, rendering, W&B login and disk space of this machine."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
+import shutil
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -10,7 +15,10 @@ import torch
 import envs
 from dreamer.runs.provenance import VERSIONED, commit, package_version
 from dreamer.system.device import choose_device
-from dreamer.system.memory import free_bytes
+from dreamer.system.memory import GB, free_bytes
+from dreamer.training.accelerate import obstacle_to_compilation
+
+DRIVER = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
 
 
 def frame_rates() -> str:
@@ -26,8 +34,40 @@ def frame_rates() -> str:
     return "; ".join(found)
 
 
+def driver() -> str:
+    """Return the version of NVIDIA's driver, or "none"."""
+    try:
+        done = subprocess.run(DRIVER, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return next(iter(done.stdout.split()), "none")
+
+
+def devices() -> list[str]:
+    """Return a line about the device that `auto` takes and one about every CUDA device."""
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    found = [f"device      auto takes {choose_device('auto')}; torch is built {built}; NVIDIA driver {driver()}"]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        about, free = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)[0]
+        bf16 = "bfloat16" if about.major >= 8 else "no bfloat16"
+        memory = f"{about.total_memory / GB:.1f} GB, {free / GB:.1f} free"
+        found.append(f"{f'cuda:{number}':<12}{about.name}, capability {about.major}.{about.minor}, {memory}, {bf16}")
+    return found
+
+
+def compilers() -> str:
+    """Return what torch.compile finds: on a CPU it needs a C++ compiler; on a GPU Triton, a C compiler and headers."""
+    device = torch.device(choose_device("auto"))
+    triton = package_version("triton") if importlib.util.find_spec("triton") else "none"
+    c, cxx = (shutil.which(os.environ.get(name, usual)) or "none" for name, usual in (("CC", "gcc"), ("CXX", "g++")))
+    headers = "found" if Path(sysconfig.get_path("include"), "Python.h").exists() else "missing"
+    verdict = obstacle_to_compilation(device) or f"can be used on {device.type}"
+    verdict = verdict if verdict.startswith("torch.compile") else f"torch.compile: {verdict}"
+    return f"compiler    {verdict}; C {c}, C++ {cxx}, Python.h {headers}, Triton {triton}"
+
+
 def doctor() -> list[str]:
-    """Return lines about versions, devices, rendering, W&B and disk space."""
+    """Return lines about versions, devices, compilers, rendering, W&B and disk space."""
     from dreamer.tracking.wandb_session import choose_mode
     from envs.rendering import missing_gl_message, select_backend
 
@@ -39,13 +79,13 @@ def doctor() -> list[str]:
         logging = f"{mode}: {reason}" if reason else mode
     except ValueError as error:
         logging = f"refused: {error}"
-    cuda = f"{torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     return [
         f"python      {platform.python_version()} on {platform.platform()}",
         f"packages    {versions}",
         f"code        {commit()}",
         f"cores       {envs.cores()}, torch uses {torch.get_num_threads()} threads",
-        f"device      auto takes {choose_device('auto')}; cuda: {cuda}",
+        *devices(),
+        compilers(),
         f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
         f"W&B         {logging}",
         f"disk        {free_bytes(Path('.')) / 2**30:.1f} GB free here",
