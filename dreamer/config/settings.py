@@ -36,6 +36,13 @@ SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "4
 DeviceName = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:N,mps}")]
 
 
+def thread_count(given: int | str) -> int | str:
+    """Return the value of `--threads`; raises `ValueError` for another one than auto or a number of threads."""
+    if given != "auto" and not (isinstance(given, int) and 1 <= given <= 1024):
+        raise ValueError("it must be auto or a number from 1 to 1024")
+    return given
+
+
 def words(given: Iterable[str]) -> tuple[str, ...]:
     """Return the words of an option that takes several, separated by spaces or commas, without duplicates."""
     return tuple(dict.fromkeys(word for several in given for word in several.split(",") if word))
@@ -64,8 +71,8 @@ class EnvironmentConfig(TaskSettings):
     start, and the other environments still reach the late states of the task. Evaluation is not affected."""
     parallel: Literal["auto", "on", "off"] = "auto"
     """Step environments in parallel processes, one per processor core. auto times an environment at the start and uses
-    processes where they are clearly faster and the run has several threads; a resumed run keeps the choice. Results
-    do not depend on it."""
+    processes where they are clearly faster, unless OMP_NUM_THREADS is 1; a resumed run keeps the choice. Results do
+    not depend on it."""
 
     timeout: NonNegative = 60.0
     """Seconds to wait for one step of an environment before it counts as failed; 0 waits forever. A hang outside
@@ -154,7 +161,7 @@ class GuardConfig:
 class Config:
     """Everything that determines a run."""
 
-    on_resume: ClassVar = {"steps": "schedule", "device": "rounding", "tracking": "nothing"}
+    on_resume: ClassVar = {"steps": "schedule", "device": "rounding", "threads": "rounding", "tracking": "nothing"}
     """Settings that a resumed run may change, and the effect on what is learned, as `dreamer.config.resuming` has it.
     The sections name their own."""
 
@@ -172,6 +179,9 @@ class Config:
     device: DeviceName = "auto"
     """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N. A resumed run
     keeps its device."""
+    threads: Annotated[int | str, AfterValidator(thread_count), tyro.conf.arg(metavar="{auto,INT}")] = "auto"
+    """Threads of PyTorch on the CPU. auto is 1 for sizes below 1m; from 1m on, it times updates at the start with
+    different numbers, at most OMP_NUM_THREADS or the cores. A resumed run keeps its number."""
     devices: Few = 1
     """Processes that train the agent together, each on a GPU of its own, or all on the processor. Each has an equal
     share of the environments, of the batch and of replay."""

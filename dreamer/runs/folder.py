@@ -57,6 +57,7 @@ class RunInfo(TypedDict, total=False):
     python: Text
     platform: Text
     threads: Counter
+    thread_seconds: dict[Text, float]
     versions: dict[Text, Text]
     parallel: Parallel
     start_from: StartFrom

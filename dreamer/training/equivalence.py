@@ -69,9 +69,9 @@ def agreement(agent: Agent, methods: Methods, seed: int) -> bool:
     return len(found) == len(expected) and all(map(_close, found, expected))
 
 
-def tiny_batch(agent: Agent) -> Batch:
-    """Two random sequences of three steps; in one of them an episode begins at the second step."""
-    shape, device = (2, 3), agent.device
+def tiny_batch(agent: Agent, shape: tuple[int, int] = (2, 3)) -> Batch:
+    """Random sequences `[batch time]`, by default two of three steps; in one an episode begins at the second step."""
+    device = agent.device
     no = torch.zeros(shape, dtype=torch.bool, device=device)
     is_first = no.clone()
     is_first[0, 1] = True
@@ -88,7 +88,7 @@ def tiny_batch(agent: Agent) -> Batch:
         is_first=is_first,
         is_last=no,
         is_terminal=no,
-        context=torch.randn(2, agent.world_model.core.packed_dim, device=device),
+        context=torch.randn(shape[0], agent.world_model.core.packed_dim, device=device),
     )
 
 

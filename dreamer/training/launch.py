@@ -29,6 +29,7 @@ from dreamer.training.matching import match_params, parameter_table, reference
 from dreamer.training.plan import choose_parallel, dry_run, make_plan, spec_of_factory
 from dreamer.training.run import complete_again, run_plan
 from dreamer.training.state import Progress, saved_state
+from dreamer.training.threads import choose_threads, using
 from envs.ranges import flag
 from envs.worker import end_unguarded_import
 
@@ -88,8 +89,9 @@ def train(
     folder = create_run(path, config, device, origin, unique=run_dir is None)
     with locked(folder.path):
         folder.info["parallel"] = choose_parallel(config, factory)
-        ranks.first((folder, None))
-        return run_plan(plan, folder, weights=weights)
+        with using(choose_threads(plan, folder)):
+            ranks.first((folder, None))
+            return run_plan(plan, folder, weights=weights)
 
 
 def resume(
@@ -133,8 +135,9 @@ def resume(
             agent = dry_run(spec_of_factory(factory), config)
             plan = make_plan(config, device, factory, agent, folder.path)
             weights = initial_weights(folder, start_from, agent)
-            ranks.first((folder, None))
-            return run_plan(plan, folder, weights=weights, foreign=elsewhere)
+            with using(choose_threads(plan, folder)):
+                ranks.first((folder, None))
+                return run_plan(plan, folder, weights=weights, foreign=elsewhere)
         if start_from is not None:
             raise UserError(f"--from {start_from}: {path} has weights of its own; resume it without --from")
         step, state, _ = checkpoint.load(folder.checkpoints)
@@ -153,8 +156,9 @@ def resume(
             plan = make_plan(_compiled_as_before(folder, old), device, factory, agent, folder.path)
             if "schedule" in changed.values() and "decays" not in state:  # an older version wrote it
                 _keep_decays(folder, old, step, state)
-        ranks.first((folder, step))
-        return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
+        with using(choose_threads(plan, folder, resumed=True, changed="threads" in changed)):
+            ranks.first((folder, step))
+            return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
 
 
 def _for_started_ranks(config: Config) -> Config:

@@ -126,8 +126,8 @@ def dry_run(spec: Spec, config: Config) -> Agent:
 def choose_parallel(config: Config, factory: envs.EnvFactory) -> Parallel:
     """The choice between one process and several, as run.json keeps it: `on`, and the measurements behind `auto`.
 
-    `auto` counts on at most as many processes as PyTorch has threads: a run with fewer threads than the machine has
-    cores shares the machine with others.
+    `auto` counts on at most as many processes as PyTorch has threads before the run sets its own: where there are fewer
+    than cores, others use the machine.
     """
     if factory.batched:
         if config.env.parallel == "on":
