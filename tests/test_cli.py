@@ -110,7 +110,7 @@ MISTAKES = {
     "train --loop.replay-ratio 0": r"--loop\.replay-ratio: input should be greater than 0 \(got 0\.0\)",
     "train --loop.replay-ratio nan": r"--loop\.replay-ratio: .*nan",
     "train --loop.replay-ratio inf": r"--loop\.replay-ratio: input should be less than or equal to 1000000 \(got inf\)",
-    "train --threads 0": r"--threads: it must be auto or a number from 1 to 1024 \(got 0\)",
+    "train --threads 0": r"--threads: it must be auto or a number from 1 to 1024 \(got '0'\)",
     "ablate --tasks toy:copy --threads many": r"--threads: it must be auto or a number from 1 to 1024 \(got 'many'\)",
     "train --replay.capacity 10": r"--replay\.capacity: .* 1000 \(got 10\)",
     "train --agent.optimizer.learning-rate -1": r"--agent\.optimizer\.learning-rate: .* 0 \(got -1\.0\)",

@@ -53,7 +53,7 @@ def test_small_models_have_one_thread_everywhere(run):
 
 
 def test_what_a_user_asks_for_is_used(tmp_path):
-    path = dreamer.train(tiny_config("toy:copy", threads=3, **FEW), run_dir=tmp_path / "run").path
+    path = dreamer.train(tiny_config("toy:copy", threads="3", **FEW), run_dir=tmp_path / "run").path
     assert info(path)["threads"] == info(path)["numerics"]["threads"] == 3
 
 
@@ -104,7 +104,7 @@ def test_from_size_1m_on_a_run_measures_says_and_keeps_its_number(run, monkeypat
     assert folder.info["threads"] == 2 and folder.info["thread_seconds"] == {"1": 0.61, "2": 0.42, "4": 0.4}
     folder.info["numerics"]["threads"] = 2
     assert choose(long, resumed=True) == choose(long, size="100k", resumed=True) == 2 and asked == [4]
-    assert choose(long | {"threads": 3}, resumed=True, changed=True) == 3 and asked == [4]
+    assert choose(long | {"threads": "3"}, resumed=True, changed=True) == 3 and asked == [4]
     assert choose({}) == 4 and asked == [4], "too few updates to be worth a measurement"
     assert choose(long, size="300k") == 1 and asked == [4]
     folder.info["numerics"]["threads"] = 64

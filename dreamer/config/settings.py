@@ -36,9 +36,9 @@ SizeName = Literal["100k", "300k", "1m", "12m", "25m", "50m", "100m", "200m", "4
 DeviceName = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:N,mps}")]
 
 
-def thread_count(given: int | str) -> int | str:
+def thread_count(given: str) -> str:
     """Return the value of `--threads`; raises `ValueError` for another one than auto or a number of threads."""
-    if given != "auto" and not (isinstance(given, int) and 1 <= given <= 1024):
+    if given != "auto" and not (given.isascii() and given.isdecimal() and len(given) < 5 and 1 <= int(given) <= 1024):
         raise ValueError("it must be auto or a number from 1 to 1024")
     return given
 
@@ -179,7 +179,7 @@ class Config:
     device: DeviceName = "auto"
     """Device of the networks; auto takes the first available of cuda, mps and cpu; cuda:N is GPU N. A resumed run
     keeps its device."""
-    threads: Annotated[int | str, AfterValidator(thread_count), tyro.conf.arg(metavar="{auto,INT}")] = "auto"
+    threads: Annotated[str, AfterValidator(thread_count), tyro.conf.arg(metavar="{auto,N}")] = "auto"
     """Threads of PyTorch on the CPU. auto is 1 for sizes below 1m; from 1m on, it times updates at the start with
     different numbers, at most OMP_NUM_THREADS or the cores. A resumed run keeps its number."""
     devices: Few = 1

@@ -70,7 +70,7 @@ def choose_threads(plan: Plan, folder: RunFolder, *, resumed: bool = False, chan
     """
     config, most = plan.config, torch.get_num_threads()
     former = folder.numerics.get("threads", 0) if resumed and not changed else 0
-    if config.threads == "auto" and isinstance(former, int) and 1 <= former <= most:
+    if config.threads == "auto" and type(former) is int and 1 <= former <= most:
         return former
     chosen = _choice(config, plan.spec, plan.device, most)
     folder.info["threads"] = chosen.number
@@ -82,8 +82,8 @@ def choose_threads(plan: Plan, folder: RunFolder, *, resumed: bool = False, chan
 
 
 def _choice(config: Config, spec: Spec, device: str, most: int) -> Threads:
-    if isinstance(config.threads, int):
-        return Threads(config.threads)
+    if config.threads != "auto":
+        return Threads(int(config.threads))
     if device != "cpu" or ranks.count() > 1:
         return Threads(most)
     if config.size in SMALL or most == 1:
