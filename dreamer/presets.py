@@ -47,6 +47,9 @@ SMALL: dict[str, Any] = {
     "agent.world_model.discount_horizon": 80.0,
     "agent.dynamics.rssm.free_nats": 0.1,
     "agent.dynamics.ssm.free_nats": 0.1,
+    "agent.dynamics.s5.free_nats": 0.1,
+    "agent.dynamics.transformer.free_nats": 0.1,
+    "agent.dynamics.transformer.window": 8,
     "agent.optimizer.learning_rate": 7e-4,
     "agent.optimizer.warmup": 100,
 }
@@ -66,6 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loop.replay_ratio": 200.0,
         "loop.batch_size": 8,
         "loop.batch_length": 32,
+        "agent.dynamics.transformer.window": 16,
         "loop.epsilon": 0.02,
         "agent.dynamics.latent": "gaussian",
         "agent.world_model.standardize": True,

@@ -30,6 +30,7 @@ AGENT = {
     **{f"agent.world_model.{part}.layers": 1 for part in ("encoder", "decoder", "reward", "cont")},
     **{f"agent.behavior.{part}.layers": 1 for part in ("actor", "critic")},
     "agent.dynamics.rssm.prior_layers": 1,
+    "agent.dynamics.transformer.window": 4,
     "agent.imagination_horizon": 2,
 }
 LOOP = {

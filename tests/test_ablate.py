@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from running import ROOT, timeless, tiny_config, tiny_flags
-from tiny import unchecked
+from tiny import CORES, unchecked
 from wandb.sdk.launch.sweeps import utils as sweeps
 
 import dreamer
@@ -171,7 +171,7 @@ MISTAKES = {
     "--tasks toy:cpy": r"unknown task 'toy:cpy'; did you mean toy:copy",
     "--tasks toy:copy,toy:cpoy": r"unknown task 'toy:cpoy'",
     "--tasks gym:Pendulum-v1,gym:Pendulum_v1": r"gym:Pendulum-v1 and gym:Pendulum_v1 would share a folder",
-    "--tasks toy:copy --cores rssm,rsm": r"unknown core 'rsm'; choose from rssm, ssm, rnn, gru, mdn_rnn, or all",
+    "--tasks toy:copy --cores rssm,rsm": r"unknown core 'rsm'; choose from rssm, ssm, .*, transformer, or all",
     "--tasks toy:copy --cores rssm:normal": r"--cores rssm:normal: unknown latent 'normal'; choose from auto, cat",
     "--tasks toy:copy --cores rnn:gaussian": r"the rnn core cannot have that latent; use rnn$",
     "--tasks toy:copy --cores gru:categorical": r"the gru core cannot have that latent; use gru$",
@@ -223,7 +223,7 @@ def test_words_may_be_separated_by_commas_and_spaces_and_cores_have_one_name_eac
 
 def test_all_cores_and_three_seeds_unless_told_otherwise(tmp_path, planned):
     assert main(flags(tmp_path / "f", "--tasks", "toy:copy")) == 130
-    wanted = product((0, 1, 2), ("rssm", "ssm", "rnn", "gru", "mdn_rnn"))
+    wanted = product((0, 1, 2), CORES)
     assert [(job.trial.seed, job.trial.core) for job in planned] == list(wanted)
 
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny import awaken, make_agent, make_batch
+from tiny import CORES, awaken, make_agent, make_batch
 
 from dreamer.fast.kernels import two_hot_head
 from dreamer.system.transfer import LateResults
@@ -28,7 +28,7 @@ def updated(agent, update):
 @pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_compiled_steps_change_no_number(core):
     plain = make_agent({"dynamics.core": core, "optimizer.warmup": 0})
     awaken(plain)
@@ -74,7 +74,7 @@ def test_states_reach_replay_at_once_on_a_cpu():
     assert list(late.arrived(wait=True)) == []
 
 
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_bfloat16_products_leave_everything_else_in_float32(core):
     """Pitfall 22: heads at their initialization decode to exactly 0 with short products too."""
     losses = {}

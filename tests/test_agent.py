@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import (
     CONTINUOUS,
+    CORES,
     DISCRETE,
     DYNAMICS_GRADIENT,
     OBS,
@@ -422,7 +423,7 @@ def test_total_is_the_weighted_sum_of_the_means_of_all_terms():
     assert set(terms) == {"reconstruction", "reward", "cont", "dyn", "rep", "actor", "critic", "replay_critic"}
 
 
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_every_term_has_a_configured_scale_and_a_new_one_has_scale_1(core, monkeypatch):
     agent = make_agent({"dynamics.core": core})
     terms, _, _ = agent.loss_terms(make_batch(agent))

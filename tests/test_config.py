@@ -214,7 +214,7 @@ def test_impossible_values_in_json_are_refused():
         ("replay.capacity", 10),
         ("agent.imagination_horizon", 0),
         ("agent.imagination_starts", -1),
-        ("agent.dynamics.core", "transformer"),
+        ("agent.dynamics.core", "mamba"),
         ("agent.dynamics.rssm.cell", "lstm"),
         ("agent.dynamics.rssm.classes", 1),
         ("agent.dynamics.rssm.unimix", 1.0),

@@ -31,10 +31,14 @@ CASES = {
     "gru-block_gru": {"core": "gru", "gru.cell": "block_gru"},
     "mdn_rnn-joint": {"core": "mdn_rnn", "mdn_rnn.mixture": "joint"},
     "mdn_rnn-per_dimension": {"core": "mdn_rnn", "mdn_rnn.mixture": "per_dimension"},
+    "s5-categorical": {"core": "s5", "latent": "categorical"},
+    "s5-gaussian": {"core": "s5", "latent": "gaussian"},
+    "transformer-categorical": {"core": "transformer", "latent": "categorical"},
+    "transformer-gaussian": {"core": "transformer", "latent": "gaussian"},
 }
 DETERMINISTIC = {"rnn-block_gru", "rnn-gru", "gru", "gru-block_gru"}
 """Cores that imagine one future for each sequence of actions."""
-SETTINGS = TINY_RSSM | {"free_nats": 0.0, "components": 2}
+SETTINGS = TINY_RSSM | {"free_nats": 0.0, "components": 2, "modes": 4, "window": 4, "heads": 2}
 TINY_SIZES = {
     f"{core}.{name}": value
     for core in get_args(CoreName)

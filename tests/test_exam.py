@@ -228,7 +228,7 @@ def test_work_is_divided_among_processes():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cores", "lstm"], "unknown core 'lstm'; choose from rssm, ssm, rnn, gru, mdn_rnn, or all"),
+        (["--cores", "lstm"], "unknown core 'lstm'; choose from rssm, ssm, rnn, gru, mdn_rnn, s5, transformer, or all"),
         (["--cores", "gru:categorical"], "the gru core cannot have that latent; use gru"),
         (["--seeds", "0"], "--seeds: input should be greater than or equal to 1 (got 0)"),
         (["--task", "toy:copy"], "the drift part needs a dmc: task"),

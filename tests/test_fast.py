@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import CONTINUOUS, DISCRETE, awaken, make_agent, make_batch
+from tiny import CONTINUOUS, CORES, DISCRETE, awaken, make_agent, make_batch
 
 from dreamer.dynamics.core import DynamicsCore
 from dreamer.dynamics.gru import GRUCore
@@ -13,7 +13,9 @@ from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent
 from dreamer.dynamics.mdn_rnn import MDNRNN
 from dreamer.dynamics.rnn import RNN
 from dreamer.dynamics.rssm import RSSM
+from dreamer.dynamics.s5 import S5
 from dreamer.dynamics.ssm import SSM
+from dreamer.dynamics.transformer import Transformer, TransformerLayer
 from dreamer.fast import filter as fast_filter
 from dreamer.fast import kernels, originals
 from dreamer.nn.layers import ExactLinear, NormSiLU
@@ -143,7 +145,7 @@ def test_gradient_of_a_sample(latent):
 
 
 @pytest.mark.parametrize("action", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_an_update_with_equivalents_is_the_plain_update(core, action):
     plain = make_agent({"dynamics.core": core, "optimizer.warmup": 0}, action)
     awaken(plain)
@@ -177,6 +179,10 @@ EDITS = {
     "rnn recurrent": ("rnn", RNN, "recurrent"),
     "gru recurrent": ("gru", GRUCore, "recurrent"),
     "mdn_rnn recurrent": ("mdn_rnn", MDNRNN, "recurrent"),
+    "s5 recurrent": ("s5", S5, "recurrent"),
+    "s5 posterior": ("s5", S5, "posterior"),
+    "transformer recurrent": ("transformer", Transformer, "recurrent"),
+    "attention": ("transformer", TransformerLayer, "attend"),
     "latent": ("rssm", CategoricalLatent, "kl"),
     "norm": ("rssm", NormSiLU, "forward"),
     "gaussian output": ("rssm:gaussian", ExactLinear, "forward"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from running import tiny_config
-from tiny import mode_latents
+from tiny import CORES, mode_latents
 
 import envs
 from dreamer.agent import Agent
@@ -71,7 +71,7 @@ def with_value(agent, value):
     return agent
 
 
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_an_agent_that_computes_in_bfloat16_is_evaluated_in_full_precision(core):
     changes = {"agent.precision": "bfloat16", "agent.dynamics.core": core}
     evaluation, agent = evaluate(lambda: Wage(False), changes=changes)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import PIXELS, WALKER_ACTION, make_agent, make_batch, mode_latents, unchecked
+from tiny import CORES, PIXELS, WALKER_ACTION, make_agent, make_batch, mode_latents, unchecked
 
 from dreamer.agent import Agent
 from dreamer.config import compose
@@ -15,7 +15,6 @@ from dreamer.world_model.images import ImageConfig, ImageDecoder, ImageEncoder, 
 
 TINY_IMAGE = {"pooled": ImageConfig(depth=2), "strided": ImageConfig(depth=2, resampling="strided")}
 BOTH = {"image": (16, 16, 3), "speed": (2,)}
-CORES = ("rssm", "ssm", "rnn", "gru", "mdn_rnn")
 
 
 def first(module, kind):

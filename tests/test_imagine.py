@@ -17,7 +17,7 @@ from nursery import run
 from PIL import ImageColor
 from running import differences as differing
 from running import newest, timeless, tiny_config
-from tiny import make_agent, unchecked
+from tiny import CORES, make_agent, unchecked
 
 import dreamer
 import envs
@@ -36,7 +36,7 @@ from dreamer.tracking import read
 from dreamer.world_model.world_model import WorldModel
 from envs.toy import Copy, Counting
 
-CORES = {
+VARIANTS = {
     "rssm": {},
     "rssm:gaussian": {"dynamics.latent": "gaussian"},
     "ssm": {"dynamics.core": "ssm"},
@@ -44,6 +44,8 @@ CORES = {
     "rnn": {"dynamics.core": "rnn"},
     "gru": {"dynamics.core": "gru"},
     "mdn_rnn": {"dynamics.core": "mdn_rnn"},
+    "s5": {"dynamics.core": "s5"},
+    "transformer": {"dynamics.core": "transformer"},
 }
 SMALL = OpenLoopSettings(context=3, horizon=4, episodes=3, samples=5, shown=2)
 
@@ -71,9 +73,9 @@ def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[Batch], Batch]) -
 # Predictions
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", VARIANTS)
 def test_predictions_follow_the_actions_and_see_no_observation(core, monkeypatch):
-    agent = agent_for(copies, CORES[core])
+    agent = agent_for(copies, VARIANTS[core])
     first = evaluate(agent, copies, SMALL)
 
     def blind(batch: Batch) -> Batch:
@@ -97,9 +99,9 @@ def test_predictions_follow_the_actions_and_see_no_observation(core, monkeypatch
     np.testing.assert_array_equal(first.signals["cue"].rollouts, unseen.signals["cue"].rollouts)
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", VARIANTS)
 def test_samples_scatter_where_the_core_is_stochastic(core):
-    agent = agent_for(copies, CORES[core])
+    agent = agent_for(copies, VARIANTS[core])
     seen = evaluate(agent, copies, SMALL)
     assert seen.signals["cue"].samples.shape == (2, 5, 7, 1) and seen.signals["cue"].rollouts.shape == (
         2,
@@ -491,7 +493,7 @@ def test_training_goes_on_when_an_open_loop_evaluation_fails(run_dir, capsys, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_a_debug_run_of_every_core_is_imagined(core, tmp_path):
     flags = ["--preset", "debug", "--steps", "300", "--tracking.wandb", "off", "--core", core]
     done = run("train", *flags, "--task", "toy:copy", "--run-dir", tmp_path / "run")

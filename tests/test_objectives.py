@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import PIXELS, make_agent, make_batch
+from tiny import CORES, PIXELS, make_agent, make_batch
 
 from dreamer.errors import UserError
 from dreamer.world_model.objectives.r2 import R2, R2Config, standardized
@@ -38,7 +38,7 @@ def test_the_target_gets_no_gradient_and_constant_columns_are_harmless():
     assert not standardized(torch.full((5, 2), 3.0)).any()
 
 
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_every_core_learns_without_a_decoder(core):
     agent = make_agent(R2_AGENT | {"dynamics.core": core}, obs=PIXELS)
     assert agent.world_model.scales.keys() == {"r2", "reward", "cont", "dyn", "rep"}

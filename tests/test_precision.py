@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import make_agent, make_batch
+from tiny import CORES, make_agent, make_batch
 from torch import nn
 
 from dreamer.fast import filter as fast_filter
@@ -18,7 +18,7 @@ def agent_with(core, cell="gru"):
     return make_agent({"dynamics.core": core, "dynamics.latent": family, "precision": "bfloat16", **cells})
 
 
-@pytest.mark.parametrize("core", ["rssm", "ssm", "rnn", "gru", "mdn_rnn"])
+@pytest.mark.parametrize("core", CORES)
 def test_states_and_gaussian_parameters_are_float32(core):
     agent = agent_with(core)
     batch, model = make_batch(agent), agent.world_model.core

@@ -68,7 +68,14 @@ FAST = {
     "writing back": (WRAPPING, "dreamer.experience.replay:Replay.write_states", 20, "after"),
 }
 STOP = (PLAIN, "dreamer.agent:Agent.update", 7, "after")
-CORES = {"ssm": "toy:copy", "rnn": "toy:copy_discrete", "gru": "toy:copy", "mdn_rnn": "toy:copy_discrete"}
+CORES = {
+    "ssm": "toy:copy",
+    "rnn": "toy:copy_discrete",
+    "gru": "toy:copy",
+    "mdn_rnn": "toy:copy_discrete",
+    "s5": "toy:copy",
+    "transformer": "toy:copy",
+}
 SLOW = {
     "learning": (PLAIN, "dreamer.agent:Agent.update", 15, "after"),
     "storing": (WRAPPING, "dreamer.experience.ring:Ring.append", 103, "after"),

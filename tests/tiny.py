@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import jaxtyping
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from dreamer.agent import Agent, AgentConfig
 from dreamer.batch import ActionSpec, Batch, Shapes, images
 from dreamer.config import override
+from dreamer.dynamics import CoreName
 from dreamer.dynamics.latents import CategoricalLatent, GaussianLatent
 from dreamer.dynamics.mixtures import GaussianMixture
 from dreamer.nn.distributions import one_hot_argmax
 
+CORES = get_args(CoreName)
 OBS: Shapes = {"position": (2,), "velocity": (1,)}
 CONTINUOUS = ActionSpec(2, discrete=False)
 DISCRETE = ActionSpec(3, discrete=True)

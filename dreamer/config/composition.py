@@ -59,6 +59,13 @@ def validated(config: Config) -> Config:
             f"--replay.capacity {config.replay.capacity} leaves room for {starts} sequences, "
             f"but learning begins at --loop.learning-starts {config.loop.learning_starts}"
         )
+    window = getattr(config.agent.dynamics.settings, "window", 0)
+    if window > config.loop.batch_length:
+        name = f"--agent.dynamics.{config.agent.dynamics.core}.window"
+        raise UserError(
+            f"{name} {window} is longer than a training sequence, "
+            f"--loop.batch-length {config.loop.batch_length}; make it at most as long"
+        )
     return config
 
 

@@ -2,12 +2,14 @@
 
 What changes from one core to the next:
 
-    core      predict                        correct
-    rssm      h = f(h, z, a), z ~ p(z | h)   z ~ q(z | h, e)      sees history and observation
-    ssm       z ~ p(z | z, a)                z ~ q(z | prior, e)  no deterministic path
-    rnn       h = f(h, m, a), m = mu(h)      m = mu(h, e)         nothing is sampled
-    mdn_rnn   h = LSTM(h, z, a), z ~ mixture z ~ q(z | e)         z does not depend on the history
-    gru       h = GRU(h, z, a), z = W h      z ~ q(z | e)         one component, no variance
+    core         predict                         correct
+    rssm         h = f(h, z, a), z ~ p(z | h)    z ~ q(z | h, e)      sees history and observation
+    ssm          z ~ p(z | z, a)                 z ~ q(z | prior, e)  no deterministic path
+    rnn          h = f(h, m, a), m = mu(h)       m = mu(h, e)         nothing is sampled
+    mdn_rnn      h = LSTM(h, z, a), z ~ mixture  z ~ q(z | e)         z does not depend on the history
+    gru          h = GRU(h, z, a), z = W h       z ~ q(z | e)         one component, no variance
+    s5           x = A x + B [z, a], h = g(x)    z ~ q(z | e)         linear memory x; z ~ p(z | h)
+    transformer  h = attention to W past steps   z ~ q(z | e)         memory of bounded length; z ~ p(z | h)
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from dreamer.dynamics.latents import LatentName
 from dreamer.dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from dreamer.dynamics.rnn import RNN, RNNConfig
 from dreamer.dynamics.rssm import RSSM, RSSMConfig
+from dreamer.dynamics.s5 import S5, S5Config
 from dreamer.dynamics.ssm import SSM, SSMConfig
+from dreamer.dynamics.transformer import Transformer, TransformerConfig
 from dreamer.errors import UserError
 
-CoreName = Literal["rssm", "ssm", "rnn", "gru", "mdn_rnn"]
+CoreName = Literal["rssm", "ssm", "rnn", "gru", "mdn_rnn", "s5", "transformer"]
 LatentChoice = Literal["auto", "categorical", "gaussian"]
 
 LATENTS: dict[str, tuple[LatentName, ...]] = {
@@ -36,10 +40,20 @@ LATENTS: dict[str, tuple[LatentName, ...]] = {
     "rnn": (),
     "gru": ("gaussian",),
     "mdn_rnn": ("gaussian",),
+    "s5": ("categorical", "gaussian"),
+    "transformer": ("categorical", "gaussian"),
 }
 """Latent families of each core, its default first."""
 
-WIDTHS = {"rssm": "deter", "ssm": "hidden", "rnn": "deter", "gru": "deter", "mdn_rnn": "deter"}
+WIDTHS = {
+    "rssm": "deter",
+    "ssm": "hidden",
+    "rnn": "deter",
+    "gru": "deter",
+    "mdn_rnn": "deter",
+    "s5": "deter",
+    "transformer": "hidden",
+}
 """The setting of each core that `--match-params` changes: it determines most of the core's parameters."""
 
 
@@ -50,7 +64,7 @@ class DynamicsConfig:
     core: Annotated[CoreName, tyro.conf.arg(aliases=("--core",))] = "rssm"
     """Dynamics core."""
     latent: Annotated[LatentChoice, tyro.conf.arg(aliases=("--latent",))] = "auto"
-    """Family of the stochastic state; auto is categorical for rssm and ssm, and the core's own for the others."""
+    """Family of the stochastic state; auto is gaussian for gru and mdn_rnn, and categorical for the others."""
     rssm: RSSMConfig = field(default_factory=RSSMConfig)
     """Settings of the `rssm` core."""
     ssm: SSMConfig = field(default_factory=SSMConfig)
@@ -61,6 +75,10 @@ class DynamicsConfig:
     """Settings of the `gru` core."""
     mdn_rnn: MDNRNNConfig = field(default_factory=MDNRNNConfig)
     """Settings of the `mdn_rnn` core."""
+    s5: S5Config = field(default_factory=S5Config)
+    """Settings of the `s5` core."""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """Settings of the `transformer` core."""
 
     @property
     def settings(self) -> Any:
@@ -95,6 +113,8 @@ def make_core(config: DynamicsConfig, embed_dim: int, action_dim: int) -> Dynami
         "rnn": lambda: RNN(config.rnn, embed_dim, action_dim),
         "gru": lambda: GRUCore(config.gru, embed_dim, action_dim),
         "mdn_rnn": lambda: MDNRNN(config.mdn_rnn, embed_dim, action_dim),
+        "s5": lambda: S5(config.s5, family, embed_dim, action_dim),
+        "transformer": lambda: Transformer(config.transformer, family, embed_dim, action_dim),
     }
     settings = config.settings
     if getattr(settings, "cell", "") == "block_gru" and settings.deter % settings.blocks:
