@@ -22,6 +22,7 @@ from dreamer.errors import UserError
 from dreamer.experience.spaces import action_steps, action_tensor, episode_starts, observation_tensors
 from dreamer.nn.distributions import ActionDistribution, multiplies_bfloat16
 from dreamer.nn.struct import Struct, shapes
+from dreamer.planning.planner import Dream, Planner
 from dreamer.world_model.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -192,6 +193,23 @@ class Queries(nn.Module):
         state = self._state(state)
         with self._recording(gradients):
             return self.actor_critic.actor(self.world_model.core.features(state))
+
+    @property
+    def dream(self) -> Dream:
+        """What planners imagine and score with."""
+        return Dream(self.world_model, self.actor_critic, self.action)
+
+    def plan(self, state: Struct | Carry, planner: Planner, explore: bool = False) -> Float[Tensor, "env action"]:
+        """Actions that a planner finds for states `[env]`: vectors, one-hot where actions are discrete.
+
+        `planner` is `dreamer.planning.cem.CEM(...)` or `dreamer.planning.mppi.MPPI(...)`. To act with a plan that
+        continues the last one, use `act(obs, state=state, planner=planner)`.
+        """
+        start = self._state(state)
+        if len(_leading(start)) != 1:
+            raise UserError(f"plan starts from states with one leading axis, got {list(_leading(start))}")
+        with self._recording(False):
+            return planner.plan(self.dream, start, None, explore)[0].float()
 
     @contextlib.contextmanager
     def _recording(self, gradients: bool) -> Iterator[None]:

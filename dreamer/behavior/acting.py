@@ -23,6 +23,8 @@ class Carry:
     """Filtered core state, leading axis `[env]`."""
     action: Float[Tensor, "env action"]
     """The last action vector."""
+    plan: Float[Tensor, "env horizon action"] | None = None
+    """What a planner keeps for its next decision."""
 
 
 def checked_carry(state: Any, initial: Carry, mode: Any) -> Carry:
