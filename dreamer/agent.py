@@ -25,6 +25,7 @@ from dreamer.errors import UserError
 from dreamer.experience.spaces import episode_starts, observation_tensors
 from dreamer.nn.optim import LaProp, OptimizerConfig
 from dreamer.nn.struct import Struct
+from dreamer.planning import PlanningConfig
 from dreamer.queries import Queries
 from dreamer.world_model.world_model import WorldModel, WorldModelConfig
 from envs.ranges import CountOrNone, Many
@@ -46,6 +47,8 @@ class AgentConfig:
     """Transitions per imagined rollout."""
     imagination_starts: CountOrNone = 0
     """Number of last steps of each sequence from which imagined rollouts start, at least 2; 0 means all steps."""
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    """Planner in the policy's place."""
     precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata={"before": "float32"})
     """Type of matrix products; auto is bfloat16 on GPUs that have it and float32 elsewhere. Parameters, distributions,
     divergences and returns are always float32."""
@@ -68,6 +71,8 @@ class Agent(Queries):
             raise UserError(f"{flag} {config.dynamics.gradient_hint}; or use reinforce")
         self.actor_critic = ActorCritic(config.behavior, self.world_model.core.feature_dim, action)
         self.vision_updates = 0
+        self.planner = config.planning.make()
+        """Acts in the policy's place; may be exchanged at any time."""
 
     @property
     def optimizer(self) -> LaProp:
@@ -108,23 +113,22 @@ class Agent(Queries):
         carry: Carry,
         mode: ActionMode = "sample",
         deterministic: bool = False,
-        planner: Planner | None = None,
     ) -> Carry:
         """Filter one row of every environment and choose actions. Acting is filtering a sequence of length one.
 
-        `carry.action` must be the action that led to `obs`. Returns the filtered state and the new action. A planner
-        takes the policy's place; it explores in mode "sample".
+        `carry.action` must be the action that led to `obs`. Returns the filtered state and the new action. With a
+        `planner`, its action takes the place of the policy's; it explores in mode "sample".
         """
         core = self.world_model.core
         with self.autocast():
             embeds = self.world_model.embed(obs).unsqueeze(1)
             state = core.observe(embeds, carry.action.unsqueeze(1), is_first.unsqueeze(1), carry.state)[:, 0]
             state = core.at_mode(state) if deterministic else state
-            if planner is None:
+            if self.planner is None:
                 action = self.actor_critic.policy(mode == "sample" and not deterministic)(core.features(state))
                 return Carry(state.map(Tensor.float), action)
             previous = None if carry.plan is None else carry.plan.masked_fill(is_first[:, None, None], 0.0)
-            action, plan = planner.plan(self.dream, state, previous, explore=mode == "sample")
+            action, plan = self.planner.plan(self.dream, state, previous, explore=mode == "sample")
         return Carry(state.map(Tensor.float), action.float(), plan)
 
     def act(
@@ -134,26 +138,24 @@ class Agent(Queries):
         state: Carry | None = None,
         mode: ActionMode = "sample",
         deterministic: bool = False,
-        planner: Planner | None = None,
     ) -> tuple[Any, Carry]:
         """Choose an action for one observation, as `envs.make` environments return them (a dict of numpy arrays).
 
         A bare array is the observation of an agent with one key. A leading environment axis is allowed. Pass the
         returned state to the next call; at the start of an episode pass `is_first=True`, or no state. `mode` is
         "sample" or "mode": a sample of the policy or its mode, both on a sampled latent. With `deterministic` policy
-        and latent take their mode, and the same observations always give the same actions. A `planner`, such as
-        `dreamer.planning.mppi.MPPI()`, searches in imagination in the policy's place; mode "sample" adds its noise.
-        Returns the action (a float array `[action]` clipped to [-1, 1], or an integer) and the new state. Raises
-        `UserError` for a wrong argument.
+        and latent take their mode, and the same observations always give the same actions. With a `planner`, its
+        action takes the place of the policy's. Returns the action (a float array `[action]` clipped to [-1, 1], or an
+        integer) and the new state. Raises `UserError` for a wrong argument.
         """
-        if deterministic and planner is not None:
+        if deterministic and self.planner is not None:
             raise UserError("a planner draws its candidates at random; leave out deterministic")
         tensors, leading = observation_tensors(obs, self.obs_shapes)
         (num_envs,) = leading or (1,)
         first = episode_starts(is_first, (num_envs,)) | (state is None)
         carry = checked_carry(state, self.initial_carry(num_envs), mode)
         rows = {key: (value if leading else value[None]).to(self.device) for key, value in tensors.items()}
-        carry = self.step(rows, first.to(self.device), carry, mode, deterministic, planner)
+        carry = self.step(rows, first.to(self.device), carry, mode, deterministic)
         action = self.action.to_env(carry.action)
         return (action if leading else action[0]), carry
 

@@ -202,9 +202,10 @@ class Queries(nn.Module):
     def plan(self, state: Struct | Carry, planner: Planner, explore: bool = False) -> Float[Tensor, "env action"]:
         """Actions that a planner finds for states `[env]`: vectors, one-hot where actions are discrete.
 
-        `planner` is `dreamer.planning.cem.CEM(...)` or `dreamer.planning.mppi.MPPI(...)`. To act with a plan that
-        continues the last one, use `act(obs, state=state, planner=planner)`.
+        `planner` is `dreamer.planning.cem.CEM(...)` or `dreamer.planning.mppi.MPPI(...)`. `explore` adds the noise of
+        collection. Set `agent.planner` to act with a planner; then each plan continues the last one.
         """
+        planner.check()
         start = self._state(state)
         if len(_leading(start)) != 1:
             raise UserError(f"plan starts from states with one leading axis, got {list(_leading(start))}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,9 @@ from dreamer.cli.configuration import with_current_names
 from dreamer.cli.parsing import parse
 from dreamer.config import DeviceName, words
 from dreamer.errors import UserError
+from dreamer.planning import PlanningConfig
+from dreamer.planning.cem import CEM
+from dreamer.planning.mppi import MPPI
 from dreamer.runs.folder import open_run
 from dreamer.system.device import choose_device
 from dreamer.system.redaction import show, warn
@@ -43,6 +47,12 @@ class EvaluateArguments:
     deterministic: bool = False
     """Take the mode of policy and latent, in one evaluation in place of those of --mode: the same observations give the
     same actions."""
+    plan: Literal["auto", "off", "cem", "mppi"] = "auto"
+    """Act with a planner, in one evaluation in place of those of --mode; auto is what the run trained with."""
+    cem: CEM = field(default_factory=CEM)
+    """Settings of `--plan cem`."""
+    mppi: MPPI = field(default_factory=MPPI)
+    """Settings of `--plan mppi`."""
     seed: Seed = 0
     """Random seed of the environments; training never uses the same ones."""
     checkpoint: str | None = None
@@ -71,13 +81,20 @@ def run(argv: Sequence[str]) -> int:
     device = choose_device(args.device)
     factory = _factory(args)
     agent, step = load_with_step(args.run, device, args.checkpoint)
+    if args.plan != "auto":
+        agent.planner = PlanningConfig(args.plan, args.cem, args.mppi).make()
     evaluator = Evaluator(factory, args.episodes, args.seed)
     report: dict[str, Any] = {"run": str(args.run), "task": factory.task, "step": step, "episodes": args.episodes}
     kinds = ["deterministic"] if args.deterministic else [kind for kind in MODES if args.mode in (kind, "both")]
+    if agent.planner is not None:
+        kinds = [type(agent.planner).__name__.lower()]
     for kind in kinds:
         mode: ActionMode = "sample" if kind == "sample" else "mode"
-        returns = evaluator.run(agent, mode, deterministic=args.deterministic).returns
+        start = time.perf_counter()
+        result = evaluator.run(agent, mode, deterministic=args.deterministic)
+        returns, seconds = result.returns, time.perf_counter() - start
         report[kind] = {"mean": returns.mean(), "std": returns.std(), "returns": returns.tolist()}
+        report[kind]["seconds_per_step"] = seconds / result.lengths.max()
         if not args.json:
             spread = f"{returns.mean():.1f} +- {returns.std():.1f} over {args.episodes} episodes"
             extremes = f"(worst {returns.min():.1f}, best {returns.max():.1f})"

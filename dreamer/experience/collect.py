@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import envs
 from dreamer.batch import ROW_SCALARS, Row
@@ -139,6 +140,11 @@ class Collector(Generic[CarryT]):
 
     # Saving
 
+    @property
+    def _plan(self) -> Tensor | None:
+        """What a planner keeps for its next decision `[env, horizon, action]`."""
+        return getattr(self.carry, "plan", None)
+
     def state_dict(self) -> dict[str, Any]:
         """State from which `load_state_dict` brings the environments back to the present row."""
         row = self.arrived
@@ -147,6 +153,7 @@ class Collector(Generic[CarryT]):
             "obs": {key: torch.from_numpy(np.array(value)) for key, value in row.obs.items()},
             "state": self.policy.pack_carry(self.carry).cpu(),
             "action": self.carry.action.cpu(),
+            "plan": None if self._plan is None else self._plan.cpu(),
             "exploration": self.exploration.state_dict(),
             "episodes": list(self.episodes),
             "actions": [torch.from_numpy(np.array(actions)) for actions in self.actions],
@@ -160,6 +167,9 @@ class Collector(Generic[CarryT]):
         self._check_shapes(state)
         device = self.policy.device
         self.carry = self.policy.unpack_carry(state["state"].to(device), state["action"].to(device))
+        if state.get("plan") is not None:  # older versions had no planners
+            changes: dict[str, Any] = {"plan": state["plan"].to(device)}
+            self.carry = replace(self.carry, **changes)
         self.exploration.load_state_dict(state["exploration"])
         self.episodes = list(state["episodes"])
         self.actions = [list(actions.numpy()) for actions in state["actions"]]

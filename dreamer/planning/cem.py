@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamer.errors import UserError
 from dreamer.nn.distributions import one_hot_argmax
 from dreamer.nn.struct import Struct
 from dreamer.planning.planner import Candidates, Dream, Horizon, Iterations, Planner, best
@@ -37,8 +38,10 @@ class CEM(Planner):
     noise: NonNegative = 0.3
     """Standard deviation of the noise on actions while collecting; discrete actions are sampled instead."""
 
-    def __post_init__(self) -> None:
-        self._check_elites(self.elites, self.candidates, "cem")
+    def check(self) -> None:
+        """Raise `UserError` for more elites than candidates."""
+        if self.elites > self.candidates:
+            raise UserError(f"cem.elites {self.elites} must not exceed cem.candidates {self.candidates}")
 
     def plan(
         self, dream: Dream, state: Struct, previous: Tensor | None, explore: bool

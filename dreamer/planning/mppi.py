@@ -1,7 +1,7 @@
 """Model predictive path integral control, the planner of TD-MPC2 (arXiv 2310.16828, appendix; arXiv 1509.01149).
 
-    mean of the last plan, shifted -> candidates, and plans of the policy -> rewards + value of the last state
-        -> weights exp((score - best) / temperature) of the best ones -> refit -> ... -> first action of one of them
+mean of the last plan, shifted -> candidates, and plans of the policy -> rewards + value of the last state
+    -> weights exp((score - best) / temperature) of the best ones -> refit -> ... -> first action of one of them
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ class MPPI(Planner):
     max_std: Deviation = 2.0
     """Largest standard deviation of candidates, and the first one."""
 
-    def __post_init__(self) -> None:
-        self._check_elites(self.elites, self.candidates, "mppi")
+    def check(self) -> None:
+        """Raise `UserError` for more elites or policy plans than candidates, and for crossed deviations."""
+        if self.elites > self.candidates:
+            raise UserError(f"mppi.elites {self.elites} must not exceed mppi.candidates {self.candidates}")
         if self.policy_plans >= self.candidates:
-            limit = f"must be fewer than its {self.candidates} candidates"
-            raise UserError(f"--agent.mppi.policy-plans {self.policy_plans} {limit}")
+            raise UserError(f"mppi.policy-plans {self.policy_plans} must be below mppi.candidates {self.candidates}")
         if self.min_std > self.max_std:
-            raise UserError(f"--agent.mppi.min-std {self.min_std} must not exceed its max-std {self.max_std}")
+            raise UserError(f"mppi.min-std {self.min_std} must not exceed mppi.max-std {self.max_std}")
 
     def plan(
         self, dream: Dream, state: Struct, previous: Tensor | None, explore: bool

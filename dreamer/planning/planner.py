@@ -19,7 +19,6 @@ from torch import Tensor
 from dreamer.batch import ActionSpec
 from dreamer.behavior.actor_critic import ActorCritic
 from dreamer.behavior.imagination import rollout
-from dreamer.errors import UserError
 from dreamer.nn.struct import Struct
 from dreamer.world_model.world_model import WorldModel
 
@@ -56,9 +55,7 @@ class Dream:
             total = total + reached[:, -1] * self.actor_critic.critic(features[:, -1]).mean()
         return total.float().unflatten(0, plans.shape[:2])
 
-    def policy_plans(
-        self, state: Struct, count: int, horizon: int
-    ) -> Float[Tensor, "env candidate horizon action"]:
+    def policy_plans(self, state: Struct, count: int, horizon: int) -> Float[Tensor, "env candidate horizon action"]:
         """`count` plans of each environment that follow samples of the policy."""
         start = state.map(lambda x: x.repeat_interleave(count, 0))
         states = rollout(self.world_model.core, self.actor_critic.policy(sample=True), start, horizon)
@@ -157,6 +154,10 @@ class Planner(ABC):
     """Chooses the first action of the best plan found."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Raise `UserError` for settings that do not fit together."""
+
+    @abstractmethod
     def plan(
         self, dream: Dream, state: Struct, previous: Tensor | None, explore: bool
     ) -> tuple[Float[Tensor, "env action"], Float[Tensor, "env horizon action"] | None]:
@@ -164,10 +165,6 @@ class Planner(ABC):
 
         `previous` is zero where an episode starts; None means that everything starts anew. `explore` adds noise.
         """
-
-    def _check_elites(self, elites: int, candidates: int, name: str) -> None:
-        if elites > candidates:
-            raise UserError(f"--agent.{name}.elites {elites} must not exceed its {candidates} candidates")
 
 
 def best(
