@@ -15,7 +15,6 @@ from dreamer.errors import UserError
 from dreamer.planning.cem import CEM
 from dreamer.planning.mppi import MPPI
 from dreamer.planning.planner import CategoricalProposal, GaussianProposal, best
-from dreamer.runs import checkpoint
 
 SMALL = {"cem": CEM(4, 24, 3, 6), "mppi": MPPI(3, 24, 4, 3, 6)}
 PLANNERS = list(SMALL)
@@ -165,23 +164,26 @@ FLAGS = {
     for setting, value in {"candidates": 8, "elites": 3, "iterations": 2, "horizon": 2}.items()
 } | {"agent.planning.mppi.policy_plans": 2}
 
+SHORT = {"env.time_limit": 8, "loop.eval_episodes": 1, "loop.eval_every": 1000}
 
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), [("mppi", "toy:copy"), ("cem", "toy:copy_discrete")])
 def test_a_run_that_collects_with_a_planner_resumes_exactly(name, task, tmp_path):
-    settings = {"task": task, "agent.planning.planner": name, "steps": 80, **FLAGS}
-    config = tiny_config(**settings)
+    config = tiny_config(task=task, steps=60, **{"agent.planning.planner": name, **FLAGS, **SHORT})
     dreamer.train(config, run_dir=tmp_path / "whole")
     dreamer.train(replace(config, steps=40), run_dir=tmp_path / "cut")
-    kept = checkpoint.load(tmp_path / "cut" / "checkpoints")[1]["collector"]["plan"]
+    kept = newest(tmp_path / "cut")["collector"]["plan"]
     assert (kept is not None) == (name == "mppi")
-    dreamer.resume(tmp_path / "cut", steps=80)
+    dreamer.resume(tmp_path / "cut", config=config)
     whole, cut = (newest(tmp_path / run) for run in ("whole", "cut"))
     for key, value in whole["agent"]["modules"].items():
         assert torch.equal(value, cut["agent"]["modules"][key]), key
 
 
+@pytest.mark.slow
 def test_evaluation_with_a_planner_and_bad_settings_from_the_command_line(tmp_path, capsys):
-    assert main(["train", *tiny_flags(task="toy:copy", steps=40), "--run-dir", str(tmp_path / "run")]) == 0
+    assert main(["train", *tiny_flags(task="toy:copy", steps=40, **SHORT), "--run-dir", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     words = [
         "evaluate",
@@ -200,7 +202,7 @@ def test_evaluation_with_a_planner_and_bad_settings_from_the_command_line(tmp_pa
     for wrong, line in {
         "--plan cem --cem.elites 9": "cem.elites 9 must not exceed cem.candidates 8",
         "--plan cem --cem.horizon 0": "--cem.horizon: input should be greater than or equal to 1 (got 0)",
-        "--plan mpc": "argument --plan: invalid choice 'mpc'",
+        "--plan mpc": "invalid choice 'mpc' for argument '--plan'",
         "--plan mppi --deterministic": "a planner draws its candidates at random; leave out deterministic",
         "--plan mppi --mppi.policy-plans 600": "mppi.policy-plans 600 must be below mppi.candidates 512",
     }.items():
