@@ -99,12 +99,15 @@ class TransformerLayer(nn.Module):
         values: Float[Tensor, "batch window inner"],
         age: Float[Tensor, "batch 1"],
     ) -> Float[Tensor, "batch inner"]:
-        """softmax(q (k_j + d_j) / sqrt(head size)) v_j over the last `age` places j of the window, in every head."""
+        """softmax(q (k_j + d_j) / sqrt(head size)) v_j over the last `age` places j of the window, in every head.
+
+        The newest place always counts, so a stored age that is wrong makes no number infinite.
+        """
         query = query.unflatten(-1, (self.heads, -1))
         keys = (keys + self.distance).unflatten(-1, (self.heads, -1))
         scores = (query.unsqueeze(1) * keys).sum(-1) * keys.shape[-1] ** -0.5
         places = torch.arange(self.window, 0, -1, device=query.device)
-        scores = scores.masked_fill((places > age).unsqueeze(-1), -torch.inf)
+        scores = scores.masked_fill((places > age.clamp(min=1)).unsqueeze(-1), -torch.inf)
         weights = torch.softmax(scores.float(), 1)
         return (weights.unsqueeze(-1) * values.unflatten(-1, (self.heads, -1))).sum(1).flatten(1)
 
