@@ -27,7 +27,7 @@ import envs
 from dreamer.cli.main import main
 from dreamer.cli.train import arguments as train_arguments
 from dreamer.errors import UserError
-from dreamer.experiments.ablation import ablate, grid, jobs
+from dreamer.experiments.ablation import grid, jobs, sweep
 from dreamer.experiments.ablation.grid import Trial, trials
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import folder as run_folder
@@ -136,12 +136,12 @@ def test_an_ablation_names_the_gpus(tmp_path, monkeypatch, capsys):
 
     given = []
     monkeypatch.setattr(Child, "made", ())
-    monkeypatch.setattr(ablate, "choose_device", lambda name: "cuda")
-    monkeypatch.setattr(ablate, "gpu_names", lambda: ["0", "1"])
+    monkeypatch.setattr(sweep, "choose_device", lambda name: "cuda")
+    monkeypatch.setattr(sweep, "gpu_names", lambda: ["0", "1"])
     monkeypatch.setattr(grid, "check_memory", lambda *_: None)
     monkeypatch.setattr(jobs, "_start", start)
     (tmp_path / "logs").mkdir()
-    monkeypatch.setattr(ablate, "check_target", lambda *_: None)
+    monkeypatch.setattr(sweep, "check_target", lambda *_: None)
     assert main(flags(tmp_path, "--tasks", "toy:copy", "--cores", "rssm", "--seeds", "2", "--jobs", "2")) == 1
     said = capsys.readouterr().out
     assert "2 runs on 2 GPUs" in said and given == ["0", "1"]
@@ -162,12 +162,12 @@ def planned(monkeypatch):
         collected[:] = jobs
         return signal.SIGINT if jobs else 0
 
-    monkeypatch.setattr(ablate, "do_all", collect)
+    monkeypatch.setattr(sweep, "do_all", collect)
     return collected
 
 
 MISTAKES = {
-    "": r"name at least one task and one core, such as --tasks",
+    "": r"name at least one task and one objective, such as --tasks",
     "--tasks toy:cpy": r"unknown task 'toy:cpy'; did you mean toy:copy",
     "--tasks toy:copy,toy:cpoy": r"unknown task 'toy:cpoy'",
     "--tasks gym:Pendulum-v1,gym:Pendulum_v1": r"gym:Pendulum-v1 and gym:Pendulum_v1 would share a folder",
@@ -189,9 +189,9 @@ MISTAKES = {
     "--tasks toy:copy --env-import no_such_module": r"--env-import no_such_module: No module named",
     "--tasks toy:copy --folder file": r"cannot use file as a folder: Not a directory",
     "--tasks toy:copy --folder file/f": r"cannot use file/f as a folder: Not a directory",
-    "--tasks toy:copy --folder full": r"full already exists and is not an ablation; choose another --folder",
-    "--folder full": r"no ablation at full: full/ablation\.json is missing; to start one, name its --tasks",
-    "--folder missing": r"no ablation at missing",
+    "--tasks toy:copy --folder full": r"full already exists and is no sweep or ablation; choose another --folder",
+    "--folder full": r"no sweep or ablation at full: full/ablation\.json is missing; to start one, name its --tasks",
+    "--folder missing": r"no sweep or ablation at missing",
     "--tasks toy:copy --match-params --size 100k --cores mdn_rnn --agent.dynamics.mdn-rnn.components 999": (
         r"toy:copy mdn_rnn: --match-params: no width of the mdn_rnn core gives about [\d,]+ parameters"
     ),
@@ -286,7 +286,10 @@ def test_an_ablation_goes_on_with_its_own_settings_alone(tmp_path, planned, caps
 DAMAGES = {
     "not JSON": (lambda text: text[:40], r"ablation\.json: not JSON: "),
     "a list": (lambda text: "[]", r"ablation\.json: input should be a valid dictionary"),
-    "other format": (lambda text: text.replace('"format": 2', '"format": 3'), r"json: it has format 3, this version"),
+    "other format": (
+        lambda text: text.replace('"format": 2', '"format": 4'),
+        r"json: it has format 4, this version reads 2 and 3",
+    ),
     "other version": (
         lambda text: text.replace('"steps"', '"stages"'),
         r"written by another version: unknown setting stages",
@@ -473,10 +476,14 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(tmp_path, monkeypatc
 
 
 def test_the_sweep_does_runs_that_dreamer_train_accepts():
-    sweep = yaml.safe_load((ROOT / "scripts" / "sweep.yaml").read_text())
-    assert (sweep["method"], sweep["program"], sweep["command"][:2]) == ("grid", "dreamer", ["${env}", "${program}"])
-    values = {name: parameter["values"] for name, parameter in sweep["parameters"].items()}
-    assert values.keys() == {"task", "core", "seed"} and values["core"] == list(ablate.grid.LATENTS)
+    described = yaml.safe_load((ROOT / "scripts" / "sweep.yaml").read_text())
+    assert (described["method"], sweep["program"], sweep["command"][:2]) == (
+        "grid",
+        "dreamer",
+        ["${env}", "${program}"],
+    )
+    values = {name: parameter["values"] for name, parameter in described["parameters"].items()}
+    assert values.keys() == {"task", "core", "seed"} and values["core"] == list(grid.LATENTS)
     known = {task for family in envs.tasks().values() for task in family}
     assert set(values["task"]) <= known
     done = set()
@@ -487,7 +494,7 @@ def test_the_sweep_does_runs_that_dreamer_train_accepts():
             "${program}": [],
             "${args}": sweeps.create_sweep_command_args({"args": arguments})["args"],
         }
-        command, *argv = [word for part in sweep["command"] for word in replaced.get(part, [part])]
+        command, *argv = [word for part in described["command"] for word in replaced.get(part, [part])]
         config = train_arguments(argv).config
         assert command == "train" and config == dreamer.compose(
             config.preset, task=point[0], seed=point[2], **{"agent.dynamics.core": point[1]}

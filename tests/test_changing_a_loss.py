@@ -50,13 +50,14 @@ def test_the_tests_pass_with_a_new_term(copy):
     assert int(re.search(r"(\d+) passed", result.stdout)[1]) >= 5
 
 
-def test_a_new_term_is_trained_by_its_flag_and_earlier_runs_resume_without_it(copy):
+def test_a_new_term_is_trained_by_its_flag_and_earlier_runs_are_read_without_it(copy):
     """The weighted sum has the new term with its scale; a run of the unchanged code goes on as if nothing was added."""
     dreamer.train(tiny_config(steps=80), run_dir=copy / "earlier")
     resume = ["train", "--resume", "earlier", "--steps", "120"]
     train = ["train", *tiny_flags(steps=80), "--agent.world-model.scales.prior-reward", "0.5", "--run-dir", "changed"]
-    result = python(copy, "-c", f"from dreamer.cli.main import main; print([main({resume}), main({train})])")
-    assert result.stdout.splitlines()[-1] == "[0, 0]", result.stderr[-3000:]
+    commands = [["evaluate", "earlier", "--episodes", "1"], resume, train, ["report", "earlier"]]
+    result = python(copy, "-c", f"from dreamer.cli.main import main; print([main(words) for words in {commands}])")
+    assert result.stdout.splitlines()[-1] == "[0, 0, 0, 0]", result.stderr[-3000:]
     assert "no agent.world_model.scales.prior_reward: using 0.0" in result.stderr
     assert "is not defined" not in result.stderr
     assert "prior_reward" not in losses(copy / "earlier")

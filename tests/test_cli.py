@@ -21,11 +21,11 @@ from running import ROOT, dreamer_command, tiny_config, tiny_flags
 import dreamer
 from dreamer.__main__ import SLOW
 from dreamer.agent import Agent
-from dreamer.cli.ablate import INSTEAD
 from dreamer.cli.configuration import with_current_names
 from dreamer.cli.help import ALIASES, COMMON, EXAMPLES, actions_of
 from dreamer.cli.main import COMMANDS, main
 from dreamer.cli.parsing import REGISTRY
+from dreamer.cli.sweep import INSTEAD
 from dreamer.cli.train import TrainArguments
 from dreamer.cli.train import arguments as train_arguments
 from dreamer.experiments.ablation.manifest import AblateArguments

@@ -114,7 +114,7 @@ def here(recorded, tmp_path, monkeypatch, request):
     monkeypatch.setattr(run_media, "svg", lambda figure: "<svg/>")
     monkeypatch.setattr("dreamer.experiments.report.ablation_figures.draw", lambda *arguments: {})
     monkeypatch.setattr("dreamer.experiments.report.ablation_sections.core_colors", lambda names: dict.fromkeys(names))
-    monkeypatch.setattr("dreamer.experiments.ablation.ablate.do_all", lambda *arguments: 0)
+    monkeypatch.setattr("dreamer.experiments.ablation.sweep.do_all", lambda *arguments: 0)
     monkeypatch.setattr(track, "WandbView", Shown)
     return tmp_path
 

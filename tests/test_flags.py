@@ -348,7 +348,7 @@ def stopped(place, monkeypatch):
         "cli.imagine.evaluate",
         "cli.track._to_wandb",
         "cli.track._to_tensorboard",
-        "experiments.ablation.ablate.do_all",
+        "experiments.ablation.sweep.do_all",
         "experiments.bench.costs.choose_parallel",
         "experiments.bench.doctor.doctor",
         "experiments.exam.exam._trained",

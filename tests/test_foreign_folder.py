@@ -209,7 +209,7 @@ def test_an_ablation_chooses_no_place_in_wandb(places, capsys, monkeypatch, name
     assert refused(capsys, "ablate", "--folder", "ablation").endswith(
         f"ablation says where in W&B its data go; if you trust it, add {flag}"
     )
-    monkeypatch.setattr("dreamer.experiments.ablation.ablate.do_all", lambda *arguments: 2)
+    monkeypatch.setattr("dreamer.experiments.ablation.sweep.do_all", lambda *arguments: 2)
     assert main(["ablate", "--folder", "ablation", flag.split(" ")[0], "thief's"]) == 130
     assert capsys.readouterr().out.rstrip().endswith(f"resume with: dreamer ablate --folder ablation {flag}")
 

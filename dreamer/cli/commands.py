@@ -89,7 +89,7 @@ def exam(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Write a page about one run, or compare the dynamics cores of all finished runs below a folder."""
+    """Write a page about one run, or compare all finished runs below a folder."""
 
     folder: tyro.conf.Positional[Path]
     """Run folder, or folder of run folders at any depth. The report is written into it."""

@@ -38,6 +38,11 @@ EXAMPLES = {
         "dreamer train --core mdn_rnn --match-params --seed 1",
         "dreamer train --task gym:Pendulum-v1 --tracking.wandb off",
     ),
+    "sweep": (
+        "dreamer sweep --tasks dmc:cartpole_swingup --vary agent.optimizer.learning-rate=1e-4,4e-4 --folder runs/lr",
+        "dreamer sweep --folder runs/lr",
+        "dreamer sweep --tasks dmc:walker_walk --vary agent.imagination-horizon=5..30 --samples 8 --dry-run",
+    ),
     "ablate": (
         "dreamer ablate --tasks dmc:cartpole_swingup --cores rssm,gru --seeds 3 --folder runs/cores",
         "dreamer ablate --folder runs/cores",
@@ -120,8 +125,8 @@ def actions_of(kind: type[Any], default: Any) -> list[Any]:
 def _option(action: Any, width: int) -> Iterator[str]:
     """Yield the lines of one option: name and values, then the first clause of its help, its choices and default."""
     values = str(action.metavar or "").replace("{None}|", "").replace("[STR [STR ...]]", "STR ...")
-    text, _, rest = str(action.help).replace("%%", "%").rpartition(" (default: ")
-    value = re.split(r"; \S|\)$", rest)[0]
+    text, default, rest = str(action.help).replace("%%", "%").removesuffix(" (repeatable)").rpartition(" (default: ")
+    text, value = (text, re.split(r"; \S|\)$", rest)[0]) if default else (rest, "")
     sentence = re.sub(r"(?<!\.)[.;]$", "", re.split(r"(?<=[^.][.;])\s", text)[0])  # "0, 1, ..." keeps its dots
     if values.startswith("{"):
         choices, values = values.strip("{}").split(","), "NAME"

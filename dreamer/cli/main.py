@@ -32,12 +32,13 @@ COMMANDS = {
     "doctor": "print environment information",
     "debug-batch": "repeat a skipped update and locate the first value that is not finite",
     "exam": "measure what each dynamics core can represent",
+    "sweep": "train every combination of tasks, settings and seeds, or search over settings",
     "ablate": "train every combination of task, core and seed",
-    "report": "write a page about a run, or a comparison of the cores of an ablation",
+    "report": "write a page about a run, or a comparison of the runs of a sweep",
     "compare": "compare runs with published returns of other methods",
 }
 """Subcommands and their descriptions; each is a function of `commands`, or `run` of the module of its name."""
-WRITING = ("train", "ablate")
+WRITING = ("train", "sweep", "ablate")
 """Commands whose result is a folder. They have done their work even if their output cannot be written."""
 
 

@@ -44,7 +44,7 @@ def parse(
     if asked and default is not None:
         default = _printable(default)  # the help shows it, and it may come from a run folder
     extra: dict[str, Any] = {} if default is None else {"default": default}
-    with _reading(hidden):
+    with reading(hidden):
         if asked and "--help-all" not in argv and hasattr(default, "config"):
             show(*short_help(kind, command, default))
             raise SystemExit(0)
@@ -66,7 +66,7 @@ def parse(
 
 
 @contextlib.contextmanager
-def _reading(hidden: Collection[str]) -> Iterator[None]:
+def reading(hidden: Collection[str] = ()) -> Iterator[None]:
     """Context in which tyro reads fields by `REGISTRY`, without those of these options."""
     _hidden[:] = [option.removeprefix("--").replace("-", "_") for option in hidden]
     try:

@@ -1,7 +1,11 @@
-"""Ablations: grids of runs that compare dynamics cores (`dreamer ablate`).
+"""Sweeps: runs that compare settings (`dreamer sweep`) or dynamics cores (`dreamer ablate`).
 
-ablate     the command: does all runs of a grid, each once, and shows its progress
+sweep      the command: does all runs of a grid or of a search, each once, and shows its progress
 manifest   options of the command, and ablation.json, which holds them
-grid       tasks, variants of the core and seeds; the configuration of each run
+grid       tasks, variants of the core, settings and seeds; the configuration of each run
+vary       settings that vary, and the points of a grid or of a random search
+search     points of a sweep, one after the other where they depend on results
+samplers   Optuna's samplers, an optional dependency
+forecast   runs, parameters and expected duration (`--dry-run`)
 jobs       runs as child processes
 """

@@ -1,18 +1,21 @@
-"""Grid of an ablation: tasks, variants of the core and seeds, and the configuration of each run."""
+"""Grid of a sweep: tasks, variants of the core, settings and seeds, and the configuration of each run."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from dreamer.config import Config, override, validated
 from dreamer.dynamics import LATENTS, CoreName, LatentChoice
 from dreamer.errors import UserError
+from dreamer.experience.spaces import Spec
+from dreamer.experiments.ablation.vary import Point, configured, described
 from dreamer.system.redaction import show
 from dreamer.tracking.destination import own_group_and_tags
 from dreamer.training.launch import make_factory
@@ -22,25 +25,40 @@ from dreamer.world_model.objectives import ObjectiveName
 
 MOST = 100_000
 """Largest number of runs."""
+LONGEST = 120
+"""Characters of a folder name beyond which it is cut."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of an ablation: what it does not share with the other runs."""
+    """One run of a sweep: what it does not share with the other runs."""
 
     task: str
     core: str
     """Variant of the core: `rssm`; `rssm:gaussian` with a latent that is not the core's default; `rssm+r2` with an
     objective other than reconstruction."""
     seed: int
+    point: Point = ()
+    """Values of the settings that vary."""
 
     @property
     def place(self) -> Path:
-        """Run folder within the folder of the ablation: <task>/<core>/seed<k>."""
-        return Path(_folder_name(self.task)) / re.sub("[:+]", "_", self.core) / f"seed{self.seed}"
+        """Run folder within that of the sweep: <task>/<core>/<settings>/seed<k>, without settings if none vary."""
+        core = Path(_folder_name(self.task)) / re.sub("[:+]", "_", self.core)
+        return core / (_point_name(self.settings) if self.point else "") / f"seed{self.seed}"
+
+    @property
+    def settings(self) -> str:
+        """Values of the settings that vary, as text."""
+        return " ".join(described(self.point))
+
+    @property
+    def arm(self) -> str:
+        """Everything but task and seed."""
+        return " ".join(filter(None, (self.core, self.settings)))
 
     def __str__(self) -> str:
-        return f"{self.task} {self.core} seed {self.seed}"
+        return f"{self.task} {self.arm} seed {self.seed}"
 
 
 def variants(given: Sequence[str]) -> tuple[str, ...]:
@@ -77,19 +95,28 @@ def variant_name(core: str, objective: str) -> str:
     return core if objective == get_args(ObjectiveName)[0] else f"{core}+{objective}"
 
 
-def trials(tasks: Sequence[str], cores: Sequence[str], seeds: int) -> list[Trial]:
-    """Return the runs in the order in which they are done: seed 0 of every task and core comes first.
+def trials(tasks: Sequence[str], cores: Sequence[str], seeds: int, points: Sequence[Point] = ((),)) -> list[Trial]:
+    """Return the runs in the order in which they are done: seed 0 of every task, core and point comes first.
 
-    Raises `UserError` for too many runs, and when two tasks would share a folder.
+    Raises `UserError` for too many runs, and when two of them would share a folder.
     """
-    if len(tasks) * len(cores) * seeds > MOST:
-        raise UserError(f"{len(tasks)} tasks, {len(cores)} cores and {seeds} seeds are more than {MOST:,} runs")
+    if len(tasks) * len(cores) * seeds * len(points) > MOST:
+        counts = f"{len(tasks)} tasks, {len(cores)} cores{f', {len(points)} points' if len(points) > 1 else ''}"
+        raise UserError(f"{counts} and {seeds} seeds are more than {MOST:,} runs")
     folders: dict[str, str] = {}
     for task in tasks:
         other = folders.setdefault(_folder_name(task).lower(), task)
         if other != task:
             raise UserError(f"--tasks: {other} and {task} would share a folder; use a separate ablation for each")
-    return [Trial(task, core, seed) for seed in range(seeds) for task in tasks for core in cores]
+    named: dict[str, Point] = {}
+    for point in points:
+        first = named.setdefault(Trial("", "", 0, point).place.as_posix().lower(), point)
+        if first != point:
+            raise UserError(f"--vary: {' '.join(described(first))} and {' '.join(described(point))} share a folder")
+    points = list(dict.fromkeys(points))
+    return [
+        Trial(task, core, seed, point) for seed in range(seeds) for task in tasks for core in cores for point in points
+    ]
 
 
 def configurations(
@@ -104,30 +131,35 @@ def configurations(
     found: dict[Trial, Config] = {}
     for task, of_task in groupby(sorted(wanted, key=lambda trial: trial.task), key=lambda trial: trial.task):
         several = list(of_task)
-        configs = {trial.core: _configuration(shared, trial, group) for trial in several}
+        configs = {trial.arm: configuration(shared, trial, group) for trial in several}
         first = next(iter(configs.values()))
-        spec = spec_of_factory(make_factory(first))
-        for core, config in configs.items():
+        specs: dict[Any, Spec] = {}
+        for arm, config in configs.items():
             try:
-                configs[core] = match_params(config, spec) if match else config
-                check_memory(dry_run(spec, configs[core]), configs[core], device)
+                if config.env not in specs:
+                    specs[config.env] = spec_of_factory(make_factory(config))
+                spec = specs[config.env]
+                configs[arm] = match_params(config, spec) if match else config
+                check_memory(dry_run(spec, configs[arm]), configs[arm], device)
             except UserError as error:
-                raise UserError(f"{task} {core}: {error}") from None
+                raise UserError(f"{task} {arm}: {error}") from None
         if match:
-            table = parameter_table({"rssm": reference(first)} | configs, spec)
+            table = parameter_table({"rssm": reference(first)} | configs, specs[first.env])
             show(f"parameters on {task}", *table.split("\n"), "")
         for trial in several:
-            tracking = dataclasses.replace(configs[trial.core].tracking, wandb_name=str(trial))
-            found[trial] = dataclasses.replace(configs[trial.core], seed=trial.seed, tracking=tracking)
+            tracking = dataclasses.replace(configs[trial.arm].tracking, wandb_name=str(trial))
+            found[trial] = dataclasses.replace(configs[trial.arm], seed=trial.seed, tracking=tracking)
     return {trial: found[trial] for trial in wanted}
 
 
-def _configuration(shared: Config, trial: Trial, group: str) -> Config:
+def configuration(shared: Config, trial: Trial, group: str = "") -> Config:
+    """Return the configuration of a run before parameters are matched; raises `UserError` for impossible values."""
     variant, _, objective = trial.core.partition("+")
     core, _, latent = variant.partition(":")
     family = [latent or LATENTS[core][0]] if LATENTS[core] else []
     own_group, own_tags = own_group_and_tags()
     tags = [*(shared.tracking.wandb_tags or own_tags), core, *family, *filter(None, [objective]), trial.task]
+    tags += described(trial.point)
     changes = {
         "task": trial.task,
         "seed": trial.seed,
@@ -136,7 +168,7 @@ def _configuration(shared: Config, trial: Trial, group: str) -> Config:
         "tracking.wandb_group": shared.tracking.wandb_group or own_group or group,
         "tracking.wandb_tags": tuple(dict.fromkeys(tags)),
     }
-    return validated(override(shared, changes))
+    return configured(validated(override(shared, changes)), trial.point)
 
 
 def _variant(word: str) -> str:
@@ -151,6 +183,12 @@ def _variant(word: str) -> str:
         can = " or ".join((core, *(f"{core}:{family}" for family in LATENTS[core][1:])))
         raise UserError(f"--cores {word}: the {core} core cannot have that latent; use {can}")
     return word
+
+
+def _point_name(settings: str) -> str:
+    """Folder name of the values of a point, short enough for any file system."""
+    name = re.sub(r"[^A-Za-z0-9.+=_-]+", "_", settings)
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}_{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def _folder_name(task: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dreamer.errors import UserError, reason
+from dreamer.experiments.ablation.manifest import settings_varied
 from dreamer.experiments.published.curves import curves_for
 from dreamer.experiments.report import ablation_figures, ablation_sections, ablation_verdict, health
 from dreamer.experiments.report.ablation_sections import Excluded
@@ -35,7 +36,7 @@ def write_ablation_report(folder: Path, links: bool = True) -> tuple[Path, list[
     check_folder(folder)
     with phase("reading"):
         found, failures = find_runs(folder)
-    named, arms = with_arms([run for run in found if run.finished])
+    named, arms = with_arms([run for run in found if run.finished], settings_varied(folder))
     counted, excluded = _select(named, [run for run in found if not run.finished], failures)
     if not counted:
         raise UserError(f"no finished run below {folder}: {_tally(counted, excluded)}")

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from dreamer.config import BY_SIZE, EnvironmentConfig, identity, used_settings
 from dreamer.dynamics import CoreName
+from dreamer.experiments.ablation.vary import short_names, word
 from dreamer.experiments.report.run_folders import Run
 from dreamer.experiments.report.wording import listing
 from envs.settings import TaskSettings
@@ -70,7 +71,7 @@ def with_arms(runs: Sequence[Run], of_the_arm: Collection[str] = ()) -> tuple[li
     tasks = _task_names(runs, kept)
     settings = [_settings(run, kept) for run in runs]
     varied = _varied(tasks, settings)
-    short = _short_names(varied)
+    short = short_names(varied)
     starts = _short_starts(own[START] for own in settings)
     actual = [used_settings(run.config) for run in runs]
     named, values, keys = [], dict[str, dict[str, str]](), dict[str, list[tuple[int, float, str]]]()
@@ -111,11 +112,6 @@ def confounding(runs: Sequence[Run], arms: Arms) -> list[str]:
     tasks = {run.task for run in runs}
     commits = any(len({run.info.get("commit") for run in runs if run.task == task}) > 1 for task in tasks)
     return [*arms.dependent(), *(["run.commit"] if commits else [])]
-
-
-def word(value: Any) -> str:
-    """Return a value of a setting as one word."""
-    return ("+".join(map(str, value)) or "none") if isinstance(value, tuple | list) else str(value)
 
 
 def _task_names(runs: Sequence[Run], kept: Collection[str]) -> list[str]:
@@ -159,21 +155,6 @@ def _varied(tasks: Sequence[str], settings: Sequence[dict[str, Any]]) -> tuple[s
     if len({own[CORE] for own in settings}) > 1:
         several.add(CORE)
     return tuple(path for path in paths if path in several)
-
-
-def _short_names(paths: Iterable[str]) -> dict[str, str]:
-    """The last parts of each path, as many as tell it from the others."""
-    paths = list(paths)
-
-    def shortest(path: str) -> str:
-        parts = path.split(".")
-        for count in range(1, len(parts)):
-            name = ".".join(parts[-count:])
-            if [other for other in paths if f".{other}".endswith(f".{name}")] == [path]:
-                return name
-        return path
-
-    return {path: shortest(path) for path in paths}
 
 
 def _short_starts(starts: Iterable[str]) -> dict[str, str]:

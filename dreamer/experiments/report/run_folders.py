@@ -16,7 +16,7 @@ import numpy as np
 from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.experiments.ablation.grid import variant_name
-from dreamer.experiments.ablation.manifest import failures_in
+from dreamer.experiments.ablation.manifest import Failed, failures_in
 from dreamer.experiments.report.statistics import area_under_curve
 from dreamer.runs.folder import RunInfo, open_run
 from dreamer.system.redaction import redact
@@ -104,7 +104,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Failure]]:
         raise UserError(f"no folder {folder}")
     runs: list[Run] = []
     failures = [
-        Failure(f"{one['task']} {one['core']} seed {one['seed']}", textwrap.shorten(redact(one["error"]), 300))
+        Failure(_place(one), textwrap.shorten(redact(one["error"]), 300))
         for one in failures_in(folder / "failures.json")
     ]
     for path in _candidates(folder):
@@ -117,6 +117,11 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Failure]]:
         except UserError as error:
             failures.append(Failure(place, textwrap.shorten(str(error).replace(str(path), place), 300)))
     return runs, failures
+
+
+def _place(one: Failed) -> str:
+    settings = f" {one['settings']}" if one.get("settings") else ""
+    return f"{one['task']} {one['core']}{settings} seed {one['seed']}"
 
 
 def _candidates(folder: Path) -> Iterable[Path]:
