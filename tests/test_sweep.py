@@ -138,13 +138,13 @@ def test_a_manifest_of_an_older_version_is_resumed(tmp_path, planned):
 
 
 def test_a_dry_run_starts_nothing(tmp_path, planned, capsys):
-    words = flags(tmp_path / "f", "--tasks", "toy:copy", "--seeds", "2", "--vary", "size=100k,1m", "--dry-run")
+    words = flags(
+        tmp_path / "f", "--tasks", "toy:copy", "--seeds", "2", "--vary", "agent.dynamics.rssm.deter=16,32", "--dry-run"
+    )
     assert main(words) == 0 and not planned and not (tmp_path / "f").exists()
     text = capsys.readouterr().out
     assert "1 task x 1 core x 1 objective x 2 points of 1 settings x 2 seeds; 4 runs, 0 of them finished" in text
-    small, large = (
-        int(re.search(rf"rssm size={size} +2 +([\d,]+) ", text)[1].replace(",", "")) for size in ("100k", "1m")
-    )
+    small, large = (int(re.search(rf"rssm deter={size} +2 +([\d,]+) ", text)[1].replace(",", "")) for size in (16, 32))
     assert small < large and re.search(r"about \d:\d\d:\d\d for 4 runs, one run after the other", text)
 
 
