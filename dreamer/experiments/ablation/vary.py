@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamer.config import Config, identity, leaves, override, resized, size_settings, validated
 from dreamer.errors import UserError
-from envs.ranges import flag
+from envs.ranges import flag, parsed
 
 MOST = 100_000
 """Largest number of points."""
@@ -181,11 +181,18 @@ def _value(config: Config, path: str, text: str) -> Any:
     raw: Any = tuple(part for part in text.split("+") if part != "none") if isinstance(before, tuple | list) else text
     if text == "none" and before is None:
         raw = None
+    tree = dataclasses.asdict(config)
+    *sections, name = path.split(".")
+    inner = tree
+    for section in sections:
+        inner = inner[section]
+    inner[name] = raw
     try:
-        changed = configured(config, ((path, raw),))
+        value = dict(leaves(dataclasses.asdict(parsed(Config, tree, flag))))[path]
+        configured(config, ((path, value),))
     except UserError as error:
         raise UserError(f"--vary {_option(path)}={text}: {str(error).removeprefix(f'{flag(path)}: ')}") from None
-    return dict(leaves(dataclasses.asdict(changed)))[path]
+    return value
 
 
 def described(point: Point) -> Iterator[str]:
