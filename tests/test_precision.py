@@ -9,12 +9,13 @@ import torch
 from tiny import CORES, make_agent, make_batch
 from torch import nn
 
+from dreamer.dynamics import LATENTS
 from dreamer.fast import filter as fast_filter
 
 
-def agent_with(core, cell="gru"):
+def agent_with(core, cell="gru", family=None):
     cells = {"dynamics.rssm.cell": cell, "dynamics.rnn.cell": cell, "dynamics.gru.cell": cell}
-    family = "gaussian" if core in ("rssm", "ssm") else "auto"
+    family = family or ("gaussian" if "gaussian" in LATENTS[core] else "auto")
     return make_agent({"dynamics.core": core, "dynamics.latent": family, "precision": "bfloat16", **cells})
 
 
@@ -32,6 +33,21 @@ def test_states_and_gaussian_parameters_are_float32(core):
         for field in dataclasses.fields(state):
             assert getattr(state, field.name).dtype == torch.float32, field.name
     assert outputs == [torch.float32], "the policy is a Gaussian too"
+
+
+@pytest.mark.parametrize("core", [core for core, families in LATENTS.items() if "categorical" in families])
+def test_the_memory_beside_categorical_latents_is_float32(core):
+    """Their parameters may be in bfloat16, which replay never keeps; what is computed from them is not."""
+    agent = agent_with(core, family="categorical")
+    batch, model = make_batch(agent), agent.world_model.core
+    with agent.autocast():
+        states = agent.world_model.observe(batch, agent.world_model.embed(batch.obs))
+        imagined = model.imagine_step(states[:, 0], torch.zeros(3, agent.action.dim))
+        terms, metrics = model.loss(states)
+    for state in (states, imagined):
+        for field in dataclasses.fields(state):
+            assert getattr(state, field.name).dtype == torch.float32 or not field.metadata["stored"], field.name
+    assert {value.dtype for value in (*terms.values(), *metrics.values())} == {torch.float32}
 
 
 @pytest.mark.parametrize(

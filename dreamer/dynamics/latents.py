@@ -23,7 +23,8 @@ class Latent(ABC):
     num_params: int
     """Number of unconstrained parameters of the distribution."""
     exact: bool
-    """True if the parameters must be computed in float32 under autocast too."""
+    """True if the parameters must be computed in float32 under autocast too. Others may be in bfloat16 there, also in a
+    state; every method converts them to float32 first."""
 
     @abstractmethod
     def sample(self, params: Float[Tensor, "*batch param"]) -> Float[Tensor, "*batch stoch"]:

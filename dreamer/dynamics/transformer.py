@@ -150,7 +150,7 @@ class Transformer(DynamicsCore[TransformerState]):
         for layer, memory in zip(self.layers, state.memory.chunk(self.config.layers, -1), strict=True):
             u, memory = layer(u, memory, age)
             memories.append(memory)
-        return torch.cat(memories, -1), age, self.norm(u)
+        return torch.cat(memories, -1), age, self.norm(u).float()
 
     def prior(self, deter: Float[Tensor, "*batch deter"]) -> Float[Tensor, "*batch param"]:
         """Parameters of p(z_t | h_t)."""
