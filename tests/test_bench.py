@@ -10,6 +10,7 @@ import torch
 from running import tiny_config, tiny_flags
 from tiny import make_agent
 
+from dreamer.agent import Agent
 from dreamer.cli.main import main
 from dreamer.experiments.bench import bench, costs
 from dreamer.system.meters import peak_gpu_mb
@@ -146,6 +147,25 @@ def test_a_gpu_is_timed_by_its_events(monkeypatch):
     assert done == ["wait", "event", "call", "event", "wait"]
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3 * 2**20)
     assert peak_gpu_mb(torch.device("cuda")) == 3 and peak_gpu_mb(torch.device("cpu")) is None
+
+
+def test_threads_are_those_of_a_run(quick_peak, capsys, monkeypatch):
+    """A small model has one; `--threads` sets the number, also that of one of two settings."""
+    before, seen, plain = torch.get_num_threads(), [], Agent.update
+
+    def update(agent, batch):
+        seen.append(torch.get_num_threads())
+        return plain(agent, batch)
+
+    monkeypatch.setattr(Agent, "update", update)
+    flags = [*tiny_flags(task="toy:copy"), "--updates", "1", "--agent-steps", "1"]
+    torch.set_num_threads(4)
+    try:
+        assert measured(capsys, *flags)["threads"] == 1 and set(seen) == {1}
+        assert measured(capsys, *flags, "--threads", "3", "--against", "--threads 2")["threads"] == 3
+        assert set(seen) == {1, 2, 3} and seen[-1] == 2 and torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_graph_is_captured_before_anything_is_timed():

@@ -72,7 +72,7 @@ def choose_threads(plan: Plan, folder: RunFolder, *, resumed: bool = False, chan
     former = folder.numerics.get("threads", 0) if resumed and not changed else 0
     if config.threads == "auto" and type(former) is int and 1 <= former <= most:
         return former
-    chosen = _choice(config, plan.spec, plan.device, most)
+    chosen = choice(config, plan.spec, plan.device, most)
     folder.info["threads"] = chosen.number
     if chosen.seconds:
         folder.info["thread_seconds"] = {str(number): seconds for number, seconds in chosen.seconds.items()}
@@ -81,7 +81,8 @@ def choose_threads(plan: Plan, folder: RunFolder, *, resumed: bool = False, chan
     return chosen.number
 
 
-def _choice(config: Config, spec: Spec, device: str, most: int) -> Threads:
+def choice(config: Config, spec: Spec, device: str, most: int) -> Threads:
+    """The number of threads of a new run, at most `most` with the setting `auto`."""
     if config.threads != "auto":
         return Threads(int(config.threads))
     if device != "cpu" or ranks.count() > 1:

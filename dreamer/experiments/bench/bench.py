@@ -24,6 +24,7 @@ from dreamer.system.machine import keep_freed_memory
 from dreamer.system.meters import peak_gpu_mb, peak_rss_mb
 from dreamer.tracking.progress import follow, phase
 from dreamer.training.plan import layout_of
+from dreamer.training.threads import using
 from envs.ranges import Many, checked, flag
 
 BATCHES, LENGTHS, HORIZONS = (4, 8, 16, 32), (16, 32, 64), (5, 10, 15, 30)
@@ -76,6 +77,12 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
     """
     with phase("building environments"):
         subject = Subject(config, device)
+    with using(subject.threads):
+        return _costs(subject, updates, agent_steps)
+
+
+def _costs(subject: Subject, updates: int, agent_steps: int) -> dict[str, Any]:
+    config = subject.config
     try:
         loop = subject.loop(agent_steps)
     finally:
@@ -94,7 +101,7 @@ def measure(config: Config, device: str, updates: int, agent_steps: int) -> dict
         "task": config.task,
         "core": config.agent.dynamics.core,
         "size": config.size,
-        "device": device,
+        "device": str(subject.agent.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "params": {"total": sum(counts.values()), **counts},
@@ -169,7 +176,9 @@ def _cost(config: Config, device: str, updates: int) -> dict[str, int | float]:
     subject.vector.close()
     subject.warm_up()
     seconds = median(timed(subject.update, subject.agent.device) for _ in range(updates))
-    reference, peak = subject.reference_gflop(), product_gflops(subject.agent.device, product_dtype(subject.agent))
+    with using(subject.threads):
+        peak = product_gflops(subject.agent.device, product_dtype(subject.agent))
+    reference = subject.reference_gflop()
     return {
         "parameters": sum(subject.agent.parameter_counts().values()),
         "seconds_per_update": seconds,

@@ -28,6 +28,7 @@ from dreamer.training.equivalence import replaced
 from dreamer.training.graph import WARM_UP, GraphedUpdate
 from dreamer.training.launch import make_factory
 from dreamer.training.plan import check_memory, choose_parallel, dry_run, layout_of, spec_of_factory
+from dreamer.training.threads import choice, using
 from dreamer.world_model.images import weight_uses
 
 PRODUCT_SIZES = {"cpu": 2048, "mps": 2048, "cuda": 8192}
@@ -45,14 +46,16 @@ class Subject:
         check_memory(dry_run(spec_of_factory(factory), config), config, device)
         self.vector = envs.make_vector(factory, indices, choose_parallel(config, factory)["on"])
         spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        self.threads = choice(config, spec, device, torch.get_num_threads()).number
         self.agent = Agent(config.agent, *spec).to(device)
         self.collector = Collector(self.agent, self.vector, indices)
         self.batch = random_batch(self.agent, config.loop.batch_size, config.loop.batch_length)
         self.accelerated = accelerated(self.agent, config.loop.compile, config.planned_updates, config.loop.graph)
 
     def update(self) -> None:
-        """One update on the random batch."""
-        self.accelerated(self.batch)
+        """One update on the random batch, with the threads of a run."""
+        with using(self.threads):
+            self.accelerated(self.batch)
 
     def warm_up(self, updates: int = 1) -> None:
         """Take untimed updates: at least this many, and as many as it takes until a CUDA graph is replayed."""
@@ -114,7 +117,7 @@ class Subject:
         are timed in a row, as the loop takes them between two updates: what an update reads would evict their caches.
         """
         loop = self.config.loop
-        with tempfile.TemporaryDirectory() as folder:
+        with using(self.threads), tempfile.TemporaryDirectory() as folder:
             size = (loop.batch_size, loop.batch_length)
             layout = layout_of(self.agent)
             replay = Replay(self.config.replay, Path(folder), layout, self.collector.num_envs, *size, 1000, 0)
