@@ -27,8 +27,10 @@ import envs
 from dreamer.cli.main import main
 from dreamer.cli.train import arguments as train_arguments
 from dreamer.errors import UserError
-from dreamer.experiments.ablation import grid, jobs, sweep
+from dreamer.experiments.ablation import child, grid, jobs, sweep
 from dreamer.experiments.ablation.grid import Trial, trials
+from dreamer.experiments.ablation.launchers import local
+from dreamer.experiments.ablation.manifest import AblateArguments
 from dreamer.experiments.report.run_folders import find_runs
 from dreamer.runs import folder as run_folder
 from dreamer.runs.folder import create_run, open_run
@@ -96,26 +98,34 @@ class Child(subprocess.Popen):
 
 def test_jobs_are_dealt_to_the_gpus_with_the_fewest_of_them(tmp_path, monkeypatch):
     def later():
-        running = [child for child in Child.made if child.returncode is None]
-        most.append(max(Counter(child.gpu for child in running).values(), default=0))
-        for child in running[1:2] or running[:1]:  # the second of those that run ends first
-            child.returncode = 0
+        running = [one for one in Child.made if one.returncode is None]
+        most.append(max(Counter(one.gpu for one in running).values(), default=0))
+        for one in running[1:2] or running[:1]:  # the second of those that run ends first
+            one.returncode = 0
 
     most = []
     monkeypatch.setattr(Child, "made", ())
-    monkeypatch.setattr(jobs.subprocess, "Popen", Child)
+    monkeypatch.setattr(child.subprocess, "Popen", Child)
     monkeypatch.setattr(jobs.time, "sleep", lambda _: len(Child.made) >= 4 and later())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-aa,7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert gpu_names() == ["5", "GPU-aa", "7"]
     config, told = tiny_config(), []
     work = [jobs.Job(Trial("toy:copy", "rssm", seed), tmp_path, tmp_path / "log", config) for seed in range(9)]
-    assert jobs.do_all(work, 4, lambda job, gpu: told.append(gpu), lambda job, error: None, gpu_names()) == 0
-    assert [child.gpu for child in Child.made] == told and told[:7] == ["5", "GPU-aa", "7", "5", "GPU-aa", "7", "5"]
+
+    def do():
+        launcher = local.Local(AblateArguments(config, jobs=4))
+        return jobs.do_all(work, launcher, lambda job, place: told.append(place), lambda job, error: None)
+
+    monkeypatch.setattr(local, "choose_device", lambda name: "cuda")
+    assert do() == 0
+    assert [f"on GPU {one.gpu}" for one in Child.made] == told
+    assert [one.gpu for one in Child.made[:7]] == ["5", "GPU-aa", "7", "5", "GPU-aa", "7", "5"]
     assert max(most) == 2
     monkeypatch.setattr(Child, "made", ())
-    assert jobs.do_all(work, 4, lambda job, gpu: told.append(gpu), lambda job, error: None) == 0
-    assert {child.gpu for child in Child.made} == {"5, GPU-aa,7"} and set(told[9:]) == {""}
+    monkeypatch.setattr(local, "choose_device", lambda name: "cpu")
+    assert do() == 0
+    assert {one.gpu for one in Child.made} == {"5, GPU-aa,7"} and set(told[9:]) == {""}
 
 
 def test_without_a_list_of_visible_devices_gpus_have_numbers(monkeypatch):
@@ -126,20 +136,20 @@ def test_without_a_list_of_visible_devices_gpus_have_numbers(monkeypatch):
 
 
 def test_an_ablation_names_the_gpus(tmp_path, monkeypatch, capsys):
-    def start(job, limit, gpu):
-        given.append(gpu)
-        job.log.write_text("dreamer: no\n")
-        child = Child()
-        for each in Child.made if len(Child.made) == 2 else ():
-            each.returncode = 2
-        return child
+    def start(order, env):
+        given.append(env["CUDA_VISIBLE_DEVICES"])
+        (tmp_path / order.log).write_text("dreamer: no\n")
+        new = Child()
+        Child.made[0].returncode = 2 if len(Child.made) == 2 else None
+        new.returncode = Child.made[0].returncode
+        return new
 
     given = []
     monkeypatch.setattr(Child, "made", ())
-    monkeypatch.setattr(sweep, "choose_device", lambda name: "cuda")
-    monkeypatch.setattr(sweep, "gpu_names", lambda: ["0", "1"])
+    monkeypatch.setattr(local, "choose_device", lambda name: "cuda")
+    monkeypatch.setattr(local, "gpu_names", lambda: ["0", "1"])
     monkeypatch.setattr(grid, "check_memory", lambda *_: None)
-    monkeypatch.setattr(jobs, "_start", start)
+    monkeypatch.setattr(local, "start_child", start)
     (tmp_path / "logs").mkdir()
     monkeypatch.setattr(sweep, "check_target", lambda *_: None)
     assert main(flags(tmp_path, "--tasks", "toy:copy", "--cores", "rssm", "--seeds", "2", "--jobs", "2")) == 1
@@ -158,7 +168,7 @@ def planned(monkeypatch):
     """Jobs are collected instead of done, as if someone had pressed Ctrl-C at once."""
     collected = []
 
-    def collect(jobs, limit, started, ended, gpus):
+    def collect(jobs, launcher, started, ended):
         collected[:] = jobs
         return signal.SIGINT if jobs else 0
 
@@ -326,7 +336,7 @@ def test_a_run_without_a_checkpoint_is_started_over(tmp_path):
     (path / "replay").mkdir()
     for name in ("wandb_id", "wandb_run.json", "wandb_run.json.tmp"):
         (path / name).write_text("{}")
-    assert jobs._start_or_resume(path, config).status == "finished"
+    assert child.start_or_resume(path, config).status == "finished"
     assert [record["step"] for record in read(path / "metrics.jsonl")] == [4]
 
 
@@ -335,25 +345,25 @@ def test_a_folder_with_work_of_others_is_not_deleted(tmp_path):
     create_run(path, tiny_config(), "cpu")
     (path / "thesis.tex").write_text("mine")
     with pytest.raises(dreamer.UserError, match="run holds thesis.tex but no checkpoint; delete it to start"):
-        jobs._start_or_resume(path, tiny_config())
+        child.start_or_resume(path, tiny_config())
     assert (path / "thesis.tex").read_text() == "mine"
 
 
 def test_a_run_that_another_process_has_begun_is_not_deleted(tmp_path):
     folder = create_run(tmp_path / "run", tiny_config(), "cpu")
     with run_folder.locked(folder.path), pytest.raises(dreamer.UserError, match="in use by another process"):
-        jobs._start_or_resume(folder.path, tiny_config())
+        child.start_or_resume(folder.path, tiny_config())
     assert (folder.path / "config.json").exists()
 
 
 def test_an_error_is_one_line(tmp_path):
     log = tmp_path / "log"
     log.write_text("dreamer: old\nTraceback\n  ...\ndreamer: new\nleft behind\n")
-    assert jobs._error(0, log, 0) == ""
-    assert jobs._error(2, log, 0) == "new"
-    assert jobs._error(1, log, log.read_text().index("left")) == "left behind"
-    assert jobs._error(1, log, log.stat().st_size) == "exit status 1"
-    assert jobs._error(-9, log, 0) == "ended by SIGKILL, perhaps out of memory"
+    assert child.error_of(0, log, 0) == ""
+    assert child.error_of(2, log, 0) == "new"
+    assert child.error_of(1, log, log.read_text().index("left")) == "left behind"
+    assert child.error_of(1, log, log.stat().st_size) == "exit status 1"
+    assert child.error_of(-9, log, 0) == "ended by SIGKILL, perhaps out of memory"
 
 
 # Real processes

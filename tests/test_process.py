@@ -22,6 +22,8 @@ import dreamer
 import envs
 from dreamer.cli.main import main
 from dreamer.experiments.ablation import jobs
+from dreamer.experiments.ablation.launchers import local
+from dreamer.experiments.ablation.manifest import AblateArguments
 from dreamer.runs.folder import create_run, open_run
 from dreamer.system.files import read_json, write_atomically
 from dreamer.tracking import read
@@ -243,14 +245,17 @@ def test_each_stop_signal_reaches_its_handler_unless_it_is_ignored():
 def test_an_ablation_passes_every_stop_signal_on(tmp_path, monkeypatch):
     children = []
 
-    def start(job, limit):
+    def start(order, env):
         children.append(subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE))
         return children[0]
 
-    monkeypatch.setattr(jobs, "_start", start)
-    job = jobs.Job(None, tmp_path, tmp_path / "log", None)
+    monkeypatch.setattr(local, "start_child", start)
+    config = tiny_config()
+    job, launcher = jobs.Job(None, tmp_path, tmp_path / "log", config), local.Local(AblateArguments(config))
     ended = []
-    stopped_by = jobs.do_all([job], 1, lambda job: os.kill(os.getpid(), signal.SIGUSR1), ended.append)
+    stopped_by = jobs.do_all(
+        [job], launcher, lambda *_: os.kill(os.getpid(), signal.SIGUSR1), lambda *given: ended.append(given)
+    )
     assert stopped_by == signal.SIGUSR1 and children[0].returncode == -signal.SIGTERM and not ended
 
 

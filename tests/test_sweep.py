@@ -37,7 +37,7 @@ def planned(monkeypatch):
     """Jobs are collected instead of done, as if someone had pressed Ctrl-C at once."""
     collected = []
 
-    def collect(jobs, limit, started, ended, gpus):
+    def collect(jobs, launcher, started, ended):
         collected[:] = jobs
         return signal.SIGINT if jobs else 0
 
@@ -209,7 +209,7 @@ def test_a_search_asks_again_after_results_and_goes_on_where_it_stopped(tmp_path
     """Runs are replaced by folders with a return that depends on the horizon."""
     done, stop = [], []
 
-    def do(jobs, limit, started, ended, gpus):
+    def do(jobs, launcher, started, ended):
         for job in jobs:
             if len(done) in stop:
                 stop.pop()

@@ -7,5 +7,7 @@ vary       settings that vary, and the points of a grid or of a random search
 search     points of a sweep, one after the other where they depend on results
 samplers   Optuna's samplers, an optional dependency
 forecast   runs, parameters and expected duration (`--dry-run`)
-jobs       runs as child processes
+jobs       does runs by a launcher
+launchers  child processes here, jobs of Slurm, tasks of Ray (`--on`)
+child      a run as a child process
 """

@@ -126,7 +126,7 @@ def configurations(
 
     `match` makes the agents equally large and prints a table of parameters for each task. `group` is the W&B group of
     runs whose settings name none. Raises `UserError` when an environment or an agent cannot be built, when an
-    agent does not fit the memory of `device`, and when `match` is impossible.
+    agent does not fit the memory of `device` (not checked if that is empty), and when `match` is impossible.
     """
     found: dict[Trial, Config] = {}
     for task, of_task in groupby(sorted(wanted, key=lambda trial: trial.task), key=lambda trial: trial.task):
@@ -140,7 +140,9 @@ def configurations(
                     specs[config.env] = spec_of_factory(make_factory(config))
                 spec = specs[config.env]
                 configs[arm] = match_params(config, spec) if match else config
-                check_memory(dry_run(spec, configs[arm]), configs[arm], device)
+                agent = dry_run(spec, configs[arm])
+                if device:
+                    check_memory(agent, configs[arm], device)
             except UserError as error:
                 raise UserError(f"{task} {arm}: {error}") from None
         if match:

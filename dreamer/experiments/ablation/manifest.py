@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
 import tyro
+from annotated_types import Interval
 from typing_extensions import TypedDict
 
 from dreamer.config import Config, from_dict
@@ -25,10 +26,26 @@ FORMAT = 3
 WITHOUT_VARY = 2
 """Format of a sweep over tasks, cores and seeds alone, which older versions read."""
 MANIFEST = "ablation.json"
-OF_THE_CALL = ("folder", "jobs", "dry_run")
+OF_THE_CALL = ("folder", "jobs", "on", "cluster", "dry_run")
 """Options that may differ when a sweep is resumed."""
 UNSTARTED = {".lock", f"{MANIFEST}.tmp"}
 """Files that a sweep may leave when it is killed before its manifest is written."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What each run gets on a cluster (--on slurm, --on ray)."""
+
+    partition: str = ""
+    """Partition of Slurm; empty for the default one."""
+    minutes: Annotated[int, Interval(ge=3, le=525_600)] = 1440
+    """Time limit of a job of Slurm, in minutes. A run that needs longer saves and goes back to the queue."""
+    cpus: Few = 1
+    """Processor cores, and threads."""
+    gpus: Annotated[int, Interval(ge=0, le=1)] = 0
+    """GPUs: 0 or 1, as a run uses one."""
+    address: str = ""
+    """Ray cluster, as HOST:PORT; empty for RAY_ADDRESS, or else the cluster that this machine is part of."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,10 @@ class SweepArguments:
     folder: Path | None = None
     """Folder of the sweep, new or to be resumed. Default: runs/<command>_<time>."""
     jobs: Few = 1
-    """Number of runs at a time. With several, the runs share the processor cores of this machine."""
+    """Number of runs at a time. On one machine, they share its processor cores."""
+    on: str = "local"
+    """Place of the runs: local (this machine), slurm or ray (clusters; each needs the extra of its name)."""
+    cluster: Cluster = Cluster()
     dry_run: bool = False
     """Print the runs, their parameters and an estimate of the time, and start nothing."""
 

@@ -26,6 +26,7 @@ from dreamer.errors import UserError
 from dreamer.experiments.ablation import grid
 from dreamer.experiments.ablation.grid import Trial
 from dreamer.experiments.ablation.jobs import Job, do_all
+from dreamer.experiments.ablation.launchers import flags_of, launcher_of
 from dreamer.experiments.ablation.manifest import MANIFEST, SweepArguments, check_target, failures_in, manifest
 from dreamer.experiments.ablation.search import Search
 from dreamer.experiments.ablation.vary import Point, Varied, require_used, varied
@@ -33,7 +34,6 @@ from dreamer.runs import checkpoint
 from dreamer.runs.folder import create_unique, locked
 from dreamer.runs.saved import require_complete
 from dreamer.runs.trust import agreement
-from dreamer.system.device import choose_device, gpu_names
 from dreamer.system.files import write_atomically
 from dreamer.system.redaction import redact, show, visible
 from dreamer.tracking import read
@@ -58,9 +58,8 @@ def sweep(args: SweepArguments, command: str = "sweep") -> int:
         )
     if args.config.devices > 1:
         raise UserError(f"--devices {args.config.devices}: a sweep trains each run in one process; use --jobs")
-    device = choose_device(args.config.device)
-    gpus = gpu_names() if device == "cuda" else []
-    where, gpus = (f"{len(gpus)} GPUs", gpus) if len(gpus) > 1 else (device, [])
+    launcher = launcher_of(args)
+    device = launcher.device
     search = Search(args, varying, folder)
     jobs, finished = _jobs(args, folder, device, search.points)
     if args.dry_run:
@@ -71,6 +70,7 @@ def sweep(args: SweepArguments, command: str = "sweep") -> int:
         show(*_plan(args, search, total, finished))
         show(*(forecast(configs, args.jobs, total - finished) if jobs else ["nothing is left to do"]))
         return 0
+    launcher.connect()
     if args.folder is None:
         folder = create_unique(folder)
         jobs = [replace(job, run_dir=folder / job.trial.place, log=folder / "logs" / job.log.name) for job in jobs]
@@ -83,17 +83,17 @@ def sweep(args: SweepArguments, command: str = "sweep") -> int:
             search.save()
             total = _total(search, jobs, finished)
             progress = Progress(folder / "failures.json", total, total - finished, [job.trial for job in jobs])
-            show(f"{folder}: {total} runs on {where}, {finished} of them finished")
-            stopped_by = do_all(jobs, args.jobs, progress.started, progress.ended, gpus)
+            show(f"{folder}: {total} runs on {launcher.where}, {finished} of them finished")
+            stopped_by = do_all(jobs, launcher, progress.started, progress.ended)
             while not stopped_by and (points := search.more(lambda point: _score(args, folder, point))):
                 jobs, known = _jobs(args, folder, device, points)
                 progress.skip(known)
-                stopped_by = do_all(jobs, args.jobs, progress.started, progress.ended, gpus)
+                stopped_by = do_all(jobs, launcher, progress.started, progress.ended)
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
     verb = "sweep" if args.vary else "ablate"
     resume = f"dreamer {verb} --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
-    resume += flags(foreign(args.config.tracking))
+    resume += flags(foreign(args.config.tracking)) + flags_of(args)
     if stopped_by:
         show(f"stopped; resume with: {resume}")
         return stopped_status(stopped_by)
@@ -198,11 +198,10 @@ class Progress:
         """Errors of the runs that failed at the last try."""
         self._save()
 
-    def started(self, job: Job, gpu: str) -> None:
-        """Print that a run starts, and its GPU if there are several."""
+    def started(self, job: Job, place: str) -> None:
+        """Print that a run starts, and its place if there are several."""
         self._began[job.trial] = time.monotonic()
-        place = f"  on GPU {gpu}" if gpu else ""
-        show(f"start   {job.trial}{place}  output in {job.log}")
+        show("  ".join(filter(None, (f"start   {job.trial}", place, f"output in {job.log}"))))
 
     def skip(self, finished: int) -> None:
         """Count runs that were finished before."""
