@@ -84,6 +84,8 @@ class Child(subprocess.Popen):
 
     def __init__(self, *_, env=os.environ, **__):
         self.gpu, self.returncode, self.stdin = env.get("CUDA_VISIBLE_DEVICES"), None, io.BytesIO()
+        busy = Counter(one.gpu for one in Child.made if one.returncode is None)
+        self.fewest = busy[self.gpu] == min(busy[gpu] for gpu in ("5", "GPU-aa", "7"))
         Child.made = (*Child.made, self)
 
     def poll(self):
@@ -120,8 +122,8 @@ def test_jobs_are_dealt_to_the_gpus_with_the_fewest_of_them(tmp_path, monkeypatc
     monkeypatch.setattr(local, "choose_device", lambda name: "cuda")
     assert do() == 0
     assert [f"on GPU {one.gpu}" for one in Child.made] == told
-    assert [one.gpu for one in Child.made[:7]] == ["5", "GPU-aa", "7", "5", "GPU-aa", "7", "5"]
-    assert max(most) == 2
+    assert [one.gpu for one in Child.made[:4]] == ["5", "GPU-aa", "7", "5"]
+    assert len(Child.made) == 9 and all(one.fewest for one in Child.made) and max(most) == 2
     monkeypatch.setattr(Child, "made", ())
     monkeypatch.setattr(local, "choose_device", lambda name: "cpu")
     assert do() == 0
