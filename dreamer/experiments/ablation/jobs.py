@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dreamer.config import Config
 from dreamer.experiments.ablation.grid import Trial
@@ -28,6 +28,7 @@ class Job:
     config: Config
 
 
+@runtime_checkable
 class Work(Protocol):
     """A job that a launcher has taken."""
 
@@ -45,6 +46,7 @@ class Work(Protocol):
         """Let go of it because an error ends this process: a cluster may finish what a process here cannot."""
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """A way to do jobs. Everything that lasts is in the run folders, so that any launcher can resume them."""
 
