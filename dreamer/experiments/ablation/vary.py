@@ -37,7 +37,7 @@ class Varied:
     integer: bool = False
     """True where values of a range are integers."""
 
-    def fitted(self, value: float) -> Any:
+    def fitted(self, value: int | float) -> Any:
         """Return a value of the range with four significant digits, or as an integer."""
         rounded = round(value) if self.integer else float(f"{value:.4g}")
         return min(max(rounded, type(rounded)(self.low)), type(rounded)(self.high))
