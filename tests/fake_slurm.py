@@ -34,7 +34,8 @@ def sbatch(script: str) -> None:
     names = [f"{number}_{task}" for task in range(int(tasks[0]) + 1)] if tasks else [str(number)]
     for name in names:
         (HERE / name).write_text(comment.strip("'\""))
-        subprocess.Popen([sys.executable, __file__, "run", name, script], start_new_session=True, stdout=sys.stderr)
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen([sys.executable, __file__, "run", name, script], start_new_session=True, **silent)
     print(f"Submitted batch job {number}")
 
 
