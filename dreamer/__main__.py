@@ -4,8 +4,8 @@ import contextlib
 import os
 import sys
 
-SLOW = ("train", "evaluate", "imagine", "report", "bench", "exam", "ablate")
-"""Commands that work for longer than a moment. All but train and ablate, which print lines, show their progress."""
+SLOW = ("train", "evaluate", "imagine", "report", "bench", "exam", "sweep", "ablate")
+"""Commands that work for longer than a moment. All but train, sweep and ablate, which print lines, show their progress."""
 
 
 def main() -> int:
