@@ -5,7 +5,7 @@ import os
 import sys
 
 SLOW = ("train", "evaluate", "imagine", "report", "bench", "exam", "sweep", "ablate")
-"""Commands that work for longer than a moment. All but train, sweep and ablate, which print lines, show their progress."""
+"""Commands that work for longer than a moment. All but train, sweep and ablate, which print lines, show progress."""
 
 
 def main() -> int:

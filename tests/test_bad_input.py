@@ -277,7 +277,7 @@ DAMAGES = {
     ),
     "more environments": (having(9, "replay", "environments"), RESUME, MISFIT + "ValueError: positions must be those"),
     "live slots too few": (having(torch.zeros(0, dtype=torch.uint8), "replay", "live"), RESUME, MISFIT + "ValueError"),
-    "heads that differ": (having([3, 4], "replay", "heads"), RESUME, MISFIT + "TypeError"),
+    "heads that differ": (having([3, 4], "replay", "heads"), RESUME, MISFIT + "ValueError: positions must be those"),
     "queue beyond the rows": (
         having([[0, 10**9]], "replay", "queue"),
         RESUME,

@@ -196,7 +196,7 @@ def test_a_run_trains_in_a_batch_and_resumes_with_new_episodes(tmp_path, capsys)
     assert (result.step, longer.step) == (80, 160)
     lost = "environments [0, 1, 2, 3] did not replay their open episode identically; they start a new one"
     assert lost in capsys.readouterr().err
-    assert newest(tmp_path / "run")["replay"]["heads"] == [40] * 4
+    assert newest(tmp_path / "run")["replay"]["head"] == 40
     assert timeless(tmp_path / "run")[-1]["eval/episodes"] == 2
 
 

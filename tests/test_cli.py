@@ -255,9 +255,9 @@ def test_a_run_made_with_a_users_own_environment_says_how_to_go_on(tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("limit", "what"), [(30_000, "write checkpoint"), (1_300_000, "reserve")])
+@pytest.mark.parametrize(("limit", "what"), [(30_000, "write checkpoint"), (2_600_000, "reserve")])
 def test_a_full_disk_ends_a_run_in_one_line(tmp_path, limit, what):
-    """30 kB is too small for the first checkpoint, 1.3 MB for the second part of replay; rows up to there are kept."""
+    """30 kB is too small for the first checkpoint, 2.6 MB for the second part of replay; rows up to there are kept."""
     path = tmp_path / "run"
     settings = {
         "loop.replay_ratio": 0.01,

@@ -110,7 +110,7 @@ def here(recorded, tmp_path, monkeypatch, request):
     for name in {word.partition("/")[0] for word in words} & {"run", "ablation", "exam"}:
         shutil.copytree(recorded / name, tmp_path / name)
     (tmp_path / "outside").write_text("mine")
-    monkeypatch.setattr(run_report, "_draw", lambda records, panels: dict.fromkeys(["returns", *panels], "<svg/>"))
+    monkeypatch.setattr(run_report, "_draw", lambda records, panels, *_: dict.fromkeys(["returns", *panels], "<svg/>"))
     monkeypatch.setattr(run_media, "svg", lambda figure: "<svg/>")
     monkeypatch.setattr("dreamer.experiments.report.ablation_figures.draw", lambda *arguments: {})
     monkeypatch.setattr("dreamer.experiments.report.ablation_sections.core_colors", lambda names: dict.fromkeys(names))
@@ -124,7 +124,7 @@ class Shown(track.View):
 
     notice = "shown"
 
-    def __init__(self, *arguments, run_id):
+    def __init__(self, *arguments, run_id, **_):
         self.id = run_id
 
 

@@ -277,6 +277,7 @@ def test_the_best_evaluation_of_a_run_is_kept_and_evaluated_again(tmp_path, monk
     assert not differences(best, dreamer.load(killed, checkpoint=20).state_dict()) and differences(best, last)
     found = dreamer.evaluate(whole, episodes=3, checkpoint="best").returns
     assert (found == dreamer.evaluate(dreamer.load(whole, checkpoint=20), "toy:copy", 3).returns).all()
+    capsys.readouterr()
     for words, message in (
         (["--checkpoint", "30"], f"no checkpoint of step 30 in {whole}/checkpoints; available steps: 20 (best), 40"),
         (["--checkpoint", "last"], "checkpoint must be a step or best, got 'last'"),

@@ -110,7 +110,7 @@ def test_a_resumed_run_stays_what_it_was(run_dir, monkeypatch):
         return make_vector(make_env, indices, False, timeout)
 
     monkeypatch.setattr(envs, "measure_pace", measure_pace)
-    monkeypatch.setattr(envs, "make_vector", spied)
+    monkeypatch.setattr("envs.factory.make_vector", spied)
     config = {"env.parallel": "auto", "loop.eval_every": 20, "task": "toy:copy"}
     dreamer.train(tiny_config(steps=20, **config), run_dir=run_dir)
     info = json.loads((run_dir / "run.json").read_text())

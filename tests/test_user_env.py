@@ -175,7 +175,7 @@ def test_the_example_of_the_readme_trains_loads_and_acts(tmp_path, monkeypatch):
 
 
 def test_the_environment_of_the_document_fits_and_is_trained_in(run_dir):
-    definition, check = python_blocks("docs/adding_an_env.md")
+    definition, _, check = python_blocks("docs/adding_an_env.md")
     names = {"__name__": "thermostat"}
     exec(definition, names)
     exec(check, names)

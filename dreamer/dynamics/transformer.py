@@ -83,7 +83,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, window: int):
         super().__init__()
-        self.heads, self.window = heads, window
+        self.num_heads, self.window = heads, window
         self.inner = heads * max(width // heads, 1)
         self.norm = RMSNorm(width)
         self.project = Linear(width, 3 * self.inner, bias=False)
@@ -103,13 +103,13 @@ class TransformerLayer(nn.Module):
 
         The newest place always counts, so a stored age that is wrong makes no number infinite.
         """
-        query = query.unflatten(-1, (self.heads, -1))
-        keys = (keys + self.distance).unflatten(-1, (self.heads, -1))
+        query = query.unflatten(-1, (self.num_heads, -1))
+        keys = (keys + self.distance).unflatten(-1, (self.num_heads, -1))
         scores = (query.unsqueeze(1) * keys).sum(-1) * keys.shape[-1] ** -0.5
         places = torch.arange(self.window, 0, -1, device=query.device)
         scores = scores.masked_fill((places > age.clamp(min=1)).unsqueeze(-1), -torch.inf)
         weights = torch.softmax(scores.float(), 1)
-        return (weights.unsqueeze(-1) * values.unflatten(-1, (self.heads, -1))).sum(1).flatten(1)
+        return (weights.unsqueeze(-1) * values.unflatten(-1, (self.num_heads, -1))).sum(1).flatten(1)
 
     def forward(
         self, u: Float[Tensor, "batch width"], memory: Float[Tensor, "batch memory"], age: Float[Tensor, "batch 1"]
