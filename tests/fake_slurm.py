@@ -45,7 +45,7 @@ def run(name: str, script: str) -> None:
     while True:
         with open(HERE / f"{name}.out", "ab") as out:
             job = subprocess.Popen(
-                ["bash", script],
+                ["bash", "-c", 'trap : USR2 TERM; . "$0"', script],  # Slurm signals what srun starts, not the script
                 env=os.environ | {"SLURM_JOB_ID": name} | own,
                 stdout=out,
                 stderr=out,
