@@ -48,7 +48,7 @@ def test_a_committed_notebook_was_run_from_top_to_bottom(path: Path) -> None:
     assert all(output.output_type != "error" and output.get("name") != "stderr" for output in outputs(notebook))
     sizes = [len(picture) for picture in pictures(notebook)]
     assert sizes and max(sizes) < 100_000
-    assert not re.search(r"/tmp/|/work/|0x[0-9a-f]{8}|\\u001b", path.read_text())
+    assert not re.search(rf"/tmp/|{re.escape(str(ROOT))}|0x[0-9a-f]{{8}}|\\u001b", path.read_text())
     for text in (cell.source for cell in notebook.cells if cell.cell_type == "markdown"):
         for target in re.findall(r"\]\((?!https:)([^)#]+)", text):
             assert (path.parent / target).exists(), target

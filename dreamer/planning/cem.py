@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,10 +46,9 @@ class CEM(Planner):
         self, dream: Dream, state: Struct, previous: Tensor | None, explore: bool
     ) -> tuple[Float[Tensor, "env action"], None]:
         """First action of the fitted mean, or the likeliest one of discrete actions."""
-        first = next(iter(vars(state).values()))
-        mean = first.new_zeros(first.shape[0], self.horizon, dream.action.dim, dtype=torch.float32)
+        mean = dream.zeros(state, self.horizon)
         proposal = dream.proposal(mean, std=1.0)
-        weights = mean.new_full((first.shape[0], self.elites), 1 / self.elites)
+        weights = mean.new_full((mean.shape[0], self.elites), 1 / self.elites)
         for _ in range(self.iterations):
             plans = proposal.sample(self.candidates)
             elites, _ = best(plans, dream.scores(state, plans, value=False), self.elites)

@@ -52,8 +52,7 @@ class MPPI(Planner):
         self, dream: Dream, state: Struct, previous: Tensor | None, explore: bool
     ) -> tuple[Float[Tensor, "env action"], Float[Tensor, "env horizon action"]]:
         """First action of one of the best plans, drawn by its weight; the next call starts from the fitted mean."""
-        first = next(iter(vars(state).values()))
-        zeros = first.new_zeros(first.shape[0], self.horizon, dream.action.dim, dtype=torch.float32)
+        zeros = dream.zeros(state, self.horizon)
         mean = zeros if previous is None else torch.cat([previous[:, 1:], zeros[:, :1]], 1)
         proposal = dream.proposal(mean, self.max_std)
         followed = dream.policy_plans(state, self.policy_plans, self.horizon)

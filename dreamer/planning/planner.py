@@ -62,6 +62,11 @@ class Dream:
         actions = torch.stack([action for _, _, action in states if action is not None], 1).float()
         return (actions if self.action.discrete else actions.clamp(-1, 1)).unflatten(0, (-1, count))
 
+    def zeros(self, state: Struct, horizon: int) -> Float[Tensor, "env horizon action"]:
+        """A plan of zeros for each state."""
+        first: Tensor = next(iter(vars(state).values()))
+        return first.new_zeros(first.shape[0], horizon, self.action.dim, dtype=torch.float32)
+
     def proposal(self, mean: Float[Tensor, "env horizon action"], std: float) -> Proposal:
         """The first distribution of candidates: a Gaussian around `mean`, or a uniform categorical plus `mean`."""
         if self.action.discrete:
