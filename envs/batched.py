@@ -8,7 +8,6 @@ episode of one environment: after a resume or a failure, all of its environments
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,11 +18,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
 from envs.errors import UserError
-from envs.guarded import LARGEST_REWARD, describe
+from envs.guarded import LARGEST_REWARD, Catching
 from envs.interface import Arrival, Observation, StreamPosition
 from envs.settings import DEFAULTS, EnvSettings
 from envs.spaces import Leaf, action_codec, observation_leaves
-from envs.watchdog import WATCHDOG
 
 BuildBatch = Callable[[int], VectorEnv]
 """Constructor of a vector environment of a given size."""
@@ -74,7 +72,7 @@ class BatchedEnvs(VectorEnv):
         settings: EnvSettings = DEFAULTS,
         timeout: float = 0.0,
     ) -> None:
-        self.num_envs, self.indices, self.seed, self.timeout = len(indices), list(indices), seed, timeout
+        self.num_envs, self.indices, self.seed = len(indices), list(indices), seed
         require_batchable(settings)
         self.batch = checked_batch(build(self.num_envs), self.num_envs)
         self.single_observation_space, self.single_action_space = single.observation_space, single.action_space
@@ -85,7 +83,7 @@ class BatchedEnvs(VectorEnv):
         self._leaves = {key: leaves[key] for key in kept}
         self._decode = _action_decoder(self.batch.single_action_space)
         self.metadata = {**self.batch.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
-        self._episode, self._failure = -1, ""
+        self._episode, self._failure, self._catching = -1, "", Catching(self, timeout)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Observation, dict[str, Any]]:
         """Start the next episode of every environment; they are seeded here, so `seed` and `options` must be None."""
@@ -97,7 +95,7 @@ class BatchedEnvs(VectorEnv):
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every environment, or start its next episode where one has ended; results are copies."""
         no = np.zeros(self.num_envs, bool)
-        with self._guard():
+        with self._catching:
             obs, rewards, terminated, truncated, _ = self.batch.step(self._decode(np.asarray(actions)))
             found, reward = self._converted(obs), np.array(rewards, np.float64)
             self._check(found, reward)
@@ -133,15 +131,12 @@ class BatchedEnvs(VectorEnv):
     def _start(self, episode: int) -> Observation:
         self._episode, self._failure = episode, ""
         entropy = np.random.SeedSequence([self.seed, self.indices[0], episode]).generate_state(1)[0]
-        with self._guard():
+        with self._catching:
             obs, _ = self.batch.reset(seed=int(entropy) & 0x7FFFFFFF)
             found = self._converted(obs)
             self._check(found, np.zeros(self.num_envs))
             return found
         return self._zeros()
-
-    def _guard(self) -> _Guard:
-        return _Guard(self)
 
     def _info(self) -> dict[str, Any]:
         if not self._failure:
@@ -165,24 +160,6 @@ class BatchedEnvs(VectorEnv):
 
     def _zeros(self) -> Observation:
         return {key: np.zeros((self.num_envs, *space.shape), space.dtype) for key, space in self._spaces().items()}
-
-
-class _Guard:
-    """Context in which an exception, or a timeout, becomes the failure of a batch. A batch that has failed is left."""
-
-    def __init__(self, batch: BatchedEnvs) -> None:
-        self.batch = batch
-
-    def __enter__(self) -> None:
-        if self.batch.timeout and threading.get_ident() == threading.main_thread().ident:
-            WATCHDOG.begin(self.batch.timeout)
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        WATCHDOG.end()
-        if error is None or isinstance(error, UserError) or not isinstance(error, Exception | SystemExit):
-            return False
-        self.batch._failure = describe(error)
-        return True
 
 
 def checked_batch(batch: Any, size: int) -> VectorEnv:

@@ -7,7 +7,7 @@ import math
 import threading
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -31,7 +31,7 @@ class Guarded(gymnasium.Wrapper):
 
     def __init__(self, build: BuildEnv, timeout: float = 0.0) -> None:
         super().__init__(build())
-        self._build, self._catching = build, _Catching(self, timeout)
+        self._build, self._catching = build, Catching(self, timeout)
         self._spaces: dict[str, Any] = dict(self.observation_space.spaces)  # type: ignore[attr-defined]
         self.index: int = self.env.get_wrapper_attr("index")
         self._failure = ""
@@ -116,10 +116,16 @@ def _sum(value: np.ndarray) -> float:
         return float(np.add.reduce(value, None))
 
 
-class _Catching:
+class CanFail(Protocol):
+    """What keeps the text of its failure."""
+
+    _failure: str
+
+
+class Catching:
     """Context in which an exception, or a timeout, becomes the failure of an environment."""
 
-    def __init__(self, guarded: Guarded, timeout: float) -> None:
+    def __init__(self, guarded: CanFail, timeout: float) -> None:
         self._guarded, self._timeout = guarded, timeout
 
     def __enter__(self) -> None:

@@ -13,7 +13,7 @@ from running import dreamer_command, tiny_config, tiny_flags
 import dreamer
 from dreamer.cli.main import main
 from dreamer.runs.provenance import command_line
-from dreamer.system.redaction import HIDDEN, redact, redact_command, show
+from dreamer.system.redaction import HIDDEN, redact, redact_command, redact_source, show
 
 KEY = "0a1b2c3d4e" * 4
 TOKENS = [
@@ -134,3 +134,18 @@ def test_a_secret_of_several_lines_is_not_printed(monkeypatch, capsys):
     monkeypatch.setenv("SOME_PRIVATE_KEY", "BEGIN KEY\nfirst line\nsecond line")
     show(*["head", "BEGIN KEY", "first line", "second line", "tail"])
     assert capsys.readouterr().out == "head\\n[secret]\\ntail\n"
+
+
+def test_secrets_in_changes_of_code_are_hidden_and_other_code_stays():
+    key = "-----BEGIN RSA PRIVATE KEY-----\n+MIIEow\n+-----END RSA PRIVATE KEY-----"
+    lines = {
+        '+API_KEY = "abcdefgh"': "+API_KEY = [secret]",
+        "+    'api_key': 'abcdefgh',": "+    'api_key': [secret],",
+        "+password: hunter2hunter2": "+password: [secret]",
+        "+export WANDB_API_KEY=0123456789abcdef": "+export WANDB_API_KEY=[secret]",
+        f"+{key}": "+[secret]",
+        "+f(token=tokens, x)": "+f(token=tokens, x)",
+        "+def f(token: str) -> Token:": "+def f(token: str) -> Token:",
+        "+x = 2": "+x = 2",
+    }
+    assert redact_source("\n".join(lines)) == "\n".join(lines.values())

@@ -29,6 +29,7 @@ def start_ranks(config: Config, argv: Sequence[str]) -> int:
 
     choose_device(config.device, config.devices)
     logging.disable()  # it reports at length what the processes say in one line
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # with -P nothing comes from the current folder
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, envs.cores() // config.devices)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds in which they may save
     with tempfile.TemporaryDirectory(prefix="dreamer-ranks-") as folder:
@@ -45,7 +46,7 @@ def start_ranks(config: Config, argv: Sequence[str]) -> int:
             signals_to_handle=",".join(signal.Signals(number).name for number in STOP_SIGNALS),
         )
         try:
-            elastic_launch(launch, sys.executable)("-m", "dreamer", "train", *argv)
+            elastic_launch(launch, sys.executable)("-P", "-m", "dreamer", "train", *argv)
         except SignalException as stop:
             return stopped_status(stop.sigval)
         except ChildFailedError as error:

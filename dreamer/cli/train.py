@@ -53,7 +53,7 @@ class TrainArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Train and print the results; returns 0, 130 after an interrupt or 75 after another stop signal."""
-    if int(os.environ.get("RANK", 0)) and ranks.started() > 1:
+    if ranks.started() > 1 and int(os.environ.get("RANK", 0)):
         print_own_lines_only()
     args = arguments(argv)
     if args.config.devices > 1 and ranks.started() == 1:

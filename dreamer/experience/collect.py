@@ -202,6 +202,9 @@ class Collector(Generic[CarryT]):
             for name, shape in shapes.items():
                 if tuple(arrays[name].shape) != (envs, *shape):
                     raise ValueError(f"{name} has shape {tuple(arrays[name].shape)} and not {(envs, *shape)}")
+        plan = state.get("plan")
+        if plan is not None and (plan.ndim != 3 or (plan.shape[0], plan.shape[2]) != (envs, dim)):
+            raise ValueError(f"plan has shape {tuple(plan.shape)} and not {(envs, 'horizon', dim)}")
         counted = all(isinstance(number, int) for number in state["episodes"])
         if not counted or not all(len(state[name]) == envs for name in ("episodes", "actions", "failures")):
             raise ValueError(f"episodes must be those of {envs} environments")

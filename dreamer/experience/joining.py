@@ -10,14 +10,15 @@ may be the newest usable one. A run that dies earlier joins them again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dreamer.errors import reason
 from dreamer.experience.ring import FILES, Ring, require_file
+from dreamer.system.redaction import warn
 
 
 def joined(state: Mapping[str, Any], ring: Ring, folder: Path) -> dict[str, Any]:
@@ -68,6 +69,8 @@ class OlderFiles:
         self.needed -= 1
         if self.needed <= 0:
             for file in self.files:
-                with suppress(OSError):
-                    file.unlink()
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    warn(f"cannot delete {file}, which is no longer needed: {reason(error)}")
             self.files = []

@@ -202,8 +202,10 @@ class Replay:
 
     def commit(self) -> None:
         """Declare that the state last returned by `state_dict` is safe on disk."""
+        newer = self._saving != self.committed_head  # the same step, saved again, replaces its checkpoint
         self._commit()
-        self.older.commit()
+        if newer:
+            self.older.commit()
 
     def _commit(self) -> None:
         if self._saving is None:
@@ -214,8 +216,8 @@ class Replay:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to the rows and states of a checkpoint; raises `UserError` when the files do not fit it."""
-        words = state["layout"].rpartition(" ")[2]  # the files keep it when checkpoints are made or kept otherwise
-        size = int(words) if words.isdecimal() else 0
+        number = state["layout"].rpartition(" ")[2]  # the files keep it when checkpoints are made or kept otherwise
+        size = int(number) if number.isdecimal() else 0
         expected = self.layout.describe(size)
         if state["layout"] != expected:
             raise UserError(f"replay was recorded with {state['layout']}, this run needs {expected}")

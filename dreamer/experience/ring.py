@@ -105,7 +105,7 @@ class Ring:
         self.live[places, envs] = slots
 
     def wait(self, places: np.ndarray, envs: np.ndarray, states: np.ndarray) -> None:
-        """Keep `states` in memory until `commit`, as `write` otherwise stores them."""
+        """Keep `states` in memory; `commit` writes them."""
         self.waiting.update(zip(zip(places.tolist(), envs.tolist(), strict=True), states, strict=True))
 
     def commit(self) -> None:

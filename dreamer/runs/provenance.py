@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from dreamer.system.files import MB
-from dreamer.system.redaction import redact_command
+from dreamer.system.redaction import redact_command, redact_source
 
 CODE = Path(__file__).resolve().parent.parent.parent
 """Folder that holds the packages."""
@@ -40,7 +40,7 @@ def diff() -> str:
         changes = _git("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return ""
-    data = redact_command(changes).encode(errors="replace")
+    data = redact_source(changes).encode(errors="replace")
     if len(data) > MB:
         data = data[: data.rfind(b"\n", 0, MB - len(CUT)) + 1] + CUT
     return data.decode(errors="replace")

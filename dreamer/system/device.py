@@ -45,7 +45,7 @@ def _own_device(name: str, processes: int) -> str:
 
 
 def gpu_names() -> list[str]:
-    """The CUDA devices of this process, each by the value of CUDA_VISIBLE_DEVICES that leaves it alone visible."""
+    """The CUDA devices of this process, each as the value of CUDA_VISIBLE_DEVICES that makes only it visible."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in visible.split(",") if name.strip()] or list(map(str, range(count)))

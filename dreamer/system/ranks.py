@@ -152,6 +152,8 @@ def _together() -> Iterator[None]:
     """Context of what all ranks do together; raises `LostRank` where the connection to another one is lost."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # the only type that the backends raise
         lost = any(word in str(error).lower() for word in ("clos", "reset", "broken pipe", "refused", "timed out"))
         why = "" if lost else f" ({first_line(error)})"

@@ -25,6 +25,11 @@ ASSIGNED = re.compile(
     rf"(?i)(--[\w.-]*{NAME}[\w.-]*(?:=|\s+)(?!--)|\b\w*{NAME}\w*=)(?!\[secret\])('[^']*'|\"[^\"]*\"|[^\s'\"]+)"
 )
 """`--some-token VALUE`, `API_KEY=VALUE` and the like."""
+IN_SOURCE = re.compile(
+    rf"(?i)(\b\w*{NAME}\w*[\"']?\s*[=:]\s*)(\"[^\"\n]*\"|'[^'\n]*'|(?=[^\s\"'()\[\],]*\d)[^\s\"'()\[\],]{{8,}})"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*\n)*?.*-----END [A-Z ]*PRIVATE KEY-----"
+)
+"""Secrets in source code: a quoted value of such a name, an unquoted one with a digit, and private keys."""
 _only_own: list[bool] = []
 SHORTEST = 8
 """Least length of an environment variable's value to be redacted. Shorter values occur in ordinary text."""
@@ -36,6 +41,11 @@ def redact(text: str) -> str:
     for value in sorted(secrets, key=len, reverse=True):  # a secret may begin with another one
         text = text.replace(value, HIDDEN)
     return SHAPES.sub(HIDDEN, text)
+
+
+def redact_source(text: str) -> str:
+    """The same for source code, configuration files and their differences; other code stays as it is."""
+    return IN_SOURCE.sub(lambda found: f"{found[1] or ''}{HIDDEN}", redact(text))
 
 
 def visible(text: str) -> str:

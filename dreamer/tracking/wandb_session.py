@@ -24,11 +24,14 @@ def run_id(run_dir: Path) -> str:
     """Return the W&B id of a run folder, kept in RUN/wandb_id. On first use it is WANDB_RUN_ID or a new one.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file or the variable holds something else.
     """
     path = run_dir / "wandb_id"
     if not path.exists():
-        write_atomically(path, f"{os.environ.get('WANDB_RUN_ID') or secrets.token_hex(4)}\n".encode())
+        chosen = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        if not RUN_ID.fullmatch(chosen):
+            raise ValueError(f"WANDB_RUN_ID={chosen!r:.80} must be at most 64 letters, digits, _ and -")
+        write_atomically(path, f"{chosen}\n".encode())
     with open(path, encoding="utf-8") as file:
         kept = file.read(1000).strip()
     if not RUN_ID.fullmatch(kept):

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import envs
 from dreamer.config import Config, Effect, changes, override, validated
 from dreamer.errors import UserError
@@ -90,7 +92,7 @@ def train(
     with locked(folder.path):
         folder.info["parallel"] = choose_parallel(config, factory)
         with using(choose_threads(plan, folder)):
-            ranks.first((folder, None))
+            ranks.first((folder, plan.config, torch.get_num_threads(), None))
             return run_plan(plan, folder, weights=weights)
 
 
@@ -136,7 +138,7 @@ def resume(
             plan = make_plan(config, device, factory, agent, folder.path)
             weights = initial_weights(folder, start_from, agent)
             with using(choose_threads(plan, folder)):
-                ranks.first((folder, None))
+                ranks.first((folder, plan.config, torch.get_num_threads(), None))
                 return run_plan(plan, folder, weights=weights, foreign=elsewhere)
         if start_from is not None:
             raise UserError(f"--from {start_from}: {path} has weights of its own; resume it without --from")
@@ -157,7 +159,7 @@ def resume(
             if "schedule" in changed.values() and "decays" not in state:  # an older version wrote it
                 _keep_decays(folder, old, step, state)
         with using(choose_threads(plan, folder, resumed=True, changed="threads" in changed)):
-            ranks.first((folder, step))
+            ranks.first((folder, plan.config, torch.get_num_threads(), step))
             return run_plan(plan, folder, state=state, foreign=elsewhere, replanned="schedule" in changed.values())
 
 
@@ -180,7 +182,10 @@ def _require_same_ranks(folder: RunFolder) -> None:
 
 
 def _asked(folder: RunFolder, config: Config) -> tuple[str, int]:
-    """Device and number of processes with which a run is resumed; each process has its own number of a GPU."""
+    """Device and number of processes with which a run is resumed.
+
+    Several processes keep only the kind of device, since each has a GPU of its own.
+    """
     former = folder.info["device"]
     former = former.partition(":")[0] if config.devices > 1 else former
     return (config.device if config.device != "auto" else former), config.devices
@@ -194,8 +199,8 @@ def _follow(make_env: envs.BuildEnv | None) -> Result:
         raise SystemExit(2) from None
     if isinstance(message, Result):
         return message
-    folder, step = message
-    config, state = folder.config, None
+    folder, config, threads, step = message
+    state = None
     device = choose_device(*_asked(folder, config))
     factory = make_factory(config, make_env)
     if step is None:
@@ -203,7 +208,8 @@ def _follow(make_env: envs.BuildEnv | None) -> Result:
     else:
         _, state = saved_state(folder, step)
         agent = agent_of(config.agent, state, "meta")
-    return run_plan(make_plan(config, device, factory, agent, folder.path), folder, state=state)
+    with using(threads):
+        return run_plan(make_plan(config, device, factory, agent, folder.path), folder, state=state)
 
 
 def make_factory(config: Config, make_env: envs.BuildEnv | None = None) -> envs.EnvFactory:

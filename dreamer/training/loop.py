@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,8 +68,6 @@ class Trainer:
         self.received = received
         """Signals that have requested a stop so far."""
         self._agreed_signal = 0
-        self._trouble = ""
-        """Value that is not finite, which the ranks do not know of yet."""
 
     def train(self) -> Result:
         """Alternate interaction and learning until `config.steps`, or until asked to stop.
@@ -96,9 +93,12 @@ class Trainer:
     def _advance(self) -> None:
         """One step of every environment, and everything that is due after it."""
         progress, loop, before = self.progress, self.config.loop, self.progress.step
-        with self._postponed():
+        trouble = ""
+        try:
             self.collect()
-        self._agree()
+        except NotFinite as reason:  # all ranks must know of it first
+            trouble = str(reason)
+        self._agree(trouble)
         self.tracker.advance(progress.step, learning=self.learner.updates > 0)
         for _ in range(self.learner.updates_due(self.config.env.num_envs)):
             self.learner.update()
@@ -118,6 +118,7 @@ class Trainer:
         if self.done and progress.evaluated_at != progress.step:
             progress.evaluation_due, progress.imagination_due = True, self.config.loop.imagine_every > 0
         self.evaluate_if_due()
+        self._agree()
         self.saver.save()
         self.saver.finish()
         report_lost_streams(self.reported, progress.step, self.folder.faults)
@@ -212,17 +213,8 @@ class Trainer:
             return self._agreed_signal
         return self.received[0] if self.received else 0
 
-    @contextmanager
-    def _postponed(self) -> Iterator[None]:
-        """Context in which `NotFinite` of this rank alone waits until all ranks know of it."""
-        try:
-            yield
-        except NotFinite as reason:
-            self._trouble = str(reason)
-
-    def _agree(self) -> None:
-        """Agree with the other ranks on a stop; raise `NotFinite` in all ranks where one of them has to."""
-        trouble, self._trouble = self._trouble, ""
+    def _agree(self, trouble: str = "") -> None:
+        """Agree with the other ranks on a stop; raise `NotFinite` in all ranks where one has `trouble`."""
         self._agreed_signal, broken = ranks.largest(self.received[0] if self.received else 0, bool(trouble))
         if broken:
             raise NotFinite(trouble or "a state or an action of another process is not finite")

@@ -79,9 +79,11 @@ def complete(folder: RunFolder, tracker: Tracker, result: Result) -> None:
     if wanted != "off" and result.status == "finished" and (file := checkpoint.file_of(folder.checkpoints, wanted)):
         files = {name: folder.path / name for name in ("config.json", "run.json")}
         tracker.artifact(checkpoint.step_of(file), wanted, files | {f"checkpoints/{file.name}": file})
-    with phase("drawing"):
-        show_curve(folder)
-    tracker.close(result.status)
+    try:
+        with phase("drawing"):
+            show_curve(folder)
+    finally:
+        tracker.close(result.status)
     if result.status == "finished":
         folder.info["complete"] = result.step
         folder.save()

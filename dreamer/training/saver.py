@@ -25,7 +25,7 @@ class Saver:
 
     def __init__(self, run: RunState, tracker: Tracker):
         self.run, self.tracker, self.folder = run, tracker, run.folder.share / "checkpoints"
-        kept = run.folder.config.loop.keep_checkpoints + bool(ranks.number())  # one may lack that of rank 0
+        kept = run.folder.config.loop.keep_checkpoints + bool(ranks.number())  # rank 0 may not have finished the newest
         self.writer = checkpoint.CheckpointWriter(self.folder, kept)
         self._uncommitted = False
         self._best: dict[str, Any] | None = None
@@ -104,7 +104,8 @@ class Saver:
         self.tracker.writer.truncate(state["metrics_offset"])
         run.guard.succeed()
         run.clock.resume(elapsed)
-        fresh = np.random.SeedSequence([run.folder.config.seed, step, times, *filter(None, [ranks.number()])])
+        rank = ranks.number()
+        fresh = np.random.SeedSequence([run.folder.config.seed, step, times, *([rank] if rank else [])])
         torch.manual_seed(int(fresh.generate_state(1, np.uint64)[0] >> 1))
         run.replay.rng = np.random.default_rng(fresh)
 

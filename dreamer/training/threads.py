@@ -34,7 +34,7 @@ WINS_BY = 1.2
 LOSES_BY = 1.5
 """Slow-down from which one update is enough to see that more threads are slower."""
 ROUNDS, LONG_SECONDS = 3, 1.0
-"""Updates timed for each number of threads; seconds of an update from which one is."""
+"""Updates timed for each number of threads. Where one takes `LONG_SECONDS` or more, only one is timed."""
 
 
 @dataclass(frozen=True)

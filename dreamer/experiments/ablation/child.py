@@ -65,8 +65,10 @@ class Order:
 def start_child(order: Order, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a child in its own session, so that only the parent gets Ctrl-C from a terminal.
 
-    `env` are environment variables that it has besides those of this process.
+    `env` are environment variables that it has besides those of this process. WANDB_RUN_ID is left out: each run is a
+    W&B run of its own.
     """
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_RUN_ID"}
     path = Path(order.place, order.log)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as log:
@@ -77,7 +79,7 @@ def start_child(order: Order, env: Mapping[str, str]) -> subprocess.Popen[bytes]
             stderr=subprocess.STDOUT,
             bufsize=0,
             cwd=order.place,
-            env={**os.environ, **env, "PYTHONPATH": order.modules},
+            env={**inherited, **env, "PYTHONPATH": order.modules},
             start_new_session=True,
         )
     assert child.stdin is not None

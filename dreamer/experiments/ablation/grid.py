@@ -170,7 +170,10 @@ def configuration(shared: Config, trial: Trial, group: str = "") -> Config:
         "tracking.wandb_group": shared.tracking.wandb_group or own_group or group,
         "tracking.wandb_tags": tuple(dict.fromkeys(tags)),
     }
-    return configured(validated(override(shared, changes)), trial.point)
+    config = configured(validated(override(shared, changes)), trial.point)
+    if config.devices > 1:
+        raise UserError(f"--devices {config.devices}: a sweep trains each run in one process; use --jobs")
+    return config
 
 
 def _variant(word: str) -> str:

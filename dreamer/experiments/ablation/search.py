@@ -40,8 +40,9 @@ class Search:
         """Number of points of the whole sweep."""
         return self._samples if self.adaptive else len(self.points)
 
-    def save(self) -> None:
-        """Write the points, where they cannot be worked out again."""
+    def save(self, folder: Path) -> None:
+        """Write the points into the folder of the sweep, where they cannot be worked out again."""
+        self._path = folder / POINTS
         if self.adaptive:
             write_atomically(self._path, (json.dumps([dict(point) for point in self.points], indent=1) + "\n").encode())
 
@@ -51,7 +52,7 @@ class Search:
             return []
         asked = self._asked(score, self.points)
         self.points += asked
-        self.save()
+        self.save(self._path.parent)
         return asked
 
     def _asked(self, score: SCORES, known: Sequence[Point] = ()) -> list[Point]:

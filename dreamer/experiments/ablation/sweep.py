@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 
@@ -56,8 +57,6 @@ def sweep(args: SweepArguments, command: str = "sweep") -> int:
         raise UserError(
             "nothing varies; name a setting, such as --vary agent.optimizer.learning-rate=1e-4,4e-4, or --cores"
         )
-    if args.config.devices > 1:
-        raise UserError(f"--devices {args.config.devices}: a sweep trains each run in one process; use --jobs")
     launcher = launcher_of(args)
     device = launcher.device
     search = Search(args, varying, folder)
@@ -80,18 +79,19 @@ def sweep(args: SweepArguments, command: str = "sweep") -> int:
             check_target(folder, args)
             if not (folder / MANIFEST).exists():
                 write_atomically(folder / MANIFEST, manifest(args).encode())
-            search.save()
+            search.save(folder)
+            score = cache(partial(_score, args, folder))
             total = _total(search, jobs, finished)
             progress = Progress(folder / "failures.json", total, total - finished, [job.trial for job in jobs])
             show(f"{folder}: {total} runs on {launcher.where}, {finished} of them finished")
             stopped_by = do_all(jobs, launcher, progress.started, progress.ended)
-            while not stopped_by and (points := search.more(lambda point: _score(args, folder, point))):
+            while not stopped_by and (points := search.more(score)):
                 jobs, known = _jobs(args, folder, device, points)
                 progress.skip(known)
                 stopped_by = do_all(jobs, launcher, progress.started, progress.ended)
     except OSError as error:
         raise UserError(f"cannot work in {folder}: {error}") from None
-    verb = "sweep" if args.vary else "ablate"
+    verb = "ablate" if command == "ablation" else "sweep"
     resume = f"dreamer {verb} --folder {shlex.quote(str(folder))}{agreement(args.config, args.tasks)}"
     resume += flags(foreign(args.config.tracking)) + flags_of(args)
     if stopped_by:
@@ -145,7 +145,7 @@ def _steps(shared: int, point: Point) -> int:
 
 def _total(search: Search, jobs: Sequence[Job], finished: int) -> int:
     """Number of runs of all points, those that are not known yet included."""
-    return search.total * (len(jobs) + finished) // len(search.points)
+    return search.total * (len(jobs) + finished) // len(set(search.points))
 
 
 def _plan(args: SweepArguments, search: Search, total: int, finished: int) -> list[str]:

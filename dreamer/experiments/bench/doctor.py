@@ -88,5 +88,5 @@ def doctor() -> list[str]:
         compilers(),
         f"rendering   {f'takes {backend}: {drawn}' if backend else missing_gl_message()}",
         f"W&B         {logging}",
-        f"disk        {free_bytes(Path('.')) / 2**30:.1f} GB free here",
+        f"disk        {free_bytes(Path('.')) / GB:.1f} GB free here",
     ]

@@ -112,7 +112,9 @@ def _runs(folders: Sequence[Path]) -> list[Run]:
 def _own(group: Sequence[Run], step: int) -> Iterator[Row]:
     """Rows of own runs by name, with sampled actions and with the policy's mode."""
     for name in dict.fromkeys(run.arm for run in group):
-        those = [run for run in group if run.arm == name]
+        those = [run for run in group if run.arm == name and run.steps[0] <= step]
+        if not those:
+            continue
         kinds = {"sampled actions": [run.returns for run in those], "mode": [run.mode_returns for run in those]}
         for kind, curves in kinds.items():
             if np.isfinite(np.concatenate(curves)).all():

@@ -60,7 +60,7 @@ def write_ablation_report(folder: Path, links: bool = True) -> tuple[Path, list[
         "settings": differing(counted),
         "unhealthy": {path: names for path, found in signs.items() if (names := health.unhealthy(found))},
     }
-    behind = {one.task: curves_for(one.config, until=one.step) for one in counted}
+    behind = {one.task: curves_for(one.config, until=one.step) for one in sorted(counted, key=lambda one: one.step)}
     document = Document(
         title=f"{arms.title}: {folder.resolve().name}",
         subtitle=f"{_tally(counted, excluded)}; written {written}",

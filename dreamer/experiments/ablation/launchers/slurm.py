@@ -137,12 +137,13 @@ class Task:
 
     def poll(self) -> str | None:
         if self._slurm.present(self._number):
+            self._left = None
             return None
         now = time.monotonic()
         self._left = self._left or now
         try:
-            code = int(self._status.read_text())
-        except (OSError, ValueError):
+            code = read_json(self._status, int, 100)
+        except UserError:
             if now - self._left < LATE_SECONDS:
                 return None
             return f"Slurm job {self._number} ended before its run; what it printed is in {self._status.parent}"
